@@ -1,0 +1,1 @@
+"""The pure Python behind the modules of imagenet-ops. Only module.py knows Ansible."""
