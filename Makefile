@@ -1,0 +1,68 @@
+# The commands of the project; `make help` lists them. Every one installs what it needs itself.
+
+HOSTS = 4
+DELAY = 0
+# Which tests, and how: make unit ARGS="-k manifest -x"
+ARGS =
+
+# Ansible wants UTF-8 whatever the terminal says, and this checkout's settings wherever the checkout lies.
+export LC_ALL := C.UTF-8
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+
+PYTHON_ENVIRONMENT = .venv/bin
+PYTEST = $(PYTHON_ENVIRONMENT)/python -m pytest $(ARGS)
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## everything once, in the embedded lab: archives to records to every GPU host (HOSTS=4 DELAY=0)
+	@bin/demo $(HOSTS) $(DELAY)
+
+.PHONY: test
+test: ## the whole test run: lint, unit, contract, conformance, integration, other Pythons
+	@bin/test $(ARGS)
+
+.PHONY: setup
+setup: ## install what is missing: Debian packages, Python packages in .venv
+	@bin/setup
+
+.PHONY: lint
+lint: setup ## ruff, mypy, vermin, yamllint, ansible-lint
+	@bin/lint
+
+.PHONY: unit
+unit: setup ## tests of the Python code, no lab
+	$(PYTEST) tests/unit
+
+.PHONY: contract
+contract: setup ## tests of the tree: interfaces stated several times agree, names, documentation
+	$(PYTEST) tests/contract
+
+.PHONY: conformance
+conformance: setup ## records against MXNet 1.9.1's own im2rec.py and readers
+	@bin/setup conformance
+	$(PYTEST) tests/conformance
+
+.PHONY: integration
+integration: setup ## the playbooks in the embedded lab (root or sudo)
+	$(PYTEST) tests/integration
+
+.PHONY: other-pythons
+other-pythons: ## module code under Python 3.9, everything without a lab under 3.12 with the newest ansible
+	@bin/other-pythons
+
+.PHONY: lab-up
+lab-up: setup ## start the lab with HOSTS GPU hosts; DELAY is the seconds that a change of state takes there
+	@$(PYTHON_ENVIRONMENT)/python -m lab up --hosts $(HOSTS) --delay $(DELAY)
+
+.PHONY: lab-down
+lab-down: setup ## stop the lab and remove all that it made
+	@$(PYTHON_ENVIRONMENT)/python -m lab down
+
+.PHONY: clean
+clean: ## stop the lab, then remove environments, caches and everything else that git ignores
+	@bin/clean
