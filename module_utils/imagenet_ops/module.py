@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Callable, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible.module_utils.imagenet_ops.errors import OpsError
 
 

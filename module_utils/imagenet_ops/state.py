@@ -23,7 +23,7 @@ def fsync_directory(path: str) -> None:
 
 
 def write_atomic(path: str, content: bytes, durable: bool = True) -> None:
-    """Replace file ``path`` by ``content`` so that a reader, or a restart, sees the old bytes or the new, never a mixture.
+    """Replace file ``path`` by ``content``: a reader, or a restart, sees the old bytes or the new, never a mixture.
 
     With ``durable`` the bytes and the name are on disk when this returns. Without, the replacement is atomic for
     readers but may be lost with the power: for progress that people read, not for resume points.
@@ -82,9 +82,9 @@ def exclusive(lock_path: str) -> Iterator[None]:
 class Progress:
     """Writes how far a long job is to ``<state_dir>/<name>.progress.json``, at most once in ``interval_seconds``.
 
-    The file holds ``stage`` (text), ``done`` and ``total`` (in ``unit``), ``unit``, ``rate_per_second`` (of this run, so
-    what an earlier run did does not count), ``eta_seconds`` (null while unknown) and ``finished``. The action plugin reads it and
-    prints a line of it.
+    The file holds ``stage`` (text), ``done`` and ``total`` (in ``unit``), ``unit``, ``rate_per_second`` (of this run,
+    so what an earlier run did does not count), ``eta_seconds`` (null while unknown) and ``finished``. The action plugin
+    reads it and prints a line of it.
     """
 
     def __init__(self, state_dir: str, name: str, interval_seconds: float = 1.0) -> None:
