@@ -1,4 +1,4 @@
-"""The record of a verified archive: written by archive_fetch, read by whoever names the archives that data came from."""
+"""The record of a verified archive: written by archive_fetch, read by whoever says which archives data came from."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _parse(path: str, value: Any) -> VerifiedArchive:
     """Return the record in ``value``, read from ``path``, or raise OpsError where a field is missing or odd."""
     fields = value if isinstance(value, dict) else {}
     well_typed = set(fields) == set(_FIELDS) and all(isinstance(fields[name], kind) for name, kind in _FIELDS.items())
-    hashes_fit = well_typed and re.fullmatch(r"[0-9a-f]{32}", fields["md5"]) and re.fullmatch(r"[0-9a-f]{64}", fields["sha256"])
+    hashes_fit = well_typed and re.fullmatch(r"[0-9a-f]{32} [0-9a-f]{64}", "{md5} {sha256}".format(**fields))
     if not hashes_fit or os.path.basename(path) != f"{fields['name']}.json":
         raise OpsError(
             f"Archive record {path}",

@@ -95,6 +95,7 @@ def test_an_odd_record_is_an_error_that_names_it(tmp_path: Path, archive: Path, 
     with pytest.raises(OpsError) as caught:
         read_verified(str(tmp_path))
     assert str(caught.value) == (
-        f"Archive record {path}: it does not hold a name, size_bytes, mtime_ns, md5 and sha256 of the archive that it is"
-        " named after. Remove it and run archive_fetch again; an archive that is already there is hashed, not downloaded"
+        f"Archive record {path}: it does not hold a name, size_bytes, mtime_ns, md5 and sha256 of the archive that it"
+        " is named after. Remove it and run archive_fetch again; an archive that is already there is hashed, not"
+        " downloaded"
     )
