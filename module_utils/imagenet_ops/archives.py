@@ -58,13 +58,18 @@ def read_verified(state_dir: str) -> list[VerifiedArchive]:
     return sorted((_parse(path, read_json(path)) for path in paths), key=lambda archive: archive.name)
 
 
+def read_record(state_dir: str, name: str) -> VerifiedArchive | None:
+    """Return the record of archive ``name``, or None where it has none, whatever became of its file since."""
+    path = _record_path(state_dir, name)
+    value = read_json(path)
+    return None if value is None else _parse(path, value)
+
+
 def find_verified(state_dir: str, path: str) -> VerifiedArchive | None:
     """Return the record of the archive at ``path``, or None where it has none or was touched since (size, mtime)."""
-    record_path = _record_path(state_dir, os.path.basename(path))
-    value = read_json(record_path)
-    if value is None:
+    archive = read_record(state_dir, os.path.basename(path))
+    if archive is None:
         return None
-    archive = _parse(record_path, value)
     try:
         status = os.stat(path)
     except FileNotFoundError:

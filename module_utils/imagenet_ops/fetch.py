@@ -1,0 +1,444 @@
+"""Brings an archive of any size to this host, once, and proves that it is the right one.
+
+It is downloaded to ``<dest>.part``, with a journal of what has arrived in ``<dest>.part.json``; hashed while it
+arrives; renamed when it is complete and right; and recorded as verified (archives.py), so that the next run need not
+read it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible.module_utils.imagenet_ops.archives import VerifiedArchive, find_verified, read_record, write_verified
+from ansible.module_utils.imagenet_ops.disk import disk_error, require_space
+from ansible.module_utils.imagenet_ops.errors import OpsError
+from ansible.module_utils.imagenet_ops.hashing import hash_file
+from ansible.module_utils.imagenet_ops.http_source import HttpSource
+from ansible.module_utils.imagenet_ops.sources import Facts, FileSource, PassingError, Source, local_path
+from ansible.module_utils.imagenet_ops.state import Progress, exclusive, fsync_directory, read_json, write_json
+from ansible.module_utils.imagenet_ops.transfer import Attempts, Policy, Ranges, Target, transfer, transfer_whole
+
+_JOURNAL_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the archive must be; None where that is not known. Hashes in lower-case hex."""
+
+    size_bytes: int | None = None
+    md5: str | None = None
+    sha256: str | None = None
+
+    @property
+    def has_hash(self) -> bool:
+        """Whether a hash can tell right bytes from wrong ones."""
+        return bool(self.md5 or self.sha256)
+
+    def difference(self, size_bytes: int, md5: str, sha256: str) -> str | None:
+        """Return how an archive differs from what is wanted, for people; None where it does not."""
+        for name, found, wanted in (
+            ("size", size_bytes, self.size_bytes),
+            ("MD5", md5, self.md5),
+            ("SHA-256", sha256, self.sha256),
+        ):
+            if wanted is not None and found != wanted:
+                return f"its {name} is {found} and not {wanted}"
+        return None
+
+
+@dataclass(frozen=True)
+class FetchRequest:
+    """What to fetch, from where (mirrors of one file, in order of preference), to where, and how hard to try."""
+
+    urls: Sequence[str]
+    dest: str
+    state_dir: str
+    wanted: Wanted = Wanted()
+    username: str | None = None
+    password: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    connections: int = 4
+    timeout_seconds: float = 60
+    retries: int = 8
+
+    @property
+    def name(self) -> str:
+        """The file name of the archive."""
+        return os.path.basename(self.dest)
+
+    @property
+    def part(self) -> str:
+        """Where the download lies until it is complete."""
+        return f"{self.dest}.part"
+
+    @property
+    def journal(self) -> str:
+        """Where it is written down what of `part` has arrived."""
+        return f"{self.part}.json"
+
+
+def fetch(request: FetchRequest, *, check_mode: bool = False) -> dict[str, Any]:
+    """Make sure that the archive is at ``request.dest`` and is the right one; return what archive_fetch returns.
+
+    In check mode nothing is written: the server is asked, and the result says how many bytes would be downloaded.
+    Raises OpsError.
+    """
+    _check(request)
+    try:
+        if check_mode:
+            return _predict(request)
+        os.makedirs(request.state_dir, exist_ok=True)
+        os.makedirs(os.path.dirname(request.dest) or ".", exist_ok=True)
+        # One at a time for a whole volume: archives that are written side by side slow one another down on a disk.
+        with exclusive(os.path.join(request.state_dir, "archive_fetch.lock")):
+            present = _adopt(request)
+            return _result(request, present, changed=False) if present is not None else _download(request)
+    except OSError as error:
+        raise disk_error(request.dest, error) from error
+
+
+def _check(request: FetchRequest) -> None:
+    """Raise OpsError for settings that cannot be meant."""
+    wanted = request.wanted
+    for name, text, digits in (("md5", wanted.md5, 32), ("sha256", wanted.sha256, 64)):
+        if text is not None and not re.fullmatch(rf"[0-9a-f]{{{digits}}}", text):
+            raise OpsError(f"Option {name}", f"{text!r} is not {digits} hexadecimal digits", "Correct it and run again")
+    for name, number in (
+        ("connections", request.connections),
+        ("timeout_seconds", request.timeout_seconds),
+        ("retries", request.retries + 1),
+        ("urls", len(request.urls)),
+    ):
+        if number <= 0:
+            raise OpsError(f"Option {name}", "it is too small", "Raise it and run again")
+
+
+def _result(request: FetchRequest, archive: VerifiedArchive, *, changed: bool) -> dict[str, Any]:
+    return {
+        "changed": changed,
+        "dest": request.dest,
+        "size_bytes": archive.size_bytes,
+        "md5": archive.md5,
+        "sha256": archive.sha256,
+        "downloaded_bytes": 0,
+        "resumed_bytes": 0,
+    }
+
+
+def _adopt(request: FetchRequest) -> VerifiedArchive | None:
+    """Return the archive that is at ``dest`` already, hashed now if that was not done before; None where there is none.
+
+    People bring archives that they have had for years. One that is not what was asked for is their file all the same:
+    OpsError, and it stays as it is.
+    """
+    if not os.path.exists(request.dest):
+        return None
+    archive = find_verified(request.state_dir, request.dest)
+    if archive is not None:
+        _refuse_other(request, request.wanted, archive)
+        return archive
+    known = _known(request)
+    _refuse_size(request, known)
+    archive = _hash(request)
+    _refuse_other(request, known, archive)
+    write_verified(request.state_dir, archive)
+    with contextlib.suppress(FileNotFoundError):
+        # Left by a run that was killed between renaming the archive and recording it.
+        os.unlink(request.journal)
+    return archive
+
+
+def _known(request: FetchRequest) -> Wanted:
+    """Return what is known of the archive: what was asked for, or else what it was when it was last verified."""
+    if request.wanted != Wanted():
+        return request.wanted
+    record = read_record(request.state_dir, request.name)
+    if record is None:
+        raise OpsError(
+            f"Archive {request.dest}",
+            "it is there, but neither its size nor a hash is known to check it by",
+            "Set md5, sha256 or size_bytes and run again, or move it away to download it anew",
+        )
+    return Wanted(record.size_bytes, record.md5, record.sha256)
+
+
+def _refuse_size(request: FetchRequest, wanted: Wanted) -> None:
+    """Spare the reading of a file whose size is wrong."""
+    size_bytes = os.stat(request.dest).st_size
+    if wanted.size_bytes not in (None, size_bytes):
+        raise _not_the_archive(request, f"its size is {size_bytes} and not {wanted.size_bytes}")
+
+
+def _refuse_other(request: FetchRequest, wanted: Wanted, archive: VerifiedArchive) -> None:
+    difference = wanted.difference(archive.size_bytes, archive.md5, archive.sha256)
+    if difference is not None:
+        raise _not_the_archive(request, difference)
+
+
+def _not_the_archive(request: FetchRequest, difference: str) -> OpsError:
+    return OpsError(
+        f"Archive {request.dest}",
+        f"it is there, but {difference}; it was left as it is",
+        "Move it away to download it anew, or correct what is expected of it",
+    )
+
+
+def _hash(request: FetchRequest) -> VerifiedArchive:
+    """Return what the file at ``dest`` is, by reading it."""
+    before = os.stat(request.dest)
+    progress = Progress(request.state_dir, "archive_fetch")
+    progress.start(f"Verifying {request.name}", before.st_size, "bytes")
+    md5, sha256 = hash_file(request.dest, progress.update)
+    after = os.stat(request.dest)
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise OpsError(f"Archive {request.dest}", "something else is writing to it", "Wait for that, then run again")
+    progress.finish()
+    return VerifiedArchive(request.name, after.st_size, after.st_mtime_ns, md5, sha256)
+
+
+def _predict(request: FetchRequest) -> dict[str, Any]:
+    """Return what `fetch` would, without writing anything and without reading a whole archive."""
+    if os.path.exists(request.dest):
+        return _result(request, _presumed(request), changed=False)
+    sources, size_bytes = _probe(request)
+    resumed_bytes = _resumable(request, sources, size_bytes).total
+    if os.path.isdir(os.path.dirname(request.dest)):
+        # Else the volume may not be mounted yet, and the space that is seen is another's.
+        _require_space(request, size_bytes)
+    archive = _unread(request, request.wanted, size_bytes)
+    return _changed_result(request, archive, resumed_bytes)
+
+
+def _presumed(request: FetchRequest) -> VerifiedArchive:
+    """Return the archive at ``dest`` by its record, or else by its size alone: to hash it is not for check mode."""
+    archive = find_verified(request.state_dir, request.dest)
+    if archive is not None:
+        _refuse_other(request, request.wanted, archive)
+        return archive
+    known = _known(request)
+    _refuse_size(request, known)
+    return _unread(request, known, os.stat(request.dest).st_size)
+
+
+def _unread(request: FetchRequest, wanted: Wanted, size_bytes: int) -> VerifiedArchive:
+    return VerifiedArchive(request.name, size_bytes, 0, wanted.md5 or "", wanted.sha256 or "")
+
+
+def _changed_result(request: FetchRequest, archive: VerifiedArchive, resumed_bytes: int) -> dict[str, Any]:
+    after = f"{archive.name}: {archive.size_bytes} bytes, MD5 {archive.md5 or 'not known yet'}\n"
+    return {
+        **_result(request, archive, changed=True),
+        "downloaded_bytes": archive.size_bytes - resumed_bytes,
+        "resumed_bytes": resumed_bytes,
+        "diff": {"before": f"{archive.name}: absent\n", "after": after},
+    }
+
+
+def _source(request: FetchRequest, url: str) -> Source:
+    path = local_path(url)
+    if path is not None:
+        return FileSource(path)
+    return HttpSource(url, request.username, request.password, request.headers, request.timeout_seconds)
+
+
+def _probe(request: FetchRequest) -> tuple[list[tuple[Source, Facts]], int]:
+    """Ask all sources what they have; return those that can be used together, and the size on which they agree.
+
+    A source that fails for good is left out while another answers. Raises OpsError where none is left.
+    """
+    pending = [_source(request, url) for url in request.urls]
+    refusals: list[OpsError] = []
+    attempts = Attempts(request.retries)
+    while True:
+        found: list[tuple[Source, Facts]] = []
+        interruptions: list[tuple[Source, PassingError]] = []
+        for source in pending:
+            try:
+                found.append((source, _facts(source, request.wanted)))
+            except PassingError as error:  # noqa: PERF203 (a few mirrors, each asked over the network)
+                interruptions.append((source, error))
+            except OpsError as error:
+                refusals.append(error)
+        if found:
+            return _together(found)
+        if not interruptions:
+            raise _no_source(request, refusals)
+        source, interruption = interruptions[0]
+        time.sleep(attempts.failed(source.name, interruption, done_bytes=0))
+        pending = [source for source, _ in interruptions]
+
+
+def _facts(source: Source, wanted: Wanted) -> Facts:
+    """Return what ``source`` has, with a size in any case; OpsError where it is not what is wanted."""
+    facts = source.session().facts()
+    if facts.size_bytes is None:
+        if wanted.size_bytes is None:
+            raise OpsError(
+                f"Download from {source.name}",
+                "the server does not say how many bytes it will send, so a truncated file could not be told",
+                "Set size_bytes",
+            )
+        return Facts(wanted.size_bytes, ranges=False, validator=facts.validator)
+    if wanted.size_bytes not in (None, facts.size_bytes):
+        raise OpsError(
+            f"Download from {source.name}",
+            f"the server has a file of {facts.size_bytes} bytes where {wanted.size_bytes} were expected",
+            "Check the URL and size_bytes",
+        )
+    return facts
+
+
+def _together(found: list[tuple[Source, Facts]]) -> tuple[list[tuple[Source, Facts]], int]:
+    """Return those of ``found`` that work side by side, and their size: the best one says, others of its kind join."""
+    best, facts = next((pair for pair in found if pair[1].ranges), found[0])
+    size_bytes = facts.size_bytes or 0
+    if not facts.ranges or not best.parallel:
+        return [(best, facts)], size_bytes
+    fitting = [
+        (source, other)
+        for source, other in found
+        if source.parallel and other.ranges and other.size_bytes == size_bytes
+    ]
+    return fitting, size_bytes
+
+
+def _no_source(request: FetchRequest, refusals: list[OpsError]) -> OpsError:
+    if len(refusals) == 1:
+        return refusals[0]
+    reasons = "; ".join(f"{error.what}: {error.why}" for error in refusals)
+    return OpsError(f"Download of {request.name}", f"none of the sources can be used ({reasons})", refusals[0].todo)
+
+
+def _resumable(request: FetchRequest, sources: list[tuple[Source, Facts]], size_bytes: int) -> Ranges:
+    """Return what of ``part`` can be kept: all that the journal names, if it is of the file that the sources have now.
+
+    A source that was used before must still have the same version. One that was not may be trusted to have the same
+    file only where a hash of the whole will tell.
+    """
+    journal = read_json(request.journal)
+    try:
+        part_size = os.stat(request.part).st_size
+    except FileNotFoundError:
+        return Ranges()
+    if not sources[0][1].ranges or not isinstance(journal, dict) or journal.get("format") != _JOURNAL_FORMAT:
+        return Ranges()
+    if part_size != size_bytes or journal["size_bytes"] != size_bytes:
+        return Ranges()
+    versions: dict[str, str] = journal["sources"]
+    known = [versions[source.name] == facts.validator for source, facts in sources if versions.get(source.name)]
+    if all(known) and (known or request.wanted.has_hash):
+        return Ranges(journal["done"])
+    return Ranges()
+
+
+def _require_space(request: FetchRequest, size_bytes: int) -> None:
+    try:
+        status = os.stat(request.part)
+        # Blocks of 512 bytes, whatever the filesystem's own are (stat(2)).
+        allocated = min(status.st_blocks * 512, size_bytes)
+    except FileNotFoundError:
+        allocated = 0
+    require_space(request.dest, size_bytes - allocated)
+
+
+def _download(request: FetchRequest) -> dict[str, Any]:
+    sources, size_bytes = _probe(request)
+    done = _resumable(request, sources, size_bytes)
+    resumed_bytes = done.total
+    _require_space(request, size_bytes)
+    if not resumed_bytes:
+        # First of all: a journal must never meet a file that it was not written for.
+        _remove(request.journal)
+    descriptor = os.open(request.part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        if not resumed_bytes:
+            _allocate(descriptor, size_bytes)
+        md5, sha256 = _transfer(request, sources, Target(request.part, descriptor, size_bytes), done)
+        os.fsync(descriptor)
+        mtime_ns = os.fstat(descriptor).st_mtime_ns
+    finally:
+        os.close(descriptor)
+    archive = VerifiedArchive(request.name, size_bytes, mtime_ns, md5, sha256)
+    _accept(request, archive)
+    return _changed_result(request, archive, resumed_bytes)
+
+
+def _remove(path: str) -> None:
+    """Remove a file, where it is there, for good."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+        fsync_directory(os.path.dirname(path) or ".")
+
+
+def _allocate(descriptor: int, size_bytes: int) -> None:
+    """Give an empty file its final size, on the disk too: one that is too small shows now, and extents become large."""
+    os.ftruncate(descriptor, 0)
+    try:
+        if size_bytes:
+            os.posix_fallocate(descriptor, 0, size_bytes)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            raise
+        # A filesystem that cannot do it; space is then taken as the bytes come.
+        os.ftruncate(descriptor, size_bytes)
+
+
+def _transfer(
+    request: FetchRequest, sources: list[tuple[Source, Facts]], target: Target, done: Ranges
+) -> tuple[str, str]:
+    """Fill ``target``, with a journal and progress; return MD5 and SHA-256."""
+    versions = {source.name: facts.validator for source, facts in sources}
+
+    def checkpoint(ranges: list[tuple[int, int]]) -> None:
+        write_json(
+            request.journal,
+            {"format": _JOURNAL_FORMAT, "size_bytes": target.size_bytes, "sources": versions, "done": ranges},
+        )
+
+    progress = Progress(request.state_dir, "archive_fetch")
+    progress.start(f"Downloading {request.name}", target.size_bytes, "bytes", done.total)
+    verifying = False
+
+    def report(done_bytes: int, hashed_bytes: int) -> None:
+        nonlocal verifying
+        if done_bytes < target.size_bytes:
+            progress.update(done_bytes)
+        elif verifying:
+            progress.update(hashed_bytes)
+        else:
+            verifying = True
+            progress.start(f"Verifying {request.name}", target.size_bytes, "bytes", hashed_bytes)
+
+    policy = Policy(request.connections, request.retries, checkpoint, report)
+    source, facts = sources[0]
+    if facts.ranges:
+        checkpoint(done.pairs())
+        hashes = transfer(sources, target, done, policy)
+    else:
+        hashes = transfer_whole(source, facts, target, policy)
+    progress.finish()
+    return hashes
+
+
+def _accept(request: FetchRequest, archive: VerifiedArchive) -> None:
+    """Give the finished download its name and its record; where it is not what was wanted, set it aside."""
+    directory = os.path.dirname(request.dest) or "."
+    difference = request.wanted.difference(archive.size_bytes, archive.md5, archive.sha256)
+    final = request.dest if difference is None else f"{request.dest}.rejected"
+    os.replace(request.part, final)
+    fsync_directory(directory)
+    _remove(request.journal)
+    if difference is not None:
+        raise OpsError(
+            f"Archive {request.dest}",
+            f"it was downloaded, but {difference}; it was set aside as {final} and is not used",
+            "Check the URL and the expected values, remove what was set aside, and run again",
+        )
+    write_verified(request.state_dir, archive)

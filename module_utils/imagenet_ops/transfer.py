@@ -1,0 +1,423 @@
+"""Moves one file from its sources to disk over several connections, hashing it on the way.
+
+Bytes are written where they belong in whatever order they arrive; `Ranges` knows which have. A checkpoint tells of
+ranges only after they were synced, so it is never ahead of the data, and a later run takes only what is missing. One
+thread hashes the contiguous beginning of the file as it grows, mostly from memory, so that finishing needs no second
+read of the disk.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from ansible.module_utils.imagenet_ops.errors import OpsError
+from ansible.module_utils.imagenet_ops.hashing import BLOCK_BYTES, Hashes
+from ansible.module_utils.imagenet_ops.sources import Facts, PassingError, Session, Source, SourceChangedError
+
+_MIB = 1024 * 1024
+# One request asks for no more than this: much, so that the way to a far server and back is a small part of the time;
+# little, so that the hashed beginning stays close behind and what it reads is still in memory.
+_LONGEST_SPAN_BYTES = 32 * _MIB
+_SHORTEST_SPAN_BYTES = _MIB
+_READ_BYTES = 256 * 1024
+_FIRST_PAUSE_SECONDS = 0.5
+_LONGEST_PAUSE_SECONDS = 60.0
+
+
+class Ranges:
+    """A set of byte offsets, kept as sorted ``[start, end)`` pairs that neither overlap nor touch."""
+
+    def __init__(self, pairs: Sequence[Sequence[int]] = ()) -> None:
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        self.total = 0
+        for start, end in pairs:
+            self.add(start, end)
+
+    def add(self, start: int, end: int) -> None:
+        """Add the offsets from ``start`` to ``end`` (exclusive), some of which may be in already."""
+        first = bisect.bisect_left(self._ends, start)
+        last = bisect.bisect_right(self._starts, end)
+        before = sum(self._ends[first:last]) - sum(self._starts[first:last])
+        if first < last:
+            start, end = min(start, self._starts[first]), max(end, self._ends[last - 1])
+        self._starts[first:last], self._ends[first:last] = [start], [end]
+        self.total += end - start - before
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """Return the ranges, sorted."""
+        return list(zip(self._starts, self._ends))
+
+    def prefix(self) -> int:
+        """Return how many offsets from 0 on are in without a gap."""
+        return self._ends[0] if self._starts and self._starts[0] == 0 else 0
+
+    def gaps(self, size: int) -> Iterator[tuple[int, int]]:
+        """Yield the ranges below ``size`` that are not in."""
+        position = 0
+        for start, end in self.pairs():
+            if position < start:
+                yield position, start
+            position = end
+        if position < size:
+            yield position, size
+
+
+@dataclass(eq=False)
+class Span:
+    """A range that one worker fills: written up to ``position``. ``end`` shrinks when another takes over its tail."""
+
+    position: int
+    end: int
+
+
+class Ledger:
+    """Who fills what of a file of ``size`` bytes, and what is there; for threads. ``done`` becomes the ledger's own."""
+
+    def __init__(self, size: int, done: Ranges, span_bytes: int) -> None:
+        self.size = size
+        self.error: BaseException | None = None
+        self._done = done
+        self._span_bytes = span_bytes
+        self._todo = list(done.gaps(size))
+        self._active: list[Span] = []
+        self._changed = threading.Condition()
+        # Waking everyone for every block would cost more than the block: this many bytes from 0 on are worth it.
+        self._prefix_awaited = size
+
+    def take(self) -> Span | None:
+        """Return the next span to fill, waiting while all are being filled; None when there is nothing left to do.
+
+        Where all are being filled it is the second half of the longest, so that the last slow connection does not keep
+        all others waiting.
+        """
+        with self._changed:
+            while self.error is None and (self._todo or self._active):
+                span = self._next() if self._todo else self._steal()
+                if span is not None:
+                    self._active.append(span)
+                    return span
+                self._changed.wait()
+            return None
+
+    def _next(self) -> Span:
+        start, end = self._todo.pop(0)
+        if end - start > self._span_bytes:
+            self._todo.insert(0, (start + self._span_bytes, end))
+            end = start + self._span_bytes
+        return Span(start, end)
+
+    def _steal(self) -> Span | None:
+        victim = max(self._active, key=lambda span: span.end - span.position)
+        left = victim.end - victim.position
+        if left < 2 * _SHORTEST_SPAN_BYTES:
+            return None
+        end, victim.end = victim.end, victim.end - left // 2
+        return Span(victim.end, end)
+
+    def wrote(self, span: Span, count: int) -> None:
+        """Note that ``count`` more bytes of ``span`` are in the file."""
+        with self._changed:
+            self._done.add(span.position, span.position + count)
+            span.position += count
+            if self._done.prefix() >= self._prefix_awaited:
+                self._changed.notify_all()
+
+    def give_back(self, span: Span) -> None:
+        """Note that nobody fills ``span`` any more; what it lacks is for the next that takes."""
+        with self._changed:
+            self._active.remove(span)
+            if span.position < span.end:
+                bisect.insort(self._todo, (span.position, span.end))
+            self._changed.notify_all()
+
+    def fail(self, error: BaseException) -> None:
+        """End the work of everyone; the first error is the one that counts."""
+        with self._changed:
+            self.error = self.error or error
+            self._changed.notify_all()
+
+    def done(self) -> list[tuple[int, int]]:
+        """Return the ranges that are in the file (not necessarily synced)."""
+        with self._changed:
+            return self._done.pairs()
+
+    @property
+    def done_bytes(self) -> int:
+        """How many bytes are in the file."""
+        return self._done.total
+
+    def wait_for_prefix(self, beyond: int) -> int:
+        """Wait until a block more than ``beyond`` bytes from 0 on are there, or all; return how many. 0: an error."""
+        with self._changed:
+            self._prefix_awaited = min(self.size, beyond + BLOCK_BYTES)
+            while self.error is None and self._done.prefix() < self._prefix_awaited:
+                self._changed.wait()
+            self._prefix_awaited = self.size
+            return self._done.prefix() if self.error is None else 0
+
+    def wait(self, seconds: float) -> bool:
+        """Wait up to ``seconds`` for an error or the last byte; return whether there was either."""
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: self.error is not None or self._done.prefix() == self.size, timeout=seconds
+            )
+
+
+@dataclass(frozen=True)
+class Target:
+    """The file that is filled: ``descriptor`` is open for reading and writing, ``path`` names it in texts."""
+
+    path: str
+    descriptor: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How hard to try: ``connections`` at a time, and ``retries`` in a row without a byte before giving up.
+
+    ``checkpoint`` is called about every ``checkpoint_seconds`` with the ranges that are synced by then; ``report``,
+    about once in ``report_seconds``, with the number of bytes that are there and of those that are hashed.
+    """
+
+    connections: int
+    retries: int
+    checkpoint: Callable[[list[tuple[int, int]]], None]
+    report: Callable[[int, int], None]
+    checkpoint_seconds: float = 5.0
+    report_seconds: float = 0.5
+
+
+class Attempts:
+    """Counts failures in a row and says how long to pause; gives up after ``retries`` of them without a new byte."""
+
+    def __init__(self, retries: int) -> None:
+        self.failures = 0
+        self._retries = retries
+        self._bytes_at_first = 0
+
+    def succeeded(self) -> None:
+        """Begin to count anew."""
+        self.failures = 0
+
+    def failed(self, name: str, error: PassingError, done_bytes: int) -> float:
+        """Return the seconds to pause after ``error`` of the source ``name``.
+
+        ``done_bytes`` is how many bytes there are: where others still bring some, there is no reason to give up.
+        Raises OpsError after the last retry.
+        """
+        if self.failures == 0 or done_bytes > self._bytes_at_first:
+            self._bytes_at_first = done_bytes
+            self.failures = min(self.failures, self._retries)
+        self.failures += 1
+        if self.failures > self._retries + 1:
+            raise OpsError(
+                f"Download from {name}",
+                f"{self._retries} retries brought no byte; the last one: {error}",
+                "Check the network and the server, then run again: what has arrived is kept",
+            )
+        pause_seconds = min(_FIRST_PAUSE_SECONDS * 2.0 ** (self.failures - 1), _LONGEST_PAUSE_SECONDS)
+        # Many connections that failed together must not come back together.
+        return max(pause_seconds, error.wait_seconds) * random.uniform(1.0, 1.5)  # noqa: S311 (no secret hangs on it)
+
+
+def transfer(sources: Sequence[tuple[Source, Facts]], target: Target, done: Ranges, policy: Policy) -> tuple[str, str]:
+    """Fill ``target`` with what ``done`` lacks; return MD5 and SHA-256 of the whole file, whose data is synced then.
+
+    All ``sources`` have the same file, in parts; the connections are spread over them, and one that fails for good is
+    left out while there is another. Raises OpsError, or OSError of the disk; the last checkpoint then tells of all that
+    arrived.
+    """
+    return _Transfer(sources, target, done, policy).run()
+
+
+class _Transfer:
+    def __init__(
+        self, sources: Sequence[tuple[Source, Facts]], target: Target, done: Ranges, policy: Policy
+    ) -> None:
+        self._sources = list(sources)
+        self._target = target
+        self._policy = policy
+        self._connections = policy.connections if all(source.parallel for source, _ in sources) else 1
+        share = target.size_bytes // (4 * self._connections)
+        span_bytes = min(max(share, _SHORTEST_SPAN_BYTES), _LONGEST_SPAN_BYTES)
+        self._ledger = Ledger(target.size_bytes, done, span_bytes)
+        self._hashes = Hashes()
+        self._hashed_bytes = 0
+        self._sessions: list[Session] = []
+        self._lock = threading.Lock()
+
+    def run(self) -> tuple[str, str]:
+        hasher = self._thread(self._hash)
+        workers = [self._thread(self._work, number) for number in range(self._connections)]
+        try:
+            self._supervise(hasher)
+        except BaseException as error:
+            self._ledger.fail(error)
+            raise
+        finally:
+            with self._lock:
+                for session in self._sessions:
+                    session.abort()
+            for thread in [hasher, *workers]:
+                thread.join()
+            if self._ledger.error is not None:
+                # What went wrong first is what is told, and a full disk is no place for a journal.
+                with contextlib.suppress(OSError):
+                    self._checkpoint()
+        if self._ledger.error is not None:
+            raise self._ledger.error
+        return self._hashes.hexdigests()
+
+    def _thread(self, work: Callable[..., None], *arguments: object) -> threading.Thread:
+        def guarded() -> None:
+            try:
+                work(*arguments)
+            except BaseException as error:  # noqa: BLE001 (run() raises it in the thread that waits)
+                self._ledger.fail(error)
+
+        thread = threading.Thread(target=guarded, daemon=True)
+        thread.start()
+        return thread
+
+    def _supervise(self, hasher: threading.Thread) -> None:
+        """Report and checkpoint until everything is there, synced and hashed, or something failed."""
+        last_checkpoint = time.monotonic()
+        while not self._ledger.wait(self._policy.report_seconds):
+            self._policy.report(self._ledger.done_bytes, self._hashed_bytes)
+            if time.monotonic() - last_checkpoint >= self._policy.checkpoint_seconds:
+                self._checkpoint()
+                last_checkpoint = time.monotonic()
+        if self._ledger.error is None:
+            self._checkpoint()
+        while hasher.is_alive():
+            self._policy.report(self._ledger.done_bytes, self._hashed_bytes)
+            hasher.join(self._policy.report_seconds)
+
+    def _checkpoint(self) -> None:
+        """Sync what is there, then tell of it; in this order, so that what is told is never ahead of the data."""
+        ranges = self._ledger.done()
+        os.fdatasync(self._target.descriptor)
+        self._policy.checkpoint(ranges)
+
+    def _hash(self) -> None:
+        """Hash the file from its beginning, as far as it is there, until its end or an error."""
+        with self._hashes.running():
+            while (position := self._hashed_bytes) < self._target.size_bytes:
+                limit = self._ledger.wait_for_prefix(position)
+                if limit == 0:
+                    return
+                block = os.pread(self._target.descriptor, min(BLOCK_BYTES, limit - position), position)
+                if not block:
+                    raise OpsError(
+                        f"Partial download {self._target.path}", "something else has shortened it", "Run again"
+                    )
+                self._hashes.update(block)
+                self._hashed_bytes += len(block)
+
+    def _work(self, number: int) -> None:
+        """Fill spans until none is left, over one connection to each source that is used."""
+        attempts = Attempts(self._policy.retries)
+        sessions: dict[Source, Session] = {}
+        while (span := self._ledger.take()) is not None:
+            # After a failure another mirror may do better, where there is one.
+            source, facts = self._pick(number + attempts.failures)
+            first = span.position
+            pause = 0.0
+            try:
+                self._fill(self._session(sessions, source), facts, span)
+                attempts.succeeded()
+            except PassingError as error:
+                if span.position > first:
+                    attempts.succeeded()
+                pause = attempts.failed(source.name, error, self._ledger.done_bytes)
+            except SourceChangedError:
+                raise
+            except OpsError as error:
+                self._leave_out(source, error)
+            finally:
+                self._ledger.give_back(span)
+            self._ledger.wait(pause)
+
+    def _session(self, sessions: dict[Source, Session], source: Source) -> Session:
+        if source not in sessions:
+            sessions[source] = source.session()
+            with self._lock:
+                self._sessions.append(sessions[source])
+        return sessions[source]
+
+    def _pick(self, number: int) -> tuple[Source, Facts]:
+        with self._lock:
+            return self._sources[number % len(self._sources)]
+
+    def _leave_out(self, source: Source, error: OpsError) -> None:
+        """Use ``source`` no more; raise ``error`` where it was the last."""
+        with self._lock:
+            remaining = [pair for pair in self._sources if pair[0] is not source]
+            if not remaining:
+                raise error
+            self._sources = remaining
+
+    def _fill(self, session: Session, facts: Facts, span: Span) -> None:
+        """Write ``span`` from ``session``, until its end, an error, or the end of the work of all."""
+        stream = session.open(span.position, span.end, facts)
+        with contextlib.closing(stream):
+            while span.position < span.end and self._ledger.error is None:
+                block = stream.read(min(_READ_BYTES, span.end - span.position))
+                if not block:
+                    raise PassingError(f"the bytes ended at {span.position}, before {span.end}")
+                write_at(self._target, block, span.position)
+                self._ledger.wrote(span, len(block))
+
+
+def transfer_whole(source: Source, facts: Facts, target: Target, policy: Policy) -> tuple[str, str]:
+    """Fill ``target`` from a source that gives no parts; return MD5 and SHA-256 of the file, whose data is synced then.
+
+    There is one stream, and after an interruption it begins anew: nothing tells whether the file is still the same.
+    Raises OpsError, or OSError of the disk.
+    """
+    attempts = Attempts(policy.retries)
+    while True:
+        try:
+            return _stream(source.session(), facts, target, policy)
+        except PassingError as error:  # noqa: PERF203 (a loop of hours)
+            time.sleep(attempts.failed(source.name, error, done_bytes=0))
+
+
+def _stream(session: Session, facts: Facts, target: Target, policy: Policy) -> tuple[str, str]:
+    position = 0
+    reported = time.monotonic()
+    with Hashes().running() as hashes, contextlib.closing(session.open(0, target.size_bytes, facts)) as stream:
+        while position < target.size_bytes:
+            block = stream.read(min(_READ_BYTES, target.size_bytes - position))
+            write_at(target, block, position)
+            hashes.update(block)
+            position += len(block)
+            if time.monotonic() - reported >= policy.report_seconds:
+                policy.report(position, position)
+                reported = time.monotonic()
+        if stream.read(1):
+            raise OpsError(
+                f"Download of {target.path}",
+                f"the server sends more than the {target.size_bytes} bytes that were expected",
+                "Check size_bytes and the URL",
+            )
+    os.fdatasync(target.descriptor)
+    return hashes.hexdigests()
+
+
+def write_at(target: Target, block: bytes, position: int) -> None:
+    """Write all of ``block`` at ``position`` of ``target``."""
+    view = memoryview(block)
+    while view:
+        count = os.pwrite(target.descriptor, view, position)
+        view, position = view[count:], position + count
+
