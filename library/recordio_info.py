@@ -1,0 +1,125 @@
+#!/usr/bin/python
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: recordio_info
+short_description: Verify a packed data set against its manifest
+description:
+  - Compares the files that M(recordio_pack) made with C(<root>/manifest.json) and with each other - sizes, index, list,
+    number of records and of each class, range of labels - and decodes some of the images or all.
+  - Fails at the first difference and names the file and, where it can, the byte. A record that is cut short is an
+    error, never the end.
+  - Writes nothing, so the data set may be mounted read-only.
+version_added: "1.0.0"
+author: The authors of imagenet-ops
+options:
+  root:
+    description: Folder of the data set.
+    type: path
+    required: true
+  dataset_version:
+    description: The version that it must be, that is the first 12 hex digits of the manifest's SHA-256.
+    type: str
+  verify:
+    description:
+      - V(sizes) compares the size of each file, reads indexes, lists and labels whole, and looks at O(decode_samples)
+        records of each split. It takes seconds and finds what copying and mounting do wrong.
+      - V(full) reads every byte, compares every SHA-256 and looks at each record.
+    type: str
+    choices: [sizes, full]
+    default: sizes
+  decode_samples:
+    description: How many images of each split to decode, spread evenly, always the same ones; V(-1) means all.
+    type: int
+    default: 32
+attributes:
+  check_mode:
+    description: Only looks, so check mode does the same.
+    support: full
+requirements:
+  - numpy
+  - opencv-python-headless
+"""
+
+EXAMPLES = r"""
+- name: See that the mounted data set is the one that was asked for
+  recordio_info:
+    root: /data/imagenet
+    dataset_version: 3fb2a90c41d7
+
+- name: Read every byte and decode every image
+  recordio_info:
+    root: /data/imagenet
+    verify: full
+    decode_samples: -1
+"""
+
+RETURN = r"""
+dataset_version:
+  description: The first 12 hex digits of the manifest's SHA-256.
+  returned: success
+  type: str
+  sample: 3fb2a90c41d7
+manifest_sha256:
+  description: SHA-256 of C(manifest.json).
+  returned: success
+  type: str
+records:
+  description: Number of records of each split.
+  returned: success
+  type: dict
+  sample: {"train": 1281167, "validation": 50000}
+classes:
+  description: Number of classes.
+  returned: success
+  type: int
+  sample: 1000
+bytes:
+  description: Size of the records' files together, in bytes.
+  returned: success
+  type: int
+decoded:
+  description: How many images were decoded.
+  returned: success
+  type: int
+  sample: 64
+"""
+
+import traceback
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible.module_utils.imagenet_ops.module import run
+
+try:
+    from ansible.module_utils.imagenet_ops.verify import verify_dataset
+except ImportError:
+    IMPORT_ERROR = traceback.format_exc()
+else:
+    IMPORT_ERROR = ""
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "root": {"type": "path", "required": True},
+            "dataset_version": {"type": "str"},
+            "verify": {"type": "str", "choices": ["sizes", "full"], "default": "sizes"},
+            "decode_samples": {"type": "int", "default": 32},
+        },
+        supports_check_mode=True,
+    )
+    if IMPORT_ERROR:
+        module.fail_json(msg=missing_required_lib("numpy and opencv-python-headless"), exception=IMPORT_ERROR)
+
+    def work() -> dict[str, Any]:
+        options = module.params
+        full = options["verify"] == "full"
+        return verify_dataset(options["root"], options["dataset_version"], full, options["decode_samples"])
+
+    run(module, work)
+
+
+if __name__ == "__main__":
+    main()

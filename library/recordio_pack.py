@@ -1,0 +1,280 @@
+#!/usr/bin/python
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: recordio_pack
+short_description: Pack trees of images into RecordIO files, restartable and byte-exact
+description:
+  - Packs each split's tree into C(<split>.rec), C(<split>.idx) and C(<split>.lst) below C(<root>/recordio), writes
+    C(<root>/labels.tsv) and, last of all, C(<root>/manifest.json) with counts, sizes and SHA-256 of everything.
+  - With O(resize_filter=linear) the files are, byte for byte, what C(im2rec.py) of MXNet 1.9.1 writes from the same
+    tree and list, whatever the number of workers.
+  - The class index, which is the label, is the place of the directory's name in the sorted list of classes; all splits
+    share one list. Classes come from O(devkit), else from the directories of the first split. An unknown directory,
+    images outside of a class directory and images in a directory within one are errors, because C(im2rec.py) would
+    shift labels there.
+  - May be killed at any moment and run again. It goes on from its last journal point, at most some seconds back, and
+    ends with the same bytes. What is finished is not read again while names and sizes of the images, the settings and
+    the records' files are unchanged.
+  - Where settings or source have changed, the split is packed anew and a warning says what changed. Old and new are
+    never mixed, and files in use stay as they are until their successors are complete. This takes space for both.
+  - Where a finished file was damaged or removed since, the split is packed again, with a warning.
+version_added: "1.0.0"
+author: The authors of imagenet-ops
+options:
+  dataset:
+    description: Name of the data set, as it stands in the manifest.
+    type: str
+    required: true
+  root:
+    description: Folder of the data set. Everything is written below it.
+    type: path
+    required: true
+  state_dir:
+    description: Folder of journals and progress, on the same volume. Created if missing.
+    type: path
+    required: true
+  splits:
+    description: The splits to pack. The manifest describes these and no others.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      name:
+        description: Name of the split and of its files.
+        type: str
+        required: true
+      source:
+        description: The tree, C(<source>/<class>/<image>). Files other than C(.JPEG), C(.jpg) and C(.png) are not
+          packed.
+        type: path
+        required: true
+      expected_images:
+        description: How many images there must be; V(0) means that it is not checked.
+        type: int
+        default: 0
+      class_images_min:
+        description: How many images each class must have at least; V(0) means that a class may lack images.
+        type: int
+        default: 0
+      class_images_max:
+        description: How many images each class may have at most; V(0) means that it is not checked.
+        type: int
+        default: 0
+  expected_classes:
+    description: How many classes there must be; V(0) means that it is not checked.
+    type: int
+    default: 0
+  devkit:
+    description:
+      - The ILSVRC development kit (C(ILSVRC2012_devkit_t12.tar.gz)). It lists the classes, and gives C(labels.tsv)
+        their words.
+      - Without it the first split's directories are the classes, and the words stay empty.
+    type: path
+  short_side_pixels:
+    description: Length of the short side after resizing; smaller images are enlarged. V(0) keeps each image's size.
+    type: int
+    default: 256
+  quality:
+    description: JPEG quality, 1 to 100.
+    type: int
+    default: 95
+  resize_filter:
+    description:
+      - V(linear) gives the bytes of C(im2rec.py). V(area) averages, which looks better and takes about a third more
+        time.
+    type: str
+    choices: [linear, area]
+    default: linear
+  max_image_pixels:
+    description: An image with more pixels than this, before or after resizing, is bad. It bounds the memory that one
+      image takes.
+    type: int
+    default: 100000000
+  shuffle:
+    description: Whether to shuffle the records, in the way of C(im2rec.py). If V(false) they are in sorted order.
+    type: bool
+    default: true
+  shuffle_seed:
+    description: Seed of the shuffle. C(im2rec.py) always takes 100.
+    type: int
+    default: 100
+  on_bad_image:
+    description:
+      - What to do with a file that is no JPEG or PNG, is truncated, empty or damaged, or exceeds O(max_image_pixels).
+      - V(fail) stops at the first one and names it. After it was replaced, or this option changed, packing goes on from
+        there.
+      - V(skip) leaves it out of the three files and names it in the manifest with the reason. All other ids stay the
+        same.
+      - V(quarantine) is V(skip), and puts a link to the image (a copy where links are not possible) into
+        C(<root>/quarantine/<split>/<class>/) for people to look at. The tree is not changed.
+      - CMYK and grey JPEGs and PNGs (whatever they are named) are not bad. They become three-channel JPEGs and are
+        counted.
+    type: str
+    choices: [fail, skip, quarantine]
+    default: fail
+  workers:
+    description: Number of threads; V(0) means all processors that affinity and cgroup quota leave to the module.
+    type: int
+    default: 0
+attributes:
+  check_mode:
+    description: Reads the trees, compares the counts, and says whether anything would be packed and how many records.
+    support: full
+  diff_mode:
+    description: Shows version, settings and numbers of records before and after.
+    support: full
+requirements:
+  - numpy
+  - opencv-python-headless
+  - scipy (for O(devkit))
+"""
+
+EXAMPLES = r"""
+- name: Pack ImageNet
+  recordio_pack:
+    dataset: imagenet
+    root: /data/imagenet
+    state_dir: /data/imagenet/.state
+    devkit: /data/imagenet/archives/ILSVRC2012_devkit_t12.tar.gz
+    expected_classes: 1000
+    splits:
+      - name: train
+        source: /data/imagenet/train
+        expected_images: 1281167
+        class_images_min: 732
+        class_images_max: 1300
+      - name: validation
+        source: /data/imagenet/validation
+        expected_images: 50000
+        class_images_min: 50
+        class_images_max: 50
+  register: packed
+
+- name: Pack at a short side of 480 pixels and leave bad images out
+  recordio_pack:
+    dataset: flowers
+    root: /data/flowers
+    state_dir: /data/flowers/.state
+    short_side_pixels: 480
+    quality: 90
+    on_bad_image: skip
+    splits:
+      - name: train
+        source: /data/flowers/train
+"""
+
+RETURN = r"""
+dataset_version:
+  description:
+    - The first 12 hex digits of the manifest's SHA-256. The same archives with the same settings give the same
+      everywhere.
+    - Empty in check mode if a split would be packed, for it is not known then.
+  returned: success
+  type: str
+  sample: 3fb2a90c41d7
+manifest_sha256:
+  description: SHA-256 of C(manifest.json); empty where RV(dataset_version) is.
+  returned: success
+  type: str
+records:
+  description: Number of records of each split; in check mode the number of images where the split would be packed.
+  returned: success
+  type: dict
+  sample: {"train": 1281167, "validation": 50000}
+classes:
+  description: Number of classes.
+  returned: success
+  type: int
+  sample: 1000
+bytes:
+  description: Size of the records' files together, in bytes; V(0) in check mode if a split would be packed.
+  returned: success
+  type: int
+bad_images:
+  description: How many images were left out as bad.
+  returned: success
+  type: int
+samples:
+  description: A few of the bad images, with the reason. The manifest names all.
+  returned: success
+  type: list
+  elements: str
+"""
+
+import traceback
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible.module_utils.imagenet_ops.module import run
+
+try:
+    from ansible.module_utils.imagenet_ops.images import Recipe
+    from ansible.module_utils.imagenet_ops.pack import PackRequest, SplitRequest, pack_dataset
+except ImportError:
+    IMPORT_ERROR = traceback.format_exc()
+else:
+    IMPORT_ERROR = ""
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "dataset": {"type": "str", "required": True},
+            "root": {"type": "path", "required": True},
+            "state_dir": {"type": "path", "required": True},
+            "splits": {
+                "type": "list",
+                "elements": "dict",
+                "required": True,
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "source": {"type": "path", "required": True},
+                    "expected_images": {"type": "int", "default": 0},
+                    "class_images_min": {"type": "int", "default": 0},
+                    "class_images_max": {"type": "int", "default": 0},
+                },
+            },
+            "expected_classes": {"type": "int", "default": 0},
+            "devkit": {"type": "path"},
+            "short_side_pixels": {"type": "int", "default": 256},
+            "quality": {"type": "int", "default": 95},
+            "resize_filter": {"type": "str", "choices": ["linear", "area"], "default": "linear"},
+            "max_image_pixels": {"type": "int", "default": 100_000_000},
+            "shuffle": {"type": "bool", "default": True},
+            "shuffle_seed": {"type": "int", "default": 100},
+            "on_bad_image": {"type": "str", "choices": ["fail", "skip", "quarantine"], "default": "fail"},
+            "workers": {"type": "int", "default": 0},
+        },
+        supports_check_mode=True,
+    )
+    if IMPORT_ERROR:
+        module.fail_json(msg=missing_required_lib("numpy and opencv-python-headless"), exception=IMPORT_ERROR)
+
+    def work() -> dict[str, Any]:
+        options = module.params
+        request = PackRequest(
+            dataset=options["dataset"],
+            root=options["root"],
+            state_dir=options["state_dir"],
+            splits=[SplitRequest(**split) for split in options["splits"]],
+            recipe=Recipe(
+                short_side_pixels=options["short_side_pixels"],
+                quality=options["quality"],
+                resize_filter=options["resize_filter"],
+                max_image_pixels=options["max_image_pixels"],
+            ),
+            devkit=options["devkit"],
+            expected_classes=options["expected_classes"],
+            shuffle_seed=options["shuffle_seed"] if options["shuffle"] else None,
+            on_bad_image=options["on_bad_image"],
+            workers=options["workers"],
+        )
+        return pack_dataset(request, check=module.check_mode, warn=module.warn)
+
+    run(module, work)
+
+
+if __name__ == "__main__":
+    main()

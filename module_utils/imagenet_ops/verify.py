@@ -1,0 +1,270 @@
+"""Holds the files of a packed data set against its manifest and against each other. Writes nothing, anywhere.
+
+``sizes`` compares every size, reads the small files (index, list, labels) whole, and some records, spread evenly.
+``full`` reads every byte, compares every SHA-256 and looks at every record. Memory does not grow with the data set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import os
+import random
+from collections import Counter
+from collections.abc import Container, Iterator, Sequence
+from contextlib import ExitStack, closing
+from typing import Any, BinaryIO, NamedTuple
+
+import cv2
+import numpy as np
+from ansible.module_utils.imagenet_ops.errors import OpsError
+from ansible.module_utils.imagenet_ops.listing import SAMPLES, ListLine, parse_list_line
+from ansible.module_utils.imagenet_ops.manifest import (
+    LABELS_NAME,
+    RECORD_FOLDER,
+    FileEntry,
+    Manifest,
+    SplitEntry,
+    read_manifest,
+)
+from ansible.module_utils.imagenet_ops.recordio import ImageRecord, RecordReader, parse_image_data
+from ansible.module_utils.imagenet_ops.split_packer import hash_file
+from ansible.module_utils.imagenet_ops.workers import ordered_map, usable_processors
+
+_BUFFER_BYTES = 1 << 20
+_CHUNK_IMAGES = 32
+_TODO = "Restore it from the backup, make the volume anew from a snapshot, or pack the data set again"
+
+
+class _Entry(NamedTuple):
+    """A record as index and list have it: ``place`` in the file, bytes ``begin`` to ``end``."""
+
+    place: int
+    line: ListLine
+    begin: int
+    end: int
+
+
+class _HashingFile(io.RawIOBase):
+    """A file read once from front to back, hashed on the way."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.sha256 = hashlib.sha256()
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 (closed by close)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._file.readinto(buffer)
+        self.sha256.update(memoryview(buffer)[:count])
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def verify_dataset(root: str, dataset_version: str | None, full: bool, decode_samples: int) -> dict[str, Any]:
+    """Verify the data set in ``root`` and return the result of the module recordio_info.
+
+    ``dataset_version``, if given, must be that of the manifest. ``decode_samples`` images of each split are decoded,
+    all if it is negative. Raises OpsError that names the file, and where it can the byte, at the first difference.
+    """
+    cv2.setNumThreads(0)
+    try:
+        manifest = read_manifest(root)
+        if dataset_version and dataset_version != manifest.dataset_version:
+            raise OpsError(
+                f"Data set in {root}",
+                f"it is version {manifest.dataset_version}, not {dataset_version}",
+                "Mount the volume of that version or ask for this one; where they should be the same, it was changed",
+            )
+        files = {LABELS_NAME: manifest.labels}
+        for split in manifest.splits.values():
+            files.update({f"{RECORD_FOLDER}/{name}": entry for name, entry in split.files.items()})
+        for name, entry in files.items():
+            _check_file(os.path.join(root, name), entry, full and not name.endswith(".rec"))
+        classes = _read_labels(os.path.join(root, LABELS_NAME), manifest)
+        decoded = sum(
+            _SplitVerifier(root, name, split, classes, full).run(manifest.sha256, decode_samples)
+            for name, split in manifest.splits.items()
+        )
+    except OSError as error:
+        raise OpsError(f"File {error.filename}", f"it cannot be read ({error.strerror})", _TODO) from error
+    return {
+        "changed": False,
+        "dataset_version": manifest.dataset_version,
+        "manifest_sha256": manifest.sha256,
+        "records": {name: split.records for name, split in manifest.splits.items()},
+        "classes": manifest.classes,
+        "bytes": sum(entry.size_bytes for split in manifest.splits.values() for entry in split.files.values()),
+        "decoded": decoded,
+    }
+
+
+def _check_file(path: str, entry: FileEntry, compare_hash: bool) -> None:
+    size_bytes = os.stat(path).st_size
+    if size_bytes != entry.size_bytes:
+        raise OpsError(f"File {path}", f"it has {size_bytes} bytes, the manifest says {entry.size_bytes}", _TODO)
+    if compare_hash:
+        _check_hash(path, hash_file(path), entry)
+
+
+def _check_hash(path: str, sha256: str, entry: FileEntry) -> None:
+    if sha256 != entry.sha256:
+        raise OpsError(f"File {path}", f"its SHA-256 is {sha256}, the manifest says {entry.sha256}", _TODO)
+
+
+def _read_labels(path: str, manifest: Manifest) -> list[str]:
+    """Return the classes of labels.tsv in the order of their labels."""
+    classes = []
+    with open(path, encoding="utf-8", newline="\n") as file:
+        for index, line in enumerate(file):
+            fields = line.rstrip("\n").split("\t")
+            if len(fields) != 3 or fields[0] != str(index):
+                raise OpsError(f"File {path}, line {index + 1}", f"it is no label {index}: {line[:80]!r}", _TODO)
+            classes.append(fields[1])
+    if len(classes) != manifest.classes or classes != sorted(set(classes)):
+        raise OpsError(f"File {path}", f"it does not hold {manifest.classes} classes in sorted order", _TODO)
+    return classes
+
+
+class _SplitVerifier:
+    """Verifies one split; ``classes`` are those of labels.tsv, ``full`` as in `verify_dataset`."""
+
+    def __init__(self, root: str, name: str, split: SplitEntry, classes: Sequence[str], full: bool) -> None:
+        folder = os.path.join(root, RECORD_FOLDER)
+        self._rec, self._idx, self._lst = (os.path.join(folder, f"{name}.{suffix}") for suffix in ("rec", "idx", "lst"))
+        self._rec_entry = split.files[f"{name}.rec"]
+        self._name = name
+        self._split = split
+        self._classes = classes
+        self._full = full
+        self._counts: Counter[str] = Counter()
+
+    def run(self, seed: str, decode_samples: int) -> int:
+        """Verify and return how many images were decoded; ``seed`` decides which."""
+        wanted = _choose(self._split.records, decode_samples, seed)
+        decoded = 0
+        raw: BinaryIO | _HashingFile
+        raw = _HashingFile(self._rec) if self._full else open(self._rec, "rb", buffering=0)  # noqa: SIM115
+        with closing(raw), io.BufferedReader(raw, _BUFFER_BYTES) as file:
+            reader = RecordReader(file, self._rec)
+            with closing(ordered_map(self._decode, self._chunks(reader, wanted), usable_processors())) as chunks:
+                decoded = sum(chunks)
+            if isinstance(raw, _HashingFile):
+                _check_hash(self._rec, raw.sha256.hexdigest(), self._rec_entry)
+        self._check_counts()
+        return decoded
+
+    def _chunks(self, reader: RecordReader, wanted: Container[int]) -> Iterator[list[tuple[_Entry, ImageRecord]]]:
+        """Check the records, all or the ``wanted`` ones, and yield the wanted ones for decoding."""
+        chunk = []
+        for entry in self._entries():
+            if not self._full and entry.place not in wanted:
+                continue
+            record = self._read(reader, entry)
+            if entry.place in wanted:
+                chunk.append((entry, record))
+                if len(chunk) == _CHUNK_IMAGES:
+                    yield chunk
+                    chunk = []
+        yield chunk
+
+    def _read(self, reader: RecordReader, entry: _Entry) -> ImageRecord:
+        """Return the record of ``entry`` after comparing place, id and label."""
+        if reader.offset != entry.begin:
+            reader.seek(entry.begin)
+        data = reader.read()
+        try:
+            record = parse_image_data(data or b"")
+        except ValueError as error:
+            raise self._error(entry, str(error)) from error
+        if reader.offset != entry.end:
+            raise self._error(entry, f"it ends at byte {reader.offset}, {self._idx} says {entry.end}")
+        if record.record_id != entry.line.record_id:
+            raise self._error(entry, f"it has the id {record.record_id}, {self._idx} says {entry.line.record_id}")
+        if record.label != entry.line.label:
+            raise self._error(entry, f"it has the label {record.label:g}, {self._lst} says {entry.line.label:g}")
+        return record
+
+    def _decode(self, chunk: list[tuple[_Entry, ImageRecord]]) -> int:
+        """Decode the images of some records and return their number; runs in the threads."""
+        for entry, record in chunk:
+            try:
+                pixels = cv2.imdecode(np.frombuffer(record.image, np.uint8), cv2.IMREAD_COLOR)
+            except cv2.error:
+                pixels = None
+            if pixels is None:
+                raise self._error(entry, f"its image ({entry.line.path}) does not decode")
+        return len(chunk)
+
+    def _entries(self) -> Iterator[_Entry]:
+        """Yield what index and list say of each record, after comparing the two."""
+        with ExitStack() as stack:
+            idx = stack.enter_context(open(self._idx, encoding="utf-8", newline="\n"))
+            lst = stack.enter_context(open(self._lst, encoding="utf-8", newline="\n"))
+            begins = itertools.chain(self._index_lines(idx), [(-1, self._rec_entry.size_bytes)])
+            record_id, begin = next(begins)
+            place = 0
+            for place, text in enumerate(lst, 1):
+                line = parse_list_line(text, f"File {self._lst}, line {place}")
+                if record_id != line.record_id:
+                    found = "has ended" if record_id < 0 else f"has the id {record_id}"
+                    why = f"the list has the id {line.record_id}, the index {found}"
+                    raise OpsError(f"File {self._idx}, line {place}", why, _TODO)
+                self._check_label(line, place)
+                next_id, end = next(begins)
+                if end <= begin:
+                    why = f"the record at byte {begin} cannot be followed by one at byte {end}"
+                    raise OpsError(f"File {self._idx}, line {place + 1}", why, _TODO)
+                yield _Entry(place - 1, line, begin, end)
+                record_id, begin = next_id, end
+            if place != self._split.records or record_id >= 0:
+                why = f"{place} records are listed, the manifest says {self._split.records}"
+                raise OpsError(f"Files {self._idx} and {self._lst}", why, _TODO)
+
+    def _index_lines(self, file: Iterator[str]) -> Iterator[tuple[int, int]]:
+        for number, line in enumerate(file, 1):
+            try:
+                record_id, offset = line.split("\t")
+                values = int(record_id), int(offset)
+            except ValueError as error:
+                why = f"it does not hold an id and an offset: {line[:80]!r}"
+                raise OpsError(f"File {self._idx}, line {number}", why, _TODO) from error
+            if number == 1 and values[1] != 0:
+                raise OpsError(f"File {self._idx}, line 1", f"the first record begins at {values[1]}, not 0", _TODO)
+            yield values
+
+    def _check_label(self, line: ListLine, number: int) -> None:
+        """Compare a line's label with the class directory in its path, and count the class."""
+        name = line.path.partition("/")[0]
+        index = int(line.label)
+        if index != line.label or not 0 <= index < len(self._classes) or self._classes[index] != name:
+            why = f"the label {line.label:g} is not that of the class in {line.path}"
+            raise OpsError(f"File {self._lst}, line {number}", why, _TODO)
+        self._counts[name] += 1
+
+    def _check_counts(self) -> None:
+        odd = [
+            f"{name} ({self._counts[name]}, not {count})"
+            for name, count in self._split.classes.items()
+            if self._counts[name] != count
+        ]
+        if odd:
+            why = f"{len(odd)} classes do not have the records that the manifest says: {', '.join(odd[:SAMPLES])}"
+            raise OpsError(f"Split {self._name}", why, _TODO)
+
+    def _error(self, entry: _Entry, why: str) -> OpsError:
+        return OpsError(f"Record file {self._rec}, record {entry.place} at byte {entry.begin}", why, _TODO)
+
+
+def _choose(records: int, samples: int, seed: str) -> Container[int]:
+    """Return the places of ``samples`` records, one in each of as many equal stretches; all if negative."""
+    if samples < 0 or samples >= records:
+        return range(records)
+    generator = random.Random(seed)  # noqa: S311 (the same sample each time, not a secret)
+    return {(number * records + generator.randrange(records)) // samples for number in range(samples)}
