@@ -1,0 +1,222 @@
+#!/usr/bin/python
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: ebs_fleet
+short_description: Give every instance of a fleet its own EBS volume made from a snapshot
+description:
+  - Creates a volume for each instance in the instance's own Availability Zone, attaches it on a free device name, waits
+    until it is attached, and sets whether it is deleted with the instance. All of them at once, whatever their number.
+  - Volumes are found again by their tags, so a run that was killed is continued and a second run changes nothing. An
+    instance whose volume is attached is left alone, whatever its type and size.
+  - An instance that does not exist, is not running or whose volume is stuck is reported in C(failed_instances) with the
+    reason; the others are served. The task itself fails only where nothing can be done for any instance.
+  - With I(state=absent) it detaches and deletes volumes that carry all of I(tags), and no others. Unmount them first.
+version_added: "1.0.0"
+author: The authors of imagenet-ops
+options:
+  state:
+    description: Whether the instances are to have the volume or not.
+    type: str
+    choices: [present, absent]
+    default: present
+  instance_ids:
+    description:
+      - The instances.
+      - With I(state=absent), an empty list means every volume that carries the tags.
+    type: list
+    elements: str
+    required: true
+  snapshot_id:
+    description: The snapshot that the volumes are made of. Required with I(state=present).
+    type: str
+  tags:
+    description:
+      - What identifies the volumes. They get these tags when they are created, and C(InstanceId) besides.
+      - Must hold C(Project). Give the version of the data too, so that a new version gets new volumes.
+    type: dict
+    required: true
+  name_prefix:
+    description: A volume's C(Name) tag is this, a dash, and the instance's id. No C(Name) without it.
+    type: str
+    default: ""
+  volume_type:
+    description: Type of the volumes.
+    type: str
+    choices: [gp3, gp2, io2, io1, st1, sc1]
+    default: gp3
+  iops:
+    description: IOPS to provision for each volume (gp3, io1, io2). AWS's default where left out.
+    type: int
+  throughput_mib_s:
+    description: Throughput in MiB/s to provision for each volume (gp3). AWS's default, 125, where left out.
+    type: int
+  size_gib:
+    description: Size of each volume in GiB. That of the snapshot where left out.
+    type: int
+  encrypted:
+    description: Whether the volumes are encrypted. A volume made of an encrypted snapshot always is.
+    type: bool
+    default: true
+  kms_key_id:
+    description: The KMS key to encrypt with. The account's default key for EBS where left out.
+    type: str
+  delete_on_termination:
+    description:
+      - Whether a volume is deleted when its instance is terminated.
+      - Setting it takes one more call for each new volume.
+    type: bool
+    default: true
+  timeout_seconds:
+    description: The longest that one volume may stay in one state, such as C(creating) or C(attaching).
+    type: int
+    default: 300
+extends_documentation_fragment:
+  - amazon.aws.common.modules
+  - amazon.aws.region.modules
+  - amazon.aws.boto3
+attributes:
+  check_mode:
+    description: Says how many volumes would be created and attached, or deleted. A volume not yet made has an empty id.
+    support: full
+  diff_mode:
+    description: Shows how many instances have the volume, before and after.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Give every GPU host its volume
+  ebs_fleet:
+    instance_ids: "{{ groups['gpu'] | map('extract', hostvars, 'instance_id') | list }}"
+    snapshot_id: snap-0123456789abcdef0
+    volume_type: gp3
+    throughput_mib_s: 500
+    tags:
+      Project: imagenet-ops
+      Dataset: imagenet
+      DatasetVersion: 1f2e3d4c5b6a
+      Role: fleet
+    region: us-east-1
+  delegate_to: localhost
+  run_once: true
+  register: fleet
+
+- name: Remove the volumes of an old version
+  ebs_fleet:
+    state: absent
+    instance_ids: []
+    tags:
+      Project: imagenet-ops
+      Dataset: imagenet
+      DatasetVersion: 0a1b2c3d4e5f
+      Role: fleet
+    region: us-east-1
+  delegate_to: localhost
+  run_once: true
+"""
+
+RETURN = r"""
+volumes:
+  description: The volume of each instance that has it, by instance id. Empty with I(state=absent).
+  returned: success
+  type: dict
+  sample:
+    i-0123456789abcdef0:
+      volume_id: vol-0123456789abcdef0
+      zone: us-east-1a
+      device_name: /dev/sdf
+failed_instances:
+  description: Why an instance could not be served and what to do, by instance id.
+  returned: success
+  type: dict
+  sample: {i-0fedcba9876543210: "instance i-0fedcba9876543210 is stopped. Start it, or leave it out with --limit"}
+created:
+  description: How many volumes were created.
+  returned: success
+  type: int
+attached:
+  description: How many volumes were attached.
+  returned: success
+  type: int
+detached:
+  description: How many volumes were detached.
+  returned: success
+  type: int
+deleted:
+  description: How many volumes were deleted.
+  returned: success
+  type: int
+api_calls:
+  description: How many calls to EC2 changed something (mutating) and how many only asked (describe), without retries.
+  returned: success
+  type: dict
+  sample: {mutating: 12, describe: 6}
+"""
+
+from typing import Any
+
+from ansible.module_utils.imagenet_ops.ec2_jobs import THREADS, Ec2Jobs
+from ansible.module_utils.imagenet_ops.fleet import Deployment, Removal, VolumeSettings
+from ansible.module_utils.imagenet_ops.module import run
+from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
+
+# Adaptive retries measure the rate that the account is allowed and keep to it: with the plain ones, a large fleet fails
+# with RequestLimitExceeded (anything from EC2's token buckets to another tool at work in the same account).
+CLIENT_CONFIG = {
+    "retries": {"mode": "adaptive", "total_max_attempts": 30},
+    "max_pool_connections": THREADS,
+    "connect_timeout": 10,
+    "read_timeout": 60,
+}
+
+
+def main() -> None:
+    module = AnsibleAWSModule(
+        argument_spec={
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "instance_ids": {"type": "list", "elements": "str", "required": True},
+            "snapshot_id": {"type": "str"},
+            "tags": {"type": "dict", "required": True},
+            "name_prefix": {"type": "str", "default": ""},
+            "volume_type": {
+                "type": "str",
+                "choices": ["gp3", "gp2", "io2", "io1", "st1", "sc1"],
+                "default": "gp3",
+            },
+            "iops": {"type": "int"},
+            "throughput_mib_s": {"type": "int"},
+            "size_gib": {"type": "int"},
+            "encrypted": {"type": "bool", "default": True},
+            "kms_key_id": {"type": "str"},
+            "delete_on_termination": {"type": "bool", "default": True},
+            "timeout_seconds": {"type": "int", "default": 300},
+        },
+        required_if=[("state", "present", ["snapshot_id"])],
+        supports_check_mode=True,
+    )
+    given = module.params
+    tags = {str(name): str(value) for name, value in given["tags"].items()}
+
+    def work() -> dict[str, Any]:
+        ec2 = Ec2Jobs(module.client("ec2", config=CLIENT_CONFIG), given["timeout_seconds"])
+        if given["state"] == "absent":
+            return Removal(ec2, tags).absent(given["instance_ids"], check_mode=module.check_mode)
+        settings = VolumeSettings(
+            snapshot_id=given["snapshot_id"],
+            volume_type=given["volume_type"],
+            iops=given["iops"] or 0,
+            throughput_mib_s=given["throughput_mib_s"] or 0,
+            size_gib=given["size_gib"] or 0,
+            kms_key_id=given["kms_key_id"] or "",
+            encrypted=given["encrypted"],
+            delete_on_termination=given["delete_on_termination"],
+            name_prefix=given["name_prefix"],
+        )
+        return Deployment(ec2, tags, settings).present(given["instance_ids"], check_mode=module.check_mode)
+
+    run(module, work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""What the parts that speak to AWS share: the errors of the SDK, told so that a person can act on them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.module_utils.imagenet_ops.errors import OpsError
+
+# Next steps by error code. The codes of EC2 are in its API reference under "Error codes", those of S3 under "Error
+# responses"; a HEAD has no body, so there the code is the HTTP status.
+RENEW = "Renew the credentials (instance profile, `aws sso login`, session token) and run again; finished work is kept"
+ALLOW = "Allow the action to this user or role (docs/permissions.md lists every one) and run again"
+CHECK_KEYS = "Check the access key, the secret key and the Region they are for"
+LATER = "Run again in a few minutes; finished work is found and not done twice"
+TODO_BY_CODE = {
+    "ExpiredToken": RENEW,
+    "ExpiredTokenException": RENEW,
+    "RequestExpired": RENEW,
+    "TokenRefreshRequired": RENEW,
+    "UnauthorizedOperation": ALLOW,
+    "AccessDenied": ALLOW,
+    "AccessDeniedException": ALLOW,
+    "403": ALLOW,
+    "AuthFailure": CHECK_KEYS,
+    "InvalidClientTokenId": CHECK_KEYS,
+    "InvalidAccessKeyId": CHECK_KEYS,
+    "SignatureDoesNotMatch": CHECK_KEYS,
+    "InvalidToken": CHECK_KEYS,
+    "RequestTimeTooSkewed": "Set the clock of this machine (chrony, systemd-timesyncd) and run again",
+    "RequestLimitExceeded": LATER,
+    "Throttling": LATER,
+    "SlowDown": LATER,
+    "InternalError": LATER,
+    "ServiceUnavailable": LATER,
+    "InsufficientVolumeCapacity": "Choose another volume type or run again later",
+    "VolumeLimitExceeded": "Raise the EBS quota of this volume type in Service Quotas, or remove volumes not used",
+    "MaxIOPSLimitExceeded": "Raise the IOPS quota of this volume type in Service Quotas, or ask for fewer",
+    "AttachmentLimitExceeded": "Detach a volume from that instance, or take an instance type with more attachments",
+    "NoSuchBucket": "Create the bucket (playbooks/prepare.yml does) or correct its name and Region",
+}
+# botocore's own errors, by class: there was no answer to take a code from.
+TODO_BY_CLASS = {
+    "NoCredentialsError": "Give the host an instance profile, or set AWS_PROFILE or AWS_ACCESS_KEY_ID for this run",
+    "PartialCredentialsError": "Set both the access key and the secret key, or neither",
+    "CredentialRetrievalError": RENEW,
+    "TokenRetrievalError": RENEW,
+    "SSOTokenLoadError": RENEW,
+    "UnauthorizedSSOTokenError": RENEW,
+    "NoRegionError": "Set the region",
+    "ProfileNotFound": "Correct the name of the profile, or add it to ~/.aws/config",
+    "EndpointConnectionError": "Check the network, the region and endpoint_url, then run again",
+    "ConnectTimeoutError": "Check the network, the region and endpoint_url, then run again",
+    "SSLError": "Check the certificate of the endpoint, or name its CA in AWS_CA_BUNDLE",
+}
+DEFAULT_TODO = "Mend what the message names and run again; finished work is found and not done twice"
+
+
+def sdk_errors() -> tuple[type[Exception], ...]:
+    """Return the classes of every error that the AWS SDK raises, for an ``except``.
+
+    Imported when asked for, since a host without boto3 has to be told so in words.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+
+    return (BotoCoreError, ClientError)
+
+
+def error_code(error: Exception) -> str:
+    """Return the code in an answer of AWS (``VolumeInUse``), or the name of the SDK's own error where none came."""
+    response: dict[str, Any] = getattr(error, "response", None) or {}
+    return str(response.get("Error", {}).get("Code") or type(error).__name__)
+
+
+def error_message(error: Exception) -> str:
+    """Return the words in an answer of AWS, in one line, without the encoded part that only AWS can read."""
+    response: dict[str, Any] = getattr(error, "response", None) or {}
+    message = str(response.get("Error", {}).get("Message") or error)
+    return " ".join(message.split("Encoded authorization failure message", maxsplit=1)[0].split()).rstrip(".")
+
+
+def explain(error: Exception, what: str) -> OpsError:
+    """Return ``error`` of the SDK as an OpsError about ``what``: code, AWS's own words, the next step."""
+    code = error_code(error)
+    todo = TODO_BY_CODE.get(code) or TODO_BY_CLASS.get(type(error).__name__) or DEFAULT_TODO
+    return OpsError(what, f"{code}: {error_message(error)}", todo)

@@ -1,0 +1,1 @@
+"""Stand-ins for services, with the failures that the real ones have."""
