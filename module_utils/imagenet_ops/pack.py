@@ -18,6 +18,7 @@ from typing import Any, Callable
 
 import cv2
 from ansible.module_utils.imagenet_ops.archives import read_verified
+from ansible.module_utils.imagenet_ops.devkit import read_words
 from ansible.module_utils.imagenet_ops.errors import OpsError
 from ansible.module_utils.imagenet_ops.images import MAX_SIDE_PIXELS, Recipe
 from ansible.module_utils.imagenet_ops.listing import SAMPLES, Listing, Tree, check_counts, choose_classes
@@ -36,11 +37,6 @@ from ansible.module_utils.imagenet_ops.manifest import (
 from ansible.module_utils.imagenet_ops.split_packer import Packed, SplitPacker
 from ansible.module_utils.imagenet_ops.state import Progress, exclusive, write_atomic
 from ansible.module_utils.imagenet_ops.workers import usable_processors
-
-try:
-    from ansible.module_utils.imagenet_ops.devkit import read_words
-except ImportError:
-    read_words = None
 
 QUARANTINE_FOLDER = "quarantine"
 

@@ -1,0 +1,91 @@
+"""Images made on the spot: JPEGs of any size, grey, CMYK, rotated by EXIF, PNGs, and whole trees of them."""
+
+from __future__ import annotations
+
+import base64
+import struct
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Picture = npt.NDArray[np.uint8]
+
+# 12 x 9 pixels, cyan-black left, magenta-yellow right. OpenCV cannot write CMYK, so this one was made with Pillow.
+CMYK_JPEG = base64.b64decode(
+    "/9j/7gAOQWRvYmUAZAAAAAAA/9sAQwANCQoLCggNCwoLDg4NDxMgFRMSEhMnHB4XIC4pMTAuKS0sMzpKPjM2RjcsLUBXQUZMTlJTUjI+WmFaUGBKUVJP"
+    "/8AAFAgACQAMBEMRAE0RAFkRAEsRAP/EABgAAQEBAQEAAAAAAAAAAAAAAAcGBAIF/8QAIRAAAQEHBQAAAAAAAAAAAAAAAAQBAgMGNoOzBTM1grL/2gAO"
+    "BEMATQBZAEsAAD8Ar55pFdbyOnegcyn7eWnkSBWaC5jeEWNtNCMsxlMwuTzSK63kdIzQOZT9vLQakCs0FzG8aY200IyzGUzH/9k="
+)
+
+
+def pixels(width: int, height: int, seed: int) -> Picture:
+    """Return a picture with soft gradients and some noise, always the same for the same arguments."""
+    generator = np.random.default_rng(seed)
+    corners = generator.integers(0, 256, (2, 2, 3)).astype(np.uint8)
+    smooth = cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.int16)
+    noise = generator.integers(-12, 13, (height, width, 1), dtype=np.int16)
+    return np.clip(smooth + noise, 0, 255).astype(np.uint8)
+
+
+def encode(suffix: str, picture: Picture, *options: int) -> bytes:
+    encoded: bytes = cv2.imencode(suffix, picture, options)[1].tobytes()
+    return encoded
+
+
+def jpeg(width: int = 48, height: int = 36, seed: int = 0) -> bytes:
+    return encode(".jpg", pixels(width, height, seed), cv2.IMWRITE_JPEG_QUALITY, 90)
+
+
+def grey_jpeg(width: int = 48, height: int = 36, seed: int = 0) -> bytes:
+    return encode(".jpg", pixels(width, height, seed)[:, :, 0])
+
+
+def png(width: int = 48, height: int = 36, seed: int = 0) -> bytes:
+    return encode(".png", pixels(width, height, seed))
+
+
+def rotated_jpeg(orientation: int, width: int = 48, height: int = 36, seed: int = 0) -> bytes:
+    """Return a JPEG whose EXIF orientation (1 to 8) says that it must be turned or mirrored to be looked at."""
+    directory = struct.pack("<HHHII", 1, 0x0112, 3, 1, orientation) + bytes(4)
+    exif = b"Exif\0\0II*\0" + struct.pack("<I", 8) + directory
+    plain = jpeg(width, height, seed)
+    return plain[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + plain[2:]
+
+
+def huge_png(width: int, height: int) -> bytes:
+    """Return a PNG of some hundred bytes that says that it has ``width`` x ``height`` pixels: a decompression bomb."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b""))
+    )
+
+
+def write_tree(root: Path, images: Mapping[str, bytes]) -> Path:
+    """Write ``images`` (contents by path) below ``root`` and return it."""
+    for name, content in images.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return root
+
+
+def mixed_images(classes: int = 5, images_per_class: int = 8) -> dict[str, bytes]:
+    """Return a small set with all that ImageNet has: sizes above and below 256, grey, CMYK, PNG named .JPEG, EXIF."""
+    images = {}
+    for class_number in range(classes):
+        for number in range(images_per_class):
+            seed = 100 * class_number + number
+            name = f"n{class_number:08d}/n{class_number:08d}_{7 * number + 1}.JPEG"
+            images[name] = jpeg(40 + 37 * (seed % 11), 40 + 41 * (seed % 7), seed)
+    names = list(images)
+    images[names[1]] = png(60, 50, 1)
+    images[names[3]] = CMYK_JPEG
+    images[names[4]] = grey_jpeg(300, 270, 4)
+    for orientation in range(1, 9):
+        images[names[4 + 2 * orientation]] = rotated_jpeg(orientation, 61, 47, orientation)
+    return images
