@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from pathlib import PurePath
+
+import pytest
+
+from tests.contract import checks, tree
+
+MIRRORED = {
+    "library": "tests/unit/library",
+    "module_utils/imagenet_ops": "tests/unit/module_utils/imagenet_ops",
+    "plugins/action": "tests/unit/plugins/action",
+}
+TRACKED_BYTES_MAX = 100_000
+
+
+@pytest.mark.parametrize("folder", MIRRORED)
+def test_every_file_has_its_test_and_every_test_its_file(folder: str) -> None:
+    sources = {f"test_{path.name}" for path in (tree.ROOT / folder).glob("*.py") if path.name != "__init__.py"}
+    tests = {path.name for path in (tree.ROOT / MIRRORED[folder]).glob("test_*.py")}
+    assert sources == tests
+
+
+def test_only_module_py_knows_ansible() -> None:
+    folder = tree.ROOT / "module_utils" / "imagenet_ops"
+    knowing = {path.name: checks.ansible_imports(tree.text(path)) for path in folder.glob("*.py")}
+    assert {name for name, imports in knowing.items() if imports} == {"module.py"}
+
+
+def test_no_file_is_large() -> None:
+    sizes = {name: (tree.ROOT / name).stat().st_size for name in tree.tracked_files()}
+    assert {name: size for name, size in sizes.items() if size > TRACKED_BYTES_MAX} == {}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "what"),
+    [(checks.FOREIGN_PATHS, "a path of somebody's machine"), (checks.UNFINISHED, "a note of unfinished work")],
+)
+def test_no_file_holds(pattern: str, what: str) -> None:
+    names = [name for name in tree.tracked_files() if name != "LICENSE"]
+    assert [f"{name}: {line}" for name in names for line in checks.matches(pattern, tree.text(name))] == [], what
+
+
+def test_every_suppressed_finding_has_its_reason() -> None:
+    # A test that replaces a method is its own reason.
+    sources = [name for name in tree.tracked_files() if not name.startswith("tests/")]
+    names = [name for name in sources if PurePath(name).suffix in (".py", ".yml")]
+    assert [f"{name}: {line}" for name in names for line in checks.suppressions_without_reason(tree.text(name))] == []
+
+
+def test_every_skipped_test_says_why() -> None:
+    names = [name for name in tree.tracked_files() if name.startswith("tests/") and name.endswith(".py")]
+    assert [f"{name}: {line}" for name in names for line in checks.skips_without_reason(tree.text(name))] == []
