@@ -11,8 +11,8 @@ from tests.contract import checks, tree
 # What Ansible itself sets, and what the aws_ec2 inventory says of a host.
 BUILT_IN = {
     "ansible_check_mode", "ansible_config_file", "ansible_facts", "ansible_failed_result", "ansible_play_hosts",
-    "ansible_play_hosts_all", "ansible_playbook_python", "ansible_version", "groups", "hostvars", "inventory_dir", "inventory_hostname", "item",
-    "lookup", "now", "omit", "playbook_dir", "query", "role_path",
+    "ansible_play_hosts_all", "ansible_playbook_python", "ansible_version", "groups", "hostvars", "inventory_dir",
+    "inventory_hostname", "item", "lookup", "now", "omit", "playbook_dir", "query", "role_path",
     "instance_id", "placement", "private_ip_address", "public_ip_address", "tags",
 }  # fmt: skip
 # How Ansible connects; the names are Ansible's.
