@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -31,7 +32,7 @@ def pixels(width: int, height: int, seed: int) -> Picture:
     return np.clip(smooth + noise, 0, 255).astype(np.uint8)
 
 
-def encode(suffix: str, picture: Picture, *options: int) -> bytes:
+def encode(suffix: str, picture: npt.NDArray[Any], *options: int) -> bytes:
     encoded: bytes = cv2.imencode(suffix, picture, options)[1].tobytes()
     return encoded
 

@@ -82,8 +82,8 @@ def test_a_directory_within_a_class_may_hold_anything_but_images(tmp_path: Path)
         (
             ["1.JPEG", "0.JPEG", "a/1.jpg"],
             (
-                "2 images lie in it directly (such as 0.JPEG), so their class is not known. Move each into the directory"
-                " of its class; imagenet_layout does it for the validation images"
+                "2 images lie in it directly (such as 0.JPEG), so their class is not known. Move each into the"
+                " directory of its class; imagenet_layout does it for the validation images"
             ),
         ),
         (
