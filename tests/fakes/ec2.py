@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -218,7 +218,7 @@ class FakeEc2:
             "VolumeId": volume.volume_id,
             "State": state,
             "AvailabilityZone": volume.request["AvailabilityZone"],
-            "CreateTime": datetime.fromtimestamp(volume.created_at, UTC),
+            "CreateTime": datetime.fromtimestamp(volume.created_at, timezone.utc),  # noqa: UP017 - Python 3.9
             "Tags": volume.request["TagSpecifications"][0]["Tags"],
             "Attachments": [self._attachment(volume)] if volume.instance_id else [],
         }

@@ -1,0 +1,146 @@
+#!/usr/bin/python
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: s3_backup
+short_description: Upload a packed data set to S3, checked end to end, the manifest last
+description:
+  - Uploads what the manifest of a data set names, that is archives, records and labels, and then the manifest itself.
+    So a manifest in the bucket means that everything it names is there.
+  - Each file is hashed while it is uploaded, and is not completed in the bucket unless its SHA-256 is the manifest's.
+    S3 compares checksums too, and what is stored is asked for again after the upload.
+  - An object is skipped only when its size and the SHA-256 in its metadata prove it equal, never by date. A second run
+    takes two requests.
+  - A run that was killed is taken up where it stopped. Parts that S3 has already are not sent again, and other
+    unfinished uploads under the prefix are aborted.
+  - Shows live progress, and waits for another run on the same host to end.
+  - Credentials come from boto3's default chain, so on an instance of EC2 from its instance profile.
+version_added: "1.0.0"
+author: The authors of imagenet-ops
+options:
+  root:
+    description: Folder of the data set, with C(manifest.json), C(archives), C(recordio) and C(labels.tsv).
+    type: path
+    required: true
+  bucket:
+    description: Name of the bucket. It must exist.
+    type: str
+    required: true
+  prefix:
+    description:
+      - What the keys begin with. C(<dataset>/<dataset version>) where left out, so that each version has its own.
+    type: str
+    default: ""
+  bucket_owner:
+    description: Account that the bucket must belong to (12 digits). S3 refuses every request where it does not.
+    type: str
+    default: ""
+  region:
+    description: Region of the bucket. That of the environment where left out.
+    type: str
+    default: ""
+  endpoint_url:
+    description: S3 endpoint, where it is not that of AWS.
+    type: str
+    default: ""
+  state_dir:
+    description: Folder for the lock, the progress, and which uploads are unfinished.
+    type: path
+    required: true
+  workers:
+    description: Parts in flight at a time. Each takes I(part_size_mib) of memory.
+    type: int
+    default: 8
+  part_size_mib:
+    description:
+      - Size of the parts in MiB, at least 5. Larger for an object that would have more than 10,000 parts, which is all
+        that S3 takes.
+    type: int
+    default: 16
+attributes:
+  check_mode:
+    description: Says how many objects and bytes would be uploaded. Only asks the bucket.
+    support: full
+  diff_mode:
+    description: Shows how many of the objects are in the bucket, before and after.
+    support: full
+requirements:
+  - boto3
+"""
+
+EXAMPLES = r"""
+- name: Back up the data set
+  s3_backup:
+    root: /data/imagenet
+    state_dir: /data/imagenet/.state
+    bucket: example-imagenet-backup
+    bucket_owner: "123456789012"
+    region: us-east-1
+"""
+
+RETURN = r"""
+uploaded_objects:
+  description: How many objects were uploaded, the manifest among them.
+  returned: success
+  type: int
+uploaded_bytes:
+  description: How many bytes were sent. Less than the size of the objects where an upload was taken up again.
+  returned: success
+  type: int
+present_objects:
+  description: How many objects were there already.
+  returned: success
+  type: int
+manifest_uri:
+  description: Where the manifest is.
+  returned: success
+  type: str
+  sample: s3://example-imagenet-backup/imagenet/1f2e3d4c5b6a/manifest.json
+"""
+
+import contextlib
+import os
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.imagenet_ops.backup import MIB, READERS, Backup, make_plan
+from ansible.module_utils.imagenet_ops.module import run
+from ansible.module_utils.imagenet_ops.s3 import Bucket, s3_client
+from ansible.module_utils.imagenet_ops.state import exclusive
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "root": {"type": "path", "required": True},
+            "bucket": {"type": "str", "required": True},
+            "prefix": {"type": "str", "default": ""},
+            "bucket_owner": {"type": "str", "default": ""},
+            "region": {"type": "str", "default": ""},
+            "endpoint_url": {"type": "str", "default": ""},
+            "state_dir": {"type": "path", "required": True},
+            "workers": {"type": "int", "default": 8},
+            "part_size_mib": {"type": "int", "default": 16},
+        },
+        supports_check_mode=True,
+    )
+    given = module.params
+
+    def work() -> dict[str, Any]:
+        plan = make_plan(given["root"])
+        client = s3_client(given["region"], given["endpoint_url"], given["workers"] + READERS)
+        bucket = Bucket(client, given["bucket"], given["bucket_owner"])
+        state_dir = given["state_dir"]
+        backup = Backup(bucket, plan, given["prefix"], given["workers"], given["part_size_mib"] * MIB, state_dir)
+        with contextlib.ExitStack() as held:
+            if not module.check_mode:
+                os.makedirs(state_dir, exist_ok=True)
+                held.enter_context(exclusive(os.path.join(state_dir, "s3_backup.lock")))
+            return backup.run(check_mode=module.check_mode)
+
+    run(module, work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""A bucket, with every object checked on its way: what is stored is proved by checksums, never by dates.
+
+Each object carries its SHA-256 in its metadata (``x-amz-meta-sha256``). CRC32 goes along with every part and, for the
+object as a whole, with the end of the upload (``ChecksumType`` FULL_OBJECT, S3 User Guide "Checking object integrity"),
+so that S3 itself refuses bytes that were damaged on the way.
+"""
+
+from __future__ import annotations
+
+import base64
+import sys
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from ansible.module_utils.imagenet_ops.aws import error_code, explain, sdk_errors
+from ansible.module_utils.imagenet_ops.errors import OpsError
+
+SHA256_METADATA = "sha256"
+NOT_FOUND_CODES = ("404", "NoSuchKey", "NotFound")
+# Some refusals come without a code but the HTTP status, since a HEAD has no body.
+DENIED_CODES = ("403", "AccessDenied")
+
+
+class StoredObject(NamedTuple):
+    """An object in the bucket; ``sha256`` and ``crc32`` (base64, of the whole object) are "" where it has none."""
+
+    size_bytes: int
+    sha256: str
+    crc32: str
+
+
+class StoredPart(NamedTuple):
+    """A part of an upload that was not completed; ``crc32`` is in base64, "" where the server did not keep it."""
+
+    etag: str
+    size_bytes: int
+    crc32: str
+
+
+class Upload(NamedTuple):
+    """A multipart upload that was begun and neither completed nor aborted."""
+
+    key: str
+    upload_id: str
+
+
+def crc32_text(crc32: int) -> str:
+    """Return a CRC32 as S3 writes it: four bytes, big endian, in base64."""
+    return base64.b64encode(crc32.to_bytes(4, "big")).decode()
+
+
+def s3_client(region: str, endpoint_url: str, connections: int) -> Any:
+    """Return a boto3 client for S3 with the credentials of its default chain (on a host of EC2, its instance profile).
+
+    "" for ``region`` and ``endpoint_url`` leaves them to the environment. Raises OpsError without boto3 or a Region.
+    """
+    try:
+        import boto3  # noqa: PLC0415 - a host without it is told so
+        from botocore.config import Config  # noqa: PLC0415
+    except ImportError as error:
+        raise OpsError(
+            "The Python package boto3",
+            f"{sys.executable} cannot import it ({error})",
+            "Run the role python_environment on this host and set ansible_python_interpreter to its interpreter",
+        ) from error
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": 10},
+        max_pool_connections=connections,
+        connect_timeout=10,
+        read_timeout=60,
+    )
+    errors: tuple[type[Exception], ...] = (*sdk_errors(), ValueError)
+    try:
+        session = boto3.Session(region_name=region or None)
+        return session.client("s3", endpoint_url=endpoint_url or None, config=config)
+    except errors as error:
+        raise explain(error, "S3") from error
+
+
+class Bucket:
+    """One bucket; every method raises OpsError naming the object where S3 refuses."""
+
+    def __init__(self, client: Any, name: str, owner: str = "") -> None:
+        """Keep ``client``, the bucket's name and, where given, the account that it must belong to."""
+        self.client = client
+        self.name = name
+        self.owner = owner
+
+    def uri(self, key: str) -> str:
+        """Return the name of an object for people."""
+        return f"s3://{self.name}/{key}"
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Return the size in bytes of every object whose key begins with ``prefix``, by key."""
+        found = {}
+        for page in self._pages("list_objects_v2", prefix):
+            found.update({entry["Key"]: entry["Size"] for entry in page.get("Contents", [])})
+        return found
+
+    def stored(self, key: str) -> StoredObject | None:
+        """Return what is stored under ``key``, or None."""
+        try:
+            answer = self._request("head_object", Key=key, ChecksumMode="ENABLED")
+        except sdk_errors() as error:
+            if error_code(error) in NOT_FOUND_CODES:
+                return None
+            raise self._explained(error, self.uri(key)) from error
+        whole = answer.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT"
+        return StoredObject(
+            size_bytes=answer["ContentLength"],
+            sha256=answer["Metadata"].get(SHA256_METADATA, ""),
+            crc32=answer.get("ChecksumCRC32", "") if whole else "",
+        )
+
+    def put(self, key: str, data: bytes, sha256: str, crc32: str) -> None:
+        """Store ``data`` in one request."""
+        metadata = {SHA256_METADATA: sha256}
+        self._call("put_object", Key=key, Body=data, Metadata=metadata, ChecksumCRC32=crc32)
+
+    def put_new(self, key: str, data: bytes, sha256: str, crc32: str) -> bool:
+        """Store ``data`` unless there is an object under ``key``; say whether it was stored."""
+        metadata = {SHA256_METADATA: sha256}
+        try:
+            self._request("put_object", Key=key, Body=data, Metadata=metadata, ChecksumCRC32=crc32, IfNoneMatch="*")
+        except sdk_errors() as error:
+            if error_code(error) == "PreconditionFailed":
+                return False
+            raise self._explained(error, self.uri(key)) from error
+        return True
+
+    def uploads(self, prefix: str) -> list[Upload]:
+        """Return the unfinished multipart uploads of keys that begin with ``prefix``."""
+        return [
+            Upload(entry["Key"], entry["UploadId"])
+            for page in self._pages("list_multipart_uploads", prefix)
+            for entry in page.get("Uploads", [])
+        ]
+
+    def parts(self, key: str, upload_id: str) -> dict[int, StoredPart]:
+        """Return the parts of an unfinished upload that S3 has already, by part number."""
+        request: dict[str, Any] = {"Key": key, "UploadId": upload_id}
+        found = {}
+        while True:
+            answer = self._call("list_parts", **request)
+            for part in answer.get("Parts", []):
+                found[part["PartNumber"]] = StoredPart(part["ETag"], part["Size"], part.get("ChecksumCRC32", ""))
+            if not answer.get("IsTruncated"):
+                return found
+            request["PartNumberMarker"] = answer["NextPartNumberMarker"]
+
+    def begin_upload(self, key: str, sha256: str) -> str:
+        """Begin a multipart upload and return its id."""
+        answer = self._call(
+            "create_multipart_upload",
+            Key=key,
+            Metadata={SHA256_METADATA: sha256},
+            ChecksumAlgorithm="CRC32",
+            ChecksumType="FULL_OBJECT",
+        )
+        return str(answer["UploadId"])
+
+    def put_part(self, key: str, upload_id: str, number: int, data: bytes, crc32: str) -> StoredPart:
+        """Store part ``number`` (from 1) of an upload."""
+        request = {"Key": key, "UploadId": upload_id, "PartNumber": number, "Body": data, "ChecksumCRC32": crc32}
+        answer = self._call("upload_part", **request)
+        return StoredPart(answer["ETag"], len(data), crc32)
+
+    def complete_upload(self, key: str, upload_id: str, parts: dict[int, StoredPart], crc32: str) -> None:
+        """Make an object of the parts; ``crc32`` is that of the whole, which S3 compares."""
+        self._call(
+            "complete_multipart_upload",
+            Key=key,
+            UploadId=upload_id,
+            MultipartUpload={
+                "Parts": [
+                    {"PartNumber": number, "ETag": part.etag, "ChecksumCRC32": part.crc32}
+                    for number, part in sorted(parts.items())
+                ]
+            },
+            ChecksumCRC32=crc32,
+            ChecksumType="FULL_OBJECT",
+            MpuObjectSize=sum(part.size_bytes for part in parts.values()),
+        )
+
+    def abort_upload(self, key: str, upload_id: str) -> None:
+        """Drop an upload with its parts, which would be paid for else."""
+        self._call("abort_multipart_upload", Key=key, UploadId=upload_id)
+
+    def _pages(self, operation: str, prefix: str) -> Iterator[dict[str, Any]]:
+        pages = self.client.get_paginator(operation).paginate(**self._address(), Prefix=prefix)
+        try:
+            yield from pages
+        except sdk_errors() as error:
+            raise self._explained(error, f"Bucket {self.name}") from error
+
+    def _call(self, operation: str, **request: Any) -> dict[str, Any]:
+        try:
+            return self._request(operation, **request)
+        except sdk_errors() as error:
+            raise self._explained(error, self.uri(request["Key"])) from error
+
+    def _request(self, operation: str, **request: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = getattr(self.client, operation)(**self._address(), **request)
+        return answer
+
+    def _address(self) -> dict[str, str]:
+        return {"Bucket": self.name, **({"ExpectedBucketOwner": self.owner} if self.owner else {})}
+
+    def _explained(self, error: Exception, what: str) -> OpsError:
+        explained = explain(error, what)
+        if self.owner and error_code(error) in DENIED_CODES:
+            explained = OpsError(
+                what,
+                f"{explained.why}: the bucket does not belong to account {self.owner}, or the action is not allowed",
+                "Check whose bucket it is (names are shared by all accounts of the world) and the policies of the role "
+                "(docs/permissions.md lists them)",
+            )
+        return explained

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import s3_backup
+from ansible.module_utils.testing import patch_module_args
+from moto import mock_aws
+
+from tests.fakes.s3 import write_dataset
+
+FILES = {
+    "archives/ILSVRC2012_img_val.tar": bytes(6 << 20),
+    "recordio/train.rec": b"records",
+    "labels.tsv": b"0\tn01440764\ttench\n",
+}
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    with mock_aws():
+        client = boto3.client("s3", region_name="us-east-1")
+        client.create_bucket(Bucket="imagenet-backup")
+        yield client
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_dataset(tmp_path, FILES)
+    return tmp_path
+
+
+def run_module(capsys: pytest.CaptureFixture[str], root: Path, **arguments: Any) -> dict[str, Any]:
+    given = {
+        "root": str(root),
+        "state_dir": str(root / ".state"),
+        "bucket": "imagenet-backup",
+        "region": "us-east-1",
+        "part_size_mib": 5,
+        **arguments,
+    }
+    with patch_module_args(given), pytest.raises(SystemExit):
+        s3_backup.main()
+    answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return answer
+
+
+def keys(s3: Any) -> list[str]:
+    return [entry["Key"] for entry in s3.list_objects_v2(Bucket="imagenet-backup").get("Contents", [])]
+
+
+def test_check_upload_and_again(s3: Any, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predicted = run_module(capsys, root, _ansible_check_mode=True)
+    assert keys(s3) == []
+    assert not (root / ".state").exists()
+    made = run_module(capsys, root)
+    assert len(keys(s3)) == 4
+    for answer in (predicted, made):
+        assert (answer["changed"], answer["uploaded_objects"], answer["present_objects"]) == (True, 4, 0)
+    assert made["manifest_uri"] in [f"s3://imagenet-backup/{key}" for key in keys(s3)]
+    again = run_module(capsys, root)
+    assert (again["changed"], again["uploaded_objects"], again["uploaded_bytes"], again["present_objects"]) == (
+        False,
+        0,
+        0,
+        4,
+    )
+
+
+def test_it_waits_for_another_run_on_this_host(s3: Any, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / ".state").mkdir()
+    released: list[int] = []
+
+    def let_go() -> None:
+        time.sleep(0.5)
+        released.append(len(keys(s3)))
+        os.close(lock)
+
+    lock = os.open(root / ".state" / "s3_backup.lock", os.O_CREAT | os.O_RDWR)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    thread = threading.Thread(target=let_go)
+    thread.start()
+    assert run_module(capsys, root)["changed"] is True
+    thread.join()
+    assert released == [0]
+
+
+def test_no_such_bucket(s3: Any, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    del s3
+    answer = run_module(capsys, root, bucket="imagenet-none")
+    assert answer["failed"] is True
+    assert answer["msg"] == (
+        "Bucket imagenet-none: NoSuchBucket: The specified bucket does not exist. "
+        "Create the bucket (playbooks/prepare.yml does) or correct its name and Region"
+    )
+
+
+def test_no_credentials(
+    s3: Any, root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del s3
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+    answer = run_module(capsys, root)
+    assert answer["msg"].startswith("Bucket imagenet-backup: NoCredentialsError: Unable to locate credentials. Give")
+
+
+def test_a_data_set_that_is_not_packed(s3: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_module(capsys, tmp_path)["msg"].startswith(f"Manifest {tmp_path}/manifest.json: it cannot be read")
+    assert keys(s3) == []
