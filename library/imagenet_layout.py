@@ -11,8 +11,8 @@ description:
     archive is ever written to the disk.
   - Also reorganises flat images that are unpacked already, by renaming them.
   - Labels go by the name of a file, never by its position.
-  - The tree grows in C(<dest>.partial) and gets its name when it is complete. After a C(kill -9) or a power cut the next
-    run goes on from the last journal point; what it makes is the same to the byte.
+  - The tree grows in C(<dest>.partial) and gets its name when it is complete. After a C(kill -9) or a power cut the
+    next run goes on from the last journal point; what it makes is the same to the byte.
   - Refuses paths, links, devices, names that do not belong to the split, names that are there twice, and damage, each
     with the name of the entry and its offset in the archive.
   - A finished tree is recognised by its journal in I(state_dir) and by counting its files.
@@ -40,8 +40,8 @@ options:
     type: path
   directory:
     description:
-      - A directory with the unpacked images, flat, for C(labelled_files). Its images are renamed into I(dest), which may
-        be the same directory and must be on the same volume. Nothing is moved before every image has its place.
+      - A directory with the unpacked images, flat, for C(labelled_files). Its images are renamed into I(dest), which
+        may be the same directory and must be on the same volume. Nothing is moved before every image has its place.
     type: path
   devkit:
     description:
@@ -123,7 +123,6 @@ bytes:
   description: How many bytes its images have, taken together.
   returned: success
   type: int
-  sample: 146899387614
 """
 
 from typing import Any

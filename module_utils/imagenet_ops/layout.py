@@ -489,7 +489,7 @@ class _Extraction:
         if count_tree(self._request.partial) != self._journal.classes:
             raise OpsError(
                 f"Tree {self._request.partial}",
-                f"it does not hold the {self._journal.images} images that {self._archive} has: a name is there twice, or"
+                f"it does not hold the {self._journal.images} images of {self._archive}: a name is there twice, or"
                 " something else wrote to the tree",
                 f"Remove {self._request.partial} and {self._request.journal}, then run again",
             )
