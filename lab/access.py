@@ -66,20 +66,23 @@ class Calls:
         self._lock = threading.Lock()
 
     def add(self, name: str) -> None:
+        """Count one call of action ``name``."""
         with self._lock:
             self._counts[name] += 1
 
     def reset(self) -> None:
+        """Begin again from nothing."""
         with self._lock:
             self._counts.clear()
 
     def to_json(self) -> dict[str, Any]:
+        """Return the counts as GET /lab/calls shows them."""
         with self._lock:
             return {"total": sum(self._counts.values()), "calls": dict(sorted(self._counts.items()))}
 
 
 def access_key_of(authorization: str, query: dict[str, Any]) -> str | None:
-    """The access key id that signed a request: in its Authorization header, or in the query of a presigned URL."""
+    """Return the access key id that signed a request, from its Authorization header or a presigned URL's query."""
     match = _CREDENTIAL.search(authorization) or _V2.search(authorization)
     if match:
         return match.group(1)
@@ -98,6 +101,7 @@ class Access:
         self._changed = changed
 
     def install(self) -> None:
+        """Change moto."""
         wrap(BaseResponse, "get_access_key")(lambda _, response: _key(response) or "")
         self._install_actions()
         self._install_s3()
@@ -135,6 +139,7 @@ class Access:
         def authorize(_: Any, response: Any, bucket_name: str | None = None, key_name: str | None = None) -> None:
             action = response.data.get("Action") or response.method
             self._calls.add(f"s3:{action}")
+            check_bucket_exists(response, bucket_name)
             check_key(response, "InvalidAccessKeyId")
             if bucket_name is not None:
                 check_bucket_owner(response, bucket_name, str(action))
@@ -169,6 +174,12 @@ def check_key(response: Any, code: str) -> None:
     role = sts_backends[ACCOUNT_ID][PARTITION].get_assumed_role_from_access_key(key)
     if role is not None and response.headers.get("X-Amz-Security-Token") != role.session_token:
         raise ApiError("InvalidToken", "The provided token is malformed or otherwise invalid.", 400)
+
+
+def check_bucket_exists(response: Any, bucket_name: str | None) -> None:
+    """Raise NoSuchBucket for an unsigned request to a bucket that nobody has: S3 says so to everybody."""
+    if _key(response) is None and bucket_name is not None and bucket_name not in s3_backends.bucket_accounts:
+        raise ApiError("NoSuchBucket", "The specified bucket does not exist", 404)
 
 
 def check_bucket_owner(response: Any, bucket_name: str, action: str) -> None:
