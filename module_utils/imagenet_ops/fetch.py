@@ -277,7 +277,8 @@ def _probe(request: FetchRequest) -> tuple[list[tuple[Source, Facts]], int]:
 
 def _facts(source: Source, wanted: Wanted) -> Facts:
     """Return what ``source`` has, with a size in any case; OpsError where it is not what is wanted."""
-    facts = source.session().facts()
+    with contextlib.closing(source.session()) as session:
+        facts = session.facts()
     if facts.size_bytes is None:
         if wanted.size_bytes is None:
             raise OpsError(

@@ -158,19 +158,20 @@ class _HttpSession(Session):
         self._location = source.url
         self._connection: http.client.HTTPConnection | None = None
         self._connected_to: _Origin | None = None
+        self._response: http.client.HTTPResponse | None = None
         self._socket: socket.socket | None = None
 
     def facts(self) -> Facts:
         """Ask for the first bytes: this tells size and ranges even where HEAD is refused (as by signed URLs)."""
         response = self._get({"Range": f"bytes=0-{_SNIFFED_BYTES - 1}"})
         if response.status == 416 and response.getheader("Content-Range") == "bytes */0":
-            self.drop()
+            self.close()
             return Facts(size_bytes=0, ranges=True, validator=_validator(response))
         self._check_status(response, {200, 206})
-        head = self._read_head(response)
-        self._check_no_page(response, head)
+        length = response.length  # of all that comes now; reading changes it
+        self._check_no_page(response, self._read_head(response))
         if response.status == 200:
-            return Facts(size_bytes=response.length, ranges=False, validator=_validator(response))
+            return Facts(size_bytes=length, ranges=False, validator=_validator(response))
         text = response.getheader("Content-Range") or ""
         match = re.fullmatch(r"bytes 0-(\d+)/(\d+)", text)
         if match is None or int(match.group(1)) != min(_SNIFFED_BYTES, int(match.group(2))) - 1:
@@ -201,12 +202,13 @@ class _HttpSession(Session):
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
-    def drop(self) -> None:
-        """Close the connection; the next request opens another."""
+    def close(self) -> None:
+        """Close the connection; a later request would open another."""
+        if self._response is not None:
+            self._response.close()
         if self._connection is not None:
             self._connection.close()
-        self._connection = None
-        self._socket = None
+        self._response = self._connection = self._socket = None
 
     def _check_part(self, response: http.client.HTTPResponse, start: int, end: int, facts: Facts) -> None:
         """Insist that a 206 holds exactly the bytes asked for, of the file that ``facts`` describes."""
@@ -231,7 +233,7 @@ class _HttpSession(Session):
             raise self._odd(f"it answered a request for a part with HTTP {response.status} and the whole file")
 
     def _changed(self, how: str) -> SourceChangedError:
-        self.drop()
+        self.close()
         return SourceChangedError(
             f"Download from {self._source.name}",
             f"the file was changed on the server while it was downloaded: {how}",
@@ -239,7 +241,7 @@ class _HttpSession(Session):
         )
 
     def _odd(self, what: str) -> PassingError:
-        self.drop()
+        self.close()
         return PassingError(what)
 
     def _get(self, headers: dict[str, str]) -> http.client.HTTPResponse:
@@ -248,7 +250,7 @@ class _HttpSession(Session):
             response = self._follow(self._location, headers)
             if response.status not in _STALE:
                 return response
-            self.drop()
+            self.close()
         return self._follow(self._source.url, headers)
 
     def _follow(self, url: str, headers: dict[str, str]) -> http.client.HTTPResponse:
@@ -258,7 +260,7 @@ class _HttpSession(Session):
             if response.status not in _REDIRECTS or target is None:
                 self._location = url
                 return response
-            self.drop()
+            self.close()
             url = urllib.parse.urljoin(url, target)
         raise OpsError(
             f"Download from {self._source.name}",
@@ -270,12 +272,12 @@ class _HttpSession(Session):
         """Send one GET to where ``url`` points, over the open connection where there is one."""
         origin = _Origin.of(url)
         if origin != self._connected_to:
-            self.drop()
+            self.close()
         if self._connection is not None:
             with contextlib.suppress(http.client.HTTPException, OSError):
                 # A server may have closed a connection that was idle; this shows only now, and is no failure.
                 return self._exchange(origin, url, headers)
-            self.drop()
+            self.close()
         try:
             return self._exchange(origin, url, headers)
         except ssl.SSLCertVerificationError as error:
@@ -286,7 +288,7 @@ class _HttpSession(Session):
                 " certificates",
             ) from error
         except (http.client.HTTPException, OSError) as error:
-            self.drop()
+            self.close()
             raise PassingError(_describe(error, self._source.timeout_seconds)) from error
 
     def _exchange(self, origin: _Origin, url: str, headers: dict[str, str]) -> http.client.HTTPResponse:
@@ -302,7 +304,8 @@ class _HttpSession(Session):
         connection = self._connection or self._connect(origin, proxy)
         with _deadline(self._source.timeout_seconds, self):
             connection.request("GET", _quoted(target), headers=sent)
-            return connection.getresponse()
+            self._response = connection.getresponse()
+            return self._response
 
     def _connect(self, origin: _Origin, proxy: _Proxy | None) -> http.client.HTTPConnection:
         host, port = (origin.host, origin.port) if proxy is None else (proxy.host, proxy.port)
@@ -323,7 +326,7 @@ class _HttpSession(Session):
         """Raise what a status that is not wanted means."""
         if response.status in wanted:
             return
-        self.drop()
+        self.close()
         said = f"HTTP {response.status} {response.reason}".rstrip()
         if response.status in _PASSING:
             raise PassingError(said, retry_after_seconds(response.getheader("Retry-After")))
@@ -344,7 +347,7 @@ class _HttpSession(Session):
         except (http.client.HTTPException, OSError) as error:
             raise PassingError(_describe(error, self._source.timeout_seconds)) from error
         finally:
-            self.drop()
+            self.close()
         return head
 
     def _check_no_page(self, response: http.client.HTTPResponse, head: bytes) -> None:
@@ -352,7 +355,7 @@ class _HttpSession(Session):
         page = quote_page(response.getheader("Content-Type") or "", head)
         if page is None:
             return
-        self.drop()
+        self.close()
         login = re.search(rb"<input[^>]+type\s*=\s*[\"']?password", head, re.IGNORECASE)
         raise OpsError(
             f"Download from {self._source.name}",
@@ -404,7 +407,7 @@ class _HttpStream(Stream):
         if self._left == 0 and self._length_known and not self._response.will_close:
             self._response.close()
         else:
-            self._session.drop()
+            self._session.close()
 
 
 @dataclass(frozen=True)

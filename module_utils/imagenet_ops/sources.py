@@ -66,6 +66,10 @@ class Session(abc.ABC):
         """
 
     @abc.abstractmethod
+    def close(self) -> None:
+        """Let go of the connection."""
+
+    @abc.abstractmethod
     def abort(self) -> None:
         """Make a read that another thread is waiting in return at once, with PassingError or no bytes."""
 
@@ -117,6 +121,9 @@ class _FileSession(Session):
                 f"Source {self._path}", "the file was changed while it was copied", "Run again when it is complete"
             )
         return _FileStream(self._path, start, end)
+
+    def close(self) -> None:
+        """Do nothing: there is no connection."""
 
     def abort(self) -> None:
         """Do nothing: a read of a file returns by itself."""

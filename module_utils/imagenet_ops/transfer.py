@@ -269,6 +269,8 @@ class _Transfer:
                     session.abort()
             for thread in [hasher, *workers]:
                 thread.join()
+            for session in self._sessions:
+                session.close()
             if self._ledger.error is not None:
                 # What went wrong first is what is told, and a full disk is no place for a journal.
                 with contextlib.suppress(OSError):
@@ -387,7 +389,8 @@ def transfer_whole(source: Source, facts: Facts, target: Target, policy: Policy)
     attempts = Attempts(policy.retries)
     while True:
         try:
-            return _stream(source.session(), facts, target, policy)
+            with contextlib.closing(source.session()) as session:
+                return _stream(session, facts, target, policy)
         except PassingError as error:  # noqa: PERF203 (a loop of hours)
             time.sleep(attempts.failed(source.name, error, done_bytes=0))
 
