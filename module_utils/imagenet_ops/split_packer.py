@@ -26,7 +26,7 @@ from ansible.module_utils.imagenet_ops.recordio import RecordReader, RecordWrite
 from ansible.module_utils.imagenet_ops.state import Progress, fsync_directory, read_json, write_json
 from ansible.module_utils.imagenet_ops.workers import ordered_map
 
-JOURNAL_INTERVAL_SECONDS = 5.0
+JOURNAL_INTERVAL_SECONDS = 5.0  # about as much work as a kill costs
 SUFFIXES = ("rec", "idx", "lst")
 
 _CHUNK_IMAGES = 32
@@ -149,13 +149,16 @@ class SplitPacker:
 
     def _part_is_whole(self, position: Position) -> bool:
         """Say whether the part files reach the journal's point and the last record there is what the index says."""
+        if position.records == 0:
+            return True
         try:
             with open(self._part("idx"), "rb") as idx, open(self._part("rec"), "rb") as rec:
-                if position.records == 0:
-                    return True
-                idx.seek(max(0, position.idx_bytes - _LINE_BYTES))
-                last_line = idx.read(min(_LINE_BYTES, position.idx_bytes)).splitlines()[-1]
-                record_id, offset = (int(number) for number in last_line.split(b"\t")[-2:])
+                last_bytes = min(_LINE_BYTES, position.idx_bytes)
+                idx.seek(position.idx_bytes - last_bytes)
+                last_line = idx.read(last_bytes).splitlines(keepends=True)[-1]
+                if not last_line.endswith(b"\n"):
+                    return False
+                record_id, offset = (int(number) for number in last_line.split(b"\t"))
                 reader = RecordReader(rec, self._part("rec"))
                 reader.seek(offset)
                 data = reader.read()
@@ -173,7 +176,6 @@ class SplitPacker:
         stop_at_bad: bool,
         progress: Progress,
         warn: Callable[[str], None],
-        journal_interval_seconds: float = JOURNAL_INTERVAL_SECONDS,
     ) -> Packed:
         """Pack the split, or the rest of it, and return what was made.
 
@@ -188,30 +190,28 @@ class SplitPacker:
         progress.start(f"packing {self.name}", len(self.listing), "images", position.place)
         try:
             chunks = self._chunks(position.place, recipe, workers)
-            position, rec_sha256 = self._append(chunks, position, stop_at_bad, progress, journal_interval_seconds)
+            position, rec_sha256 = self._append(chunks, position, stop_at_bad, progress)
             return self._complete(position, rec_sha256)
         except OSError as error:
             raise self._unwritable(error) from error
 
     def _append(
-        self,
-        chunks: Generator[_Chunk, None, None],
-        position: Position,
-        stop_at_bad: bool,
-        progress: Progress,
-        journal_interval_seconds: float,
+        self, chunks: Generator[_Chunk, None, None], position: Position, stop_at_bad: bool, progress: Progress
     ) -> tuple[Position, str]:
         """Append ``chunks`` to the part files at ``position``; return where that ends and the .rec's SHA-256."""
-        os.makedirs(self.folder, exist_ok=True)
+        if not os.path.isdir(self.folder):
+            os.makedirs(self.folder, exist_ok=True)
+            fsync_directory(os.path.dirname(self.folder))
         # Before the files are touched: an older journal must not be taken for theirs.
         self._write_journal(position)
         with contextlib.ExitStack() as stack:
             stack.enter_context(contextlib.closing(chunks))
             rec = stack.enter_context(_open_part(self._part("rec"), position.rec_bytes))
             idx = stack.enter_context(_open_part(self._part("idx"), position.idx_bytes))
+            fsync_directory(self.folder)
             hashing = stack.enter_context(FollowingHash(self._part("rec")).running())
             hashing.advance(position.rec_bytes)
-            journal = stack.enter_context(_Journal(self._write_journal, (rec, idx), journal_interval_seconds).running())
+            journal = stack.enter_context(_Journal(self._write_journal, (rec, idx)).running())
             writer = RecordWriter(rec, idx, position.rec_bytes, position.idx_bytes)
             try:
                 for chunk in chunks:
@@ -275,7 +275,7 @@ class SplitPacker:
             return OpsError(f"Split {self.name} in {self.folder}", f"the disk is full ({error.strerror})", todo)
         return OpsError(
             f"Split {self.name} in {self.folder}",
-            f"the records cannot be written ({error.strerror})",
+            f"its files cannot be written ({error.strerror})",
             "Check the disk (dmesg) and run again: packing goes on where it stopped",
         )
 
@@ -325,14 +325,11 @@ class SplitPacker:
 
 
 class _Journal:
-    """Syncs the files and then writes the journal, beside the packing, at most once in ``interval_seconds``."""
+    """Syncs files and then writes the journal, beside the packing, at most once in `JOURNAL_INTERVAL_SECONDS`."""
 
-    def __init__(
-        self, write: Callable[[Position], None], descriptors: tuple[int, ...], interval_seconds: float
-    ) -> None:
+    def __init__(self, write: Callable[[Position], None], descriptors: tuple[int, ...]) -> None:
         self._write = write
         self._descriptors = descriptors
-        self._interval_seconds = interval_seconds
         self._last = time.monotonic()
         self._running: Future[None] | None = None
         self._pool = ThreadPoolExecutor(1)
@@ -346,7 +343,7 @@ class _Journal:
     def offer(self, position: Position) -> None:
         """Keep ``position`` if it is time to; raises what the syncing before failed with."""
         busy = self._running is not None and not self._running.done()
-        if busy or time.monotonic() - self._last < self._interval_seconds:
+        if busy or time.monotonic() - self._last < JOURNAL_INTERVAL_SECONDS:
             return
         self._raise_failure()
         self._last = time.monotonic()

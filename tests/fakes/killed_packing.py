@@ -1,0 +1,78 @@
+"""Packs trees with the real engine, each in a process of its own that kills itself at a given write, sync or rename.
+
+Reads lines of JSON, [tree, root, workers, number of the operation to be killed at or 0], and answers each with the
+status that the process ended with. Journals after each chunk of 3 images, so that there is much to interrupt.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import ansible.module_utils
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
+
+from ansible.module_utils.imagenet_ops import split_packer  # noqa: E402
+from ansible.module_utils.imagenet_ops.images import Recipe  # noqa: E402
+from ansible.module_utils.imagenet_ops.pack import PackRequest, SplitRequest, pack_dataset  # noqa: E402
+
+OPERATIONS = ("write", "fsync", "fdatasync", "ftruncate", "replace", "unlink")
+
+
+def kill_at(number: int) -> None:
+    """Let the ``number``-th operation be the last: half done if it is a write, else not done."""
+    counter = itertools.count(1)
+
+    def guarded(name: str) -> Any:
+        operation = getattr(os, name)
+
+        def call(*arguments: Any) -> Any:
+            count = next(counter)
+            if count == number:
+                if name == "write":
+                    operation(arguments[0], bytes(arguments[1])[: len(arguments[1]) // 2])
+                os.kill(os.getpid(), signal.SIGKILL)
+            return operation(*arguments)
+
+        return call
+
+    for name in OPERATIONS:
+        setattr(os, name, guarded(name))
+
+
+def pack(tree: str, root: str, workers: int) -> None:
+    request = PackRequest(
+        dataset="test",
+        root=root,
+        state_dir=f"{root}/.state",
+        splits=[SplitRequest("train", tree)],
+        recipe=Recipe(short_side_pixels=32, quality=95, resize_filter="linear", max_image_pixels=10_000_000),
+        on_bad_image="skip",
+        workers=workers,
+    )
+    pack_dataset(request, check=False, warn=lambda text: sys.exit(f"a warning: {text}"))
+
+
+def main() -> None:
+    split_packer.JOURNAL_INTERVAL_SECONDS = 0.0
+    split_packer._CHUNK_IMAGES = 3
+    for line in sys.stdin:
+        tree, root, workers, number = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            kill_at(number)
+            pack(tree, root, workers)
+            os._exit(0)
+        sys.stdout.write(f"{os.waitpid(child, 0)[1]}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,461 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.imagenet_ops import split_packer
+from ansible.module_utils.imagenet_ops.errors import OpsError
+from ansible.module_utils.imagenet_ops.images import Recipe
+from ansible.module_utils.imagenet_ops.listing import Listing, Tree
+from ansible.module_utils.imagenet_ops.recordio import RecordReader, parse_image_data
+from ansible.module_utils.imagenet_ops.split_packer import Packed, SplitPacker
+from ansible.module_utils.imagenet_ops.state import Progress
+
+from tests.fakes import killed_packing
+from tests.fakes.images import jpeg, mixed_images, write_tree
+
+RECIPE = Recipe(short_side_pixels=32, quality=95, resize_filter="linear", max_image_pixels=10_000_000)
+NAMES = ["train.idx", "train.lst", "train.rec"]
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(split_packer, "_CHUNK_IMAGES", 3)
+    monkeypatch.setattr(split_packer, "JOURNAL_INTERVAL_SECONDS", 0.0)
+
+
+class Workplace:
+    """A tree with two bad images, and a packer for it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.tree = root / "tree"
+        images = mixed_images()
+        names = sorted(images)
+        self.bad = {names[9]: b"<html>", names[20]: images[names[20]][:-2]}
+        write_tree(self.tree, {**images, **self.bad})
+        (root / "state").mkdir()
+        self.warnings: list[str] = []
+
+    def packer(self, **key: Any) -> SplitPacker:
+        tree = Tree(str(self.tree))
+        listing = Listing(tree, tree.classes, 100)
+        parts = ("train", str(self.root / "recordio"), str(self.root / "state"), str(self.root / "manifest.json"))
+        return SplitPacker(*parts, {"quality": 95, **key}, listing)
+
+    def pack(self, workers: int = 2, *, stop_at_bad: bool = False, **key: Any) -> Packed:
+        progress = Progress(str(self.root / "state"), "recordio_pack")
+        return self.packer(**key).pack(RECIPE, workers, stop_at_bad, progress, self.warnings.append)
+
+    def contents(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in sorted((self.root / "recordio").iterdir())}
+
+    def journal(self) -> dict[str, Any]:
+        value: dict[str, Any] = json.loads((self.root / "state" / "recordio_pack.train.part.json").read_text())
+        return value
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Workplace:
+    return Workplace(tmp_path)
+
+
+class NoSpaceError(OSError):
+    """What the kernel says when the disk is full."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def full_after(monkeypatch: pytest.MonkeyPatch, writes: int) -> Callable[[], None]:
+    """Let the disk take ``writes`` writes, half of the next, and no more, until the function returned is called."""
+    write = os.write
+    left = writes
+
+    def limited(descriptor: int, content: bytes) -> int:
+        nonlocal left
+        left -= 1
+        if left > 0:
+            return write(descriptor, content)
+        if left == 0:
+            return write(descriptor, content[: len(content) // 2])
+        raise NoSpaceError
+
+    monkeypatch.setattr(os, "write", limited)
+    return lambda: monkeypatch.setattr(os, "write", write)
+
+
+# --- what is written -------------------------------------------------------------------------------------------------
+
+
+def test_the_three_files_agree_and_name_only_good_images(workplace: Workplace) -> None:
+    packed = workplace.pack()
+    contents = workplace.contents()
+    assert sorted(contents) == NAMES
+    lines = [line.split("\t") for line in contents["train.lst"].decode().splitlines()]
+    index = [tuple(map(int, line.split("\t"))) for line in contents["train.idx"].decode().splitlines()]
+    with (workplace.root / "recordio" / "train.rec").open("rb") as file:
+        reader = RecordReader(file, "train.rec")
+        for (record_id, label, path), (key, offset) in zip(lines, index, strict=True):
+            assert offset == reader.offset
+            record = parse_image_data(reader.read() or b"")
+            assert (record.record_id, record.label) == (key, float(label)) == (int(record_id), int(path[1:9]))
+        assert reader.read() is None
+    assert {path for _, _, path in lines}.isdisjoint(workplace.bad)
+    assert packed.records == len(lines) == 38
+    html, cut = workplace.bad
+    assert dict(packed.bad) == {
+        html: "not an image: neither JPEG nor PNG, it begins with b'<html>'",
+        cut: "truncated: the end of the JPEG is missing",
+    }
+    assert packed.converted == {"cmyk": 1, "grey": 1, "png": 1}
+
+
+def test_sizes_and_hashes_are_those_of_the_files(workplace: Workplace) -> None:
+    packed = workplace.pack()
+    for name, content in workplace.contents().items():
+        assert packed.files[name][:2] == (len(content), hashlib.sha256(content).hexdigest())
+
+
+@pytest.mark.parametrize("workers", [1, 3, 16])
+def test_the_bytes_do_not_depend_on_the_number_of_workers(tmp_path: Path, workers: int) -> None:
+    results = []
+    for number in (2, workers):
+        workplace = Workplace(tmp_path / f"{number} workers")
+        workplace.pack(number)
+        results.append(workplace.contents())
+    assert results[0] == results[1]
+
+
+def test_progress_counts_images(workplace: Workplace) -> None:
+    workplace.pack()
+    progress = json.loads((workplace.root / "state" / "recordio_pack.progress.json").read_text())
+    assert (progress["stage"], progress["total"], progress["unit"]) == ("packing train", 40, "images")
+
+
+# --- what is found finished ------------------------------------------------------------------------------------------
+
+
+def test_a_finished_split_is_known_again(workplace: Workplace) -> None:
+    assert workplace.packer().packed() == (None, "")
+    packed = workplace.pack()
+    assert workplace.packer().packed() == (packed, "")
+
+
+def test_a_touched_file_is_hashed_again_and_remembered(workplace: Workplace) -> None:
+    workplace.pack()
+    os.utime(workplace.root / "recordio" / "train.rec", ns=(1, 1))
+    packed, reason = workplace.packer().packed()
+    assert reason == ""
+    assert packed is not None
+    assert packed.files["train.rec"].mtime_ns == 1
+    workplace.packer().remember(packed)
+    value = json.loads((workplace.root / "state" / "recordio_pack.train.json").read_text())
+    assert value["files"]["train.rec"][2] == 1
+
+
+def damage(path: Path, how: str) -> None:
+    if how == "gone":
+        path.unlink()
+    elif how == "cut":
+        os.truncate(path, 10)
+    else:
+        content = bytearray(path.read_bytes())
+        content[20] ^= 1
+        path.write_bytes(content)
+        os.utime(path, ns=(1, 1))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [("gone", "has gone"), ("cut", "has changed from SIZE to 10 bytes"), ("flipped", "has got other contents")],
+)
+def test_a_damaged_file_is_noticed(workplace: Workplace, name: str, how: str, reason: str) -> None:
+    workplace.pack()
+    path = workplace.root / "recordio" / name
+    size = path.stat().st_size
+    damage(path, how)
+    assert workplace.packer().packed() == (None, f"{name} {reason} since it was packed".replace("SIZE", str(size)))
+
+
+def test_other_settings_and_another_source_are_noticed(workplace: Workplace) -> None:
+    workplace.pack()
+    _, reason = workplace.packer(quality=90, shuffle_seed=1).packed()
+    what = "quality 95 is now 90, shuffle_seed None is now 1"
+    assert reason == f"it was packed with other settings or another source ({what})"
+    (workplace.tree / "n00000000" / "n00000000_1.JPEG").write_bytes(b"another size")
+    packed, reason = workplace.packer().packed()
+    assert packed is None
+    assert reason.startswith("it was packed with other settings or another source (sizes ")
+
+
+# --- bad images and full disks ---------------------------------------------------------------------------------------
+
+
+def test_stopping_at_a_bad_image_names_it_and_goes_on_once_it_was_replaced(workplace: Workplace) -> None:
+    packer = workplace.packer()
+    places = {packer.listing.tree.path(row): place for place, row in enumerate(packer.listing.order)}
+    first, second = sorted(workplace.bad, key=lambda path: places[path])
+    with pytest.raises(OpsError) as caught:
+        workplace.pack(stop_at_bad=True)
+    assert str(caught.value).startswith(f"Image {workplace.tree}/{first}: ")
+    todo = "Replace it and run again (packing goes on from here), or set on_bad_image to skip or quarantine"
+    assert str(caught.value).endswith(todo)
+    assert workplace.journal()["position"]["place"] == places[first] // 3 * 3
+
+    (workplace.tree / first).write_bytes(jpeg(50, 60))
+    with pytest.raises(OpsError, match=second):
+        workplace.pack(stop_at_bad=True)
+    packed = workplace.pack()
+    assert [path for path, _ in packed.bad] == [second]
+    assert workplace.warnings == []
+
+    again = Workplace(workplace.root / "again")
+    (again.tree / first).write_bytes(jpeg(50, 60))
+    again.pack()
+    assert again.contents() == workplace.contents()
+
+
+def test_skipped_images_of_an_unfinished_run_count_when_bad_images_are_to_stop_it(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = full_after(monkeypatch, 25)
+    with pytest.raises(OpsError):
+        workplace.pack()
+    free()
+    path, reason = workplace.journal()["position"]["bad"][0]
+    with pytest.raises(OpsError, match=path) as caught:
+        workplace.pack(stop_at_bad=True)
+    assert caught.value.why == reason
+
+
+@pytest.mark.parametrize("writes", [1, 2, 3, 10, 21])
+def test_a_full_disk_is_an_error_and_the_next_run_goes_on(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    free = full_after(monkeypatch, writes)
+    with pytest.raises(OpsError) as caught:
+        workplace.pack()
+    assert str(caught.value) == (
+        f"Split train in {workplace.root}/recordio: the disk is full (No space left on device)."
+        " Free or add space and run again: packing goes on where it stopped"
+    )
+    assert workplace.journal()["position"]["place"] == (writes - 1) // 2 * 3
+    free()
+    workplace.pack()
+    assert workplace.warnings == []
+    undisturbed = Workplace(workplace.root / "undisturbed")
+    undisturbed.pack()
+    assert workplace.contents() == undisturbed.contents()
+
+
+def test_a_disk_that_is_full_for_the_journal_too_loses_only_what_was_not_journaled(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = full_after(monkeypatch, 10)
+    sync = os.fdatasync
+
+    def fails_when_full(descriptor: int) -> None:
+        sync(descriptor)
+        os.write(descriptor, b"")
+
+    monkeypatch.setattr(os, "fdatasync", fails_when_full)
+    with pytest.raises(OpsError, match="the disk is full"):
+        workplace.pack()
+    free()
+    workplace.pack()
+    undisturbed = Workplace(workplace.root / "undisturbed")
+    undisturbed.pack()
+    assert workplace.contents() == undisturbed.contents()
+
+
+def test_a_directory_that_cannot_be_written_is_an_error(workplace: Workplace) -> None:
+    (workplace.root / "recordio").write_text("a file is in the way")
+    with pytest.raises(OpsError) as caught:
+        workplace.pack()
+    assert caught.value.what == f"Split train in {workplace.root}/recordio"
+    assert caught.value.todo == "Check the disk (dmesg) and run again: packing goes on where it stopped"
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda path: path.unlink(), "it cannot be read (No such file or directory)"),
+        (lambda path: path.write_bytes(b"x"), "1 bytes were read, it had 1234 when the tree was listed"),
+    ],
+)
+def test_an_image_that_changes_while_packing_is_an_error(
+    workplace: Workplace, change: Callable[[Path], None], why: str
+) -> None:
+    path = workplace.tree / "n00000000" / "n00000000_1.JPEG"
+    size = path.stat().st_size
+    packer = workplace.packer()
+    change(path)
+    progress = Progress(str(workplace.root / "state"), "recordio_pack")
+    with pytest.raises(OpsError) as caught:
+        packer.pack(RECIPE, 2, False, progress, workplace.warnings.append)
+    todo = "Check the disk and that nothing changes the tree, then run again: packing goes on from here"
+    assert str(caught.value) == f"Image {path}: {why.replace('1234', str(size))}. {todo}"
+
+
+# --- what an unfinished run left -------------------------------------------------------------------------------------
+
+
+def interrupt(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = full_after(monkeypatch, 12)
+    with pytest.raises(OpsError):
+        workplace.pack()
+    free()
+
+
+def test_other_settings_do_not_mix_with_an_unfinished_run(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt(workplace, monkeypatch)
+    workplace.pack(quality=90)
+    (warning,) = workplace.warnings
+    what = "other settings or another source (quality 95 is now 90)"
+    assert warning == f"Split train: an unfinished run had {what}, its part is dropped, packing begins anew"
+
+
+def test_a_new_image_does_not_mix_with_an_unfinished_run(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt(workplace, monkeypatch)
+    workplace.pack()
+    undisturbed = workplace.contents()
+    other = Workplace(workplace.root / "other")
+    (other.tree / "n00000000" / "new.JPEG").write_bytes(jpeg())
+    interrupt(other, monkeypatch)
+    (other.tree / "n00000000" / "new.JPEG").unlink()
+    other.pack(names="other")
+    assert other.contents() == undisturbed
+    assert len(other.warnings) == 1
+
+
+@pytest.mark.parametrize("suffix", ["rec", "idx"])
+@pytest.mark.parametrize("how", ["gone", "cut", "other"])
+def test_parts_that_the_journal_does_not_fit_are_dropped(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, suffix: str, how: str
+) -> None:
+    interrupt(workplace, monkeypatch)
+    position = workplace.journal()["position"]
+    part = workplace.root / "recordio" / f".train.{suffix}.part"
+    if how == "gone":
+        part.unlink()
+    elif how == "cut":
+        os.truncate(part, position[f"{suffix}_bytes"] - 1)
+    else:
+        part.write_bytes(bytes(position[f"{suffix}_bytes"]))
+    workplace.pack()
+    (warning,) = workplace.warnings
+    what = "the files of an unfinished run do not hold what its journal says, they are dropped"
+    assert warning == f"Split train: {what}, packing begins anew"
+    undisturbed = Workplace(workplace.root / "undisturbed")
+    undisturbed.pack()
+    assert workplace.contents() == undisturbed.contents()
+
+
+def test_files_in_use_stay_until_their_successors_are_complete(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workplace.pack()
+    before = workplace.contents()
+    (workplace.root / "manifest.json").write_text("of the old files")
+    free = full_after(monkeypatch, 12)
+    with pytest.raises(OpsError):
+        workplace.pack(quality=90)
+    free()
+    assert {name: workplace.contents()[name] for name in NAMES} == before
+    assert (workplace.root / "manifest.json").exists()
+    assert workplace.packer().packed()[0] is not None
+    workplace.pack(quality=90)
+    assert not (workplace.root / "manifest.json").exists()
+
+
+# --- kill -9 ---------------------------------------------------------------------------------------------------------
+
+
+def lose_power(root: Path, generator: random.Random) -> None:
+    """Do to the part files what a power cut may do: what was not synced before the journal is lost or garbage."""
+    try:
+        position = json.loads((root / ".state" / "recordio_pack.train.part.json").read_text())["position"]
+    except (FileNotFoundError, KeyError):
+        return
+    for suffix in ("rec", "idx"):
+        path = root / "recordio" / f".train.{suffix}.part"
+        if path.exists():
+            content = path.read_bytes()
+            kept = content[: position[f"{suffix}_bytes"]]
+            lost = len(content) - len(kept)
+            path.write_bytes(
+                kept + generator.choice([b"", bytes(lost), generator.randbytes(lost), content[len(kept) :]])
+            )
+
+
+class Killer:
+    """Packs in a process that is killed at a given operation; see killed_packing.py."""
+
+    def __init__(self, server: subprocess.Popen[str]) -> None:
+        self._server = server
+
+    def run(self, tree: Path, root: Path, workers: int, kill_at: int = 0) -> bool:
+        """Pack and say whether it was killed; 0 lets it run to its end."""
+        assert self._server.stdin
+        assert self._server.stdout
+        self._server.stdin.write(json.dumps([str(tree), str(root), workers, kill_at]) + "\n")
+        self._server.stdin.flush()
+        status = int(self._server.stdout.readline())
+        assert status in (0, signal.SIGKILL)
+        return status != 0
+
+
+@pytest.fixture(scope="module")
+def killer() -> Iterator[Killer]:
+    command = [sys.executable, killed_packing.__file__]
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # a process with threads must not fork
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as server:
+        yield Killer(server)
+
+
+def assert_same(root: Path, expected: Path) -> None:
+    for name in ("manifest.json", "labels.tsv", *(f"recordio/{name}" for name in NAMES)):
+        assert (root / name).read_bytes() == (expected / name).read_bytes(), name
+    assert sorted(os.listdir(root / "recordio")) == NAMES
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(
+    tmp_path: Path, killer: Killer, workers: int, seed: int
+) -> None:
+    generator = random.Random(seed)
+    workplace = Workplace(tmp_path)
+    killer.run(workplace.tree, tmp_path / "undisturbed", workers)
+    root = tmp_path / "killed"
+    kills = 0
+    while killer.run(workplace.tree, root, workers, kill_at=generator.randrange(10, 30)):
+        kills += 1
+        lose_power(root, generator)
+    assert kills >= 5
+    assert_same(root, tmp_path / "undisturbed")
+
+
+def test_a_run_may_be_killed_at_every_single_operation(tmp_path: Path, killer: Killer) -> None:
+    tree = write_tree(tmp_path / "tree", {f"a/{number}.jpg": jpeg(seed=number) for number in range(5)})
+    killer.run(tree, tmp_path / "undisturbed", 1)
+    operations = 1
+    while killer.run(tree, root := tmp_path / str(operations), 1, kill_at=operations):
+        killer.run(tree, root, 1)
+        assert_same(root, tmp_path / "undisturbed")
+        operations += 1
+    assert operations > 30
