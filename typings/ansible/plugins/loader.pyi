@@ -1,0 +1,6 @@
+from ansible.plugins.action import ActionBase
+
+class PluginLoader:
+    def get(self, name: str, *, class_only: bool = ...) -> type[ActionBase]: ...
+
+action_loader: PluginLoader
