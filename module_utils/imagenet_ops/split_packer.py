@@ -129,9 +129,8 @@ class SplitPacker:
 
     def remember(self, packed: Packed) -> None:
         """Keep what `packed` found, if that is news."""
-        value = asdict(packed)
-        if read_json(self._packed_path) != value:
-            write_json(self._packed_path, value)
+        if _packed(read_json(self._packed_path)) != packed:
+            write_json(self._packed_path, asdict(packed))
 
     def _resume_point(self) -> tuple[Position, str]:
         """Return where to go on, and a warning if an unfinished run's work cannot be used."""
