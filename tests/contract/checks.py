@@ -199,11 +199,13 @@ def playbook_shape(text: str, content: Any) -> list[str]:
         for section in ("pre_tasks", "tasks", "post_tasks", "handlers"):
             tasks = play.get(section) or []
             if len(tasks) > 1 or any(_is_more_than_a_role(task) for task in tasks):
-                faults.append(f"{section} of play '{play.get('name')}' do more than include one role")
+                faults.append(f"{section} of play '{play.get('name')}' do more than include one role or read the inventory again")
     return faults
 
 
 def _is_more_than_a_role(task: Mapping[str, Any]) -> bool:
+    if task.get("ansible.builtin.meta") == "refresh_inventory":
+        return False  # only a play can: the task knows no condition, and a role may have one
     return not {"ansible.builtin.include_role", "ansible.builtin.import_role"} & task.keys()
 
 

@@ -224,6 +224,8 @@ def test_a_playbook_without(text: str) -> None:
         ("---\n", {"roles": ["mount"]}, 0),
         ("---\n", {"tasks": [{"ansible.builtin.include_role": {"name": "mount"}}]}, 0),
         ("---\n", {"tasks": [{"ansible.builtin.file": {}}]}, 1),
+        ("---\n", {"tasks": [{"ansible.builtin.meta": "refresh_inventory"}]}, 0),
+        ("---\n", {"tasks": [{"ansible.builtin.meta": "end_play"}]}, 1),
         ("---\n", {"pre_tasks": [{"ansible.builtin.include_role": {}}, {"ansible.builtin.include_role": {}}]}, 1),
         ("---\n" * 60, {"roles": ["mount"]}, 1),
     ],
