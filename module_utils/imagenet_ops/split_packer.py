@@ -129,7 +129,8 @@ class SplitPacker:
 
     def remember(self, packed: Packed) -> None:
         """Keep what `packed` found, if that is news."""
-        if _packed(read_json(self._packed_path)) != packed:
+        value = read_json(self._packed_path)
+        if value is None or _packed(value) != packed:
             write_json(self._packed_path, asdict(packed))
 
     def _resume_point(self) -> tuple[Position, str]:

@@ -14,7 +14,7 @@ import random
 from collections import Counter
 from collections.abc import Container, Iterator, Sequence
 from contextlib import ExitStack, closing
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TextIO
 
 import cv2
 import numpy as np
@@ -29,7 +29,7 @@ from ansible.module_utils.imagenet_ops.manifest import (
     read_manifest,
 )
 from ansible.module_utils.imagenet_ops.recordio import ImageRecord, RecordReader, parse_image_data
-from ansible.module_utils.imagenet_ops.split_packer import hash_file
+from ansible.module_utils.imagenet_ops.split_packer import SUFFIXES, hash_file
 from ansible.module_utils.imagenet_ops.workers import ordered_map, usable_processors
 
 _BUFFER_BYTES = 1 << 20
@@ -83,7 +83,10 @@ def verify_dataset(root: str, dataset_version: str | None, full: bool, decode_sa
                 "Mount the volume of that version or ask for this one; where they should be the same, it was changed",
             )
         files = {LABELS_NAME: manifest.labels}
-        for split in manifest.splits.values():
+        for name, split in manifest.splits.items():
+            if set(split.files) != {f"{name}.{suffix}" for suffix in SUFFIXES}:
+                why = f"it does not name the {', '.join(SUFFIXES)} of split {name}, and no others"
+                raise OpsError(f"Manifest in {root}", why, _TODO)
             files.update({f"{RECORD_FOLDER}/{name}": entry for name, entry in split.files.items()})
         for name, entry in files.items():
             _check_file(os.path.join(root, name), entry, full and not name.endswith(".rec"))
@@ -93,7 +96,7 @@ def verify_dataset(root: str, dataset_version: str | None, full: bool, decode_sa
             for name, split in manifest.splits.items()
         )
     except OSError as error:
-        raise OpsError(f"File {error.filename}", f"it cannot be read ({error.strerror})", _TODO) from error
+        raise OpsError(f"File {error.filename or root}", f"it cannot be read ({error.strerror})", _TODO) from error
     return {
         "changed": False,
         "dataset_version": manifest.dataset_version,
@@ -103,6 +106,11 @@ def verify_dataset(root: str, dataset_version: str | None, full: bool, decode_sa
         "bytes": sum(entry.size_bytes for split in manifest.splits.values() for entry in split.files.values()),
         "decoded": decoded,
     }
+
+
+def _open_text(path: str) -> TextIO:
+    """Open a text file for reading line by line; bytes that are not UTF-8 are for the comparisons to find."""
+    return open(path, encoding="utf-8", errors="surrogateescape", newline="\n")
 
 
 def _check_file(path: str, entry: FileEntry, compare_hash: bool) -> None:
@@ -121,7 +129,7 @@ def _check_hash(path: str, sha256: str, entry: FileEntry) -> None:
 def _read_labels(path: str, manifest: Manifest) -> list[str]:
     """Return the classes of labels.tsv in the order of their labels."""
     classes = []
-    with open(path, encoding="utf-8", newline="\n") as file:
+    with _open_text(path) as file:
         for index, line in enumerate(file):
             fields = line.rstrip("\n").split("\t")
             if len(fields) != 3 or fields[0] != str(index):
@@ -137,11 +145,11 @@ class _SplitVerifier:
 
     def __init__(self, root: str, name: str, split: SplitEntry, classes: Sequence[str], full: bool) -> None:
         folder = os.path.join(root, RECORD_FOLDER)
-        self._rec, self._idx, self._lst = (os.path.join(folder, f"{name}.{suffix}") for suffix in ("rec", "idx", "lst"))
+        self._rec, self._idx, self._lst = (os.path.join(folder, f"{name}.{suffix}") for suffix in SUFFIXES)
         self._rec_entry = split.files[f"{name}.rec"]
         self._name = name
         self._split = split
-        self._classes = classes
+        self._index_of = {name: index for index, name in enumerate(classes)}
         self._full = full
         self._counts: Counter[str] = Counter()
 
@@ -205,8 +213,7 @@ class _SplitVerifier:
     def _entries(self) -> Iterator[_Entry]:
         """Yield what index and list say of each record, after comparing the two."""
         with ExitStack() as stack:
-            idx = stack.enter_context(open(self._idx, encoding="utf-8", newline="\n"))
-            lst = stack.enter_context(open(self._lst, encoding="utf-8", newline="\n"))
+            idx, lst = (stack.enter_context(_open_text(path)) for path in (self._idx, self._lst))
             begins = itertools.chain(self._index_lines(idx), [(-1, self._rec_entry.size_bytes)])
             record_id, begin = next(begins)
             place = 0
@@ -223,9 +230,11 @@ class _SplitVerifier:
                     raise OpsError(f"File {self._idx}, line {place + 1}", why, _TODO)
                 yield _Entry(place - 1, line, begin, end)
                 record_id, begin = next_id, end
-            if place != self._split.records or record_id >= 0:
-                why = f"{place} records are listed, the manifest says {self._split.records}"
-                raise OpsError(f"Files {self._idx} and {self._lst}", why, _TODO)
+            if record_id >= 0:
+                raise OpsError(f"File {self._idx}, line {place + 1}", "the list has no such line", _TODO)
+            if place != self._split.records:
+                why = f"it has {place} lines, the manifest says {self._split.records}"
+                raise OpsError(f"File {self._lst}", why, _TODO)
 
     def _index_lines(self, file: Iterator[str]) -> Iterator[tuple[int, int]]:
         for number, line in enumerate(file, 1):
@@ -242,8 +251,7 @@ class _SplitVerifier:
     def _check_label(self, line: ListLine, number: int) -> None:
         """Compare a line's label with the class directory in its path, and count the class."""
         name = line.path.partition("/")[0]
-        index = int(line.label)
-        if index != line.label or not 0 <= index < len(self._classes) or self._classes[index] != name:
+        if self._index_of.get(name) != line.label:
             why = f"the label {line.label:g} is not that of the class in {line.path}"
             raise OpsError(f"File {self._lst}, line {number}", why, _TODO)
         self._counts[name] += 1
@@ -267,4 +275,5 @@ def _choose(records: int, samples: int, seed: str) -> Container[int]:
     if samples < 0 or samples >= records:
         return range(records)
     generator = random.Random(seed)  # noqa: S311 (the same sample each time, not a secret)
-    return {(number * records + generator.randrange(records)) // samples for number in range(samples)}
+    stretches = ((number * records // samples, (number + 1) * records // samples) for number in range(samples))
+    return {generator.randrange(begin, end) for begin, end in stretches}

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import recordio_pack
+from ansible.module_utils.imagenet_ops.images import Recipe
+from ansible.module_utils.imagenet_ops.pack import PackRequest, SplitRequest
+from ansible.module_utils.testing import patch_module_args
+
+from tests.fakes.images import mixed_images, write_tree
+
+
+def run_module(capsys: pytest.CaptureFixture[str], **arguments: Any) -> dict[str, Any]:
+    with patch_module_args(arguments), pytest.raises(SystemExit):
+        recordio_pack.main()
+    answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+    del answer["invocation"]
+    return answer
+
+
+@pytest.fixture
+def arguments(tmp_path: Path) -> dict[str, Any]:
+    tree = write_tree(tmp_path / "train", mixed_images(classes=2, images_per_class=12))
+    return {
+        "dataset": "test",
+        "root": str(tmp_path),
+        "state_dir": str(tmp_path / ".state"),
+        "splits": [{"name": "train", "source": str(tree)}],
+        "short_side_pixels": 24,
+    }
+
+
+def test_options_reach_the_engine(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    requests = []
+
+    def fake(request: PackRequest, **_: Any) -> dict[str, Any]:
+        requests.append(request)
+        return {"changed": False}
+
+    monkeypatch.setattr(recordio_pack, "pack_dataset", fake)
+    run_module(capsys, dataset="a", root="/r", state_dir="/s", splits=[{"name": "train", "source": "/t"}])
+    run_module(
+        capsys,
+        dataset="a",
+        root="/r",
+        state_dir="/s",
+        splits=[
+            {
+                "name": "train",
+                "source": "/t",
+                "expected_images": 9,
+                "class_images_min": 1,
+                "class_images_max": 2,
+            }
+        ],
+        expected_classes=3,
+        devkit="/d",
+        short_side_pixels=480,
+        quality=90,
+        resize_filter="area",
+        max_image_pixels=1000,
+        shuffle_seed=7,
+        on_bad_image="skip",
+        workers=5,
+    )
+    run_module(capsys, dataset="a", root="/r", state_dir="/s", splits=[], shuffle=False)
+    assert requests == [
+        PackRequest("a", "/r", "/s", [SplitRequest("train", "/t", 0, 0, 0)], Recipe(256, 95, "linear", 100_000_000)),
+        PackRequest(
+            "a",
+            "/r",
+            "/s",
+            [SplitRequest("train", "/t", 9, 1, 2)],
+            Recipe(480, 90, "area", 1000),
+            devkit="/d",
+            expected_classes=3,
+            shuffle_seed=7,
+            on_bad_image="skip",
+            workers=5,
+        ),
+        PackRequest("a", "/r", "/s", [], Recipe(256, 95, "linear", 100_000_000), shuffle_seed=None),
+    ]
+
+
+def test_the_first_run_packs_and_the_second_changes_nothing(
+    capsys: pytest.CaptureFixture[str], arguments: dict[str, Any]
+) -> None:
+    predicted = run_module(capsys, **arguments, _ansible_check_mode=True)
+    assert (predicted["changed"], predicted["records"]) == (True, {"train": 24})
+    first = run_module(capsys, **arguments)
+    assert (first["changed"], first["records"], first["classes"]) == (True, {"train": 24}, 2)
+    assert first["dataset_version"] == first["manifest_sha256"][:12]
+    second = run_module(capsys, **arguments)
+    assert {**second, "diff": None} == {**first, "changed": False, "diff": None}
+
+
+def test_an_error_is_the_modules_message(capsys: pytest.CaptureFixture[str], arguments: dict[str, Any]) -> None:
+    answer = run_module(capsys, **arguments, quality=0)
+    assert answer["failed"] is True
+    assert answer["msg"] == "Options of recordio_pack: quality is 0, it must be 1 to 100. Correct it and run again"
+
+
+def test_warnings_reach_the_user(capsys: pytest.CaptureFixture[str], arguments: dict[str, Any]) -> None:
+    (Path(arguments["root"]) / "train" / "readme.txt").write_text("not an image")
+    (warning,) = run_module(capsys, **arguments)["warnings"]
+    assert "1 files of" in json.dumps(warning)
+
+
+def test_a_host_without_opencv_is_told_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(recordio_pack, "IMPORT_ERROR", "No module named 'cv2'")
+    answer = run_module(capsys, **arguments)
+    assert answer["msg"].startswith("Failed to import the required Python library (numpy and opencv-python-headless)")
