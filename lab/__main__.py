@@ -8,12 +8,15 @@ import shutil
 import sys
 from pathlib import Path
 
+from lab import lifecycle
 from lab.config import CHECKOUT, LOOPBACK, Paths, Settings
+from lab.environment import set_environment
 from lab.machine import LabError, extend_path
+from lab.pool import mount_pool
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line's form."""
+    """Return the parser of the command line."""
     main_parser = argparse.ArgumentParser(prog="python -m lab", description="An AWS in one machine")
     commands = main_parser.add_subparsers(dest="command", required=True)
 
@@ -23,14 +26,15 @@ def parser() -> argparse.ArgumentParser:
         "--archives",
         type=Path,
         default=os.environ.get("IMAGENET_ARCHIVES"),
-        help="folder of archives to serve (IMAGENET_ARCHIVES; else the sample beside the checkout, else synthetic ones)",
+        help="folder of archives to serve (IMAGENET_ARCHIVES, else the sample beside the checkout, else synthetic)",
     )
     commands.add_parser("down", help="stop the lab and remove all that it made")
     commands.add_parser("status", help="say whether the lab runs, and which instances")
 
     serve = commands.add_parser("serve", help="the server alone, until SIGTERM")
-    serve.add_argument("--listen", action="append", default=[], metavar="ADDRESS:PORT", help="repeatable; port 0 is any")
+    serve.add_argument("--listen", type=_address, action="append", metavar="ADDRESS:PORT", help="repeatable")
     serve.add_argument("--api-only", action="store_true", help="no hosts and no volumes: needs neither root nor Linux")
+    serve.add_argument("--pool-device", metavar="DEVICE", help="loop device with the pool's XFS; else without clones")
     serve.add_argument("--directory", type=Path, default=CHECKOUT, help="checkout, or any folder with --api-only")
 
     for command in (up, serve):
@@ -41,46 +45,50 @@ def parser() -> argparse.ArgumentParser:
 
 
 def become_root(arguments: list[str]) -> None:
-    """Go on as root: by sudo where the user is not."""
+    """Go on as root, by sudo where the user is not; ``arguments`` are those of this program."""
     if os.geteuid() == 0:
         return
     if not shutil.which("sudo"):
         raise LabError("The lab needs root for namespaces and loop devices: run this as root, or install sudo")
     # Without -B root's compiled files would lie in the user's checkout.
-    os.execvp("sudo", ["sudo", sys.executable, "-B", "-m", "lab", *arguments])
+    os.execvp("sudo", ["sudo", sys.executable, "-B", "-m", "lab", *arguments])  # noqa: S606 - no shell is the point
 
 
 def main(arguments: list[str]) -> int:
     """Run the command line; return the exit status."""
     options = parser().parse_args(arguments)
-    paths = Paths()
     extend_path()
-    os.chdir(paths.checkout)
+    os.chdir(CHECKOUT)
     if options.command == "serve":
-        from lab.server import serve
-
-        serve(
-            Paths(options.directory.resolve()),
-            Settings(options.delay, options.throttle_rate, options.throttle_burst),
-            [_address(text) for text in options.listen] or [(LOOPBACK, 0)],
-            has_hosts=not options.api_only,
-        )
+        _serve(options)
         return 0
     if not sys.platform.startswith("linux"):
         raise LabError("The lab needs Linux: namespaces, loop devices and overlay mounts")
-    if options.command == "up" and options.archives and "--archives" not in arguments:
-        arguments = [*arguments, "--archives", str(options.archives.resolve())]  # sudo clears the environment
-    become_root(arguments)
-    from lab import lifecycle
-
+    if options.command == "up" and options.archives:
+        # Said again as an argument, for sudo clears the environment.
+        arguments = [*arguments, "--archives", str(options.archives.resolve())]
+    if options.command != "status":
+        become_root(arguments)
+    paths = Paths()
     if options.command == "up":
-        settings = Settings(options.delay, options.throttle_rate, options.throttle_burst)
-        lifecycle.up(paths, options.hosts, settings, options.archives)
+        lifecycle.up(paths, options.hosts, _settings(options), options.archives)
     elif options.command == "down":
         lifecycle.down(paths)
-    else:
-        return 0 if lifecycle.status(paths) else 1
-    return 0
+    return 0 if options.command != "status" or lifecycle.status(paths) else 1
+
+
+def _serve(options: argparse.Namespace) -> None:
+    paths = Paths(options.directory.resolve())
+    set_environment(paths)
+    if not options.api_only:
+        mount_pool(paths, options.pool_device)
+    from lab.server import serve  # noqa: PLC0415 - it imports moto, which has to find its environment
+
+    serve(paths, _settings(options), options.listen or [(LOOPBACK, 0)], has_hosts=not options.api_only)
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    return Settings(options.delay, options.throttle_rate, options.throttle_burst)
 
 
 def _address(text: str) -> tuple[str, int]:

@@ -24,6 +24,7 @@ from lab.config import (
     OTHER_ACCOUNT_ID,
     REGION,
 )
+from lab.machine import LabError
 from lab.patching import error_answer, wrap
 from lab.rules import ApiError
 
@@ -119,24 +120,30 @@ class Access:
     def _install_actions(self) -> None:
         @wrap(BaseResponse, "call_action")
         def call_action(original: Any, response: Any) -> Any:
-            service, action = response.service_name, response._get_action()
+            service, action = response.service_name, response._get_action()  # noqa: SLF001 - moto has no other name
             self._calls.add(f"{service}:{action}")
             try:
                 check_key(response, "AuthFailure" if service == "ec2" else "InvalidClientTokenId")
-                if service == "ec2" and not self._bucket.take():
-                    self._calls.add(f"{service}:RequestLimitExceeded")
-                    raise ApiError("RequestLimitExceeded", "Request limit exceeded.", 503)
+                if service == "ec2":
+                    self._throttle()
                 answer = original(response)
             except ApiError as error:
                 return error_answer(response, error)
             except NotImplementedError as error:
                 return error_answer(response, ApiError("UnsupportedOperation", f"Not part of the lab: {error}"))
+            except LabError as error:  # the machine failed: the disk is full, a command is missing
+                return error_answer(response, ApiError("InternalError", str(error), 500))
             self._changed(action)
             return answer
 
+    def _throttle(self) -> None:
+        if not self._bucket.take():
+            self._calls.add("ec2:RequestLimitExceeded")
+            raise ApiError("RequestLimitExceeded", "Request limit exceeded.", 503)
+
     def _install_s3(self) -> None:
         @wrap(ActionAuthenticatorMixin, "_authenticate_and_authorize_s3_action")
-        def authorize(_: Any, response: Any, bucket_name: str | None = None, key_name: str | None = None) -> None:
+        def authorize(_: Any, response: Any, bucket_name: str | None = None, **__: Any) -> None:
             action = response.data.get("Action") or response.method
             self._calls.add(f"s3:{action}")
             check_bucket_exists(response, bucket_name)

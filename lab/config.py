@@ -15,7 +15,7 @@ OTHER_ACCOUNT_BUCKET = "imagenet-ops-taken"  # for the tests of a bucket that so
 
 # Fixed and public on purpose, and of another form than AWS's own keys: they open nothing but the lab on loopback.
 CONTROLLER_ACCESS_KEY = "LABCONTROLLER"
-CONTROLLER_SECRET_KEY = "not-a-secret-it-opens-only-the-lab"
+CONTROLLER_SECRET_KEY = "not-a-secret-it-opens-only-the-lab"  # noqa: S105 - it says so itself
 
 API_PORT = 14566
 ORIGIN_PORT = 14580
@@ -55,38 +55,47 @@ class Paths:
 
     @property
     def directory(self) -> Path:
+        """Everything that the lab makes lies below this."""
         return self.checkout / ".lab"
 
     @property
     def state(self) -> Path:
+        """What other programs want to know of the running lab, as JSON."""
         return self.directory / "state.json"
 
     @property
     def log(self) -> Path:
+        """Where the server logs."""
         return self.directory / "lab.log"
 
     @property
     def origin_log(self) -> Path:
+        """Where the origin server logs."""
         return self.directory / "origin.log"
 
     @property
     def origin_config(self) -> Path:
+        """Settings of the origin server, its password too."""
         return self.directory / "origin.json"
 
     @property
     def ssh_config(self) -> Path:
+        """SSH settings of the hosts that run now."""
         return self.directory / "ssh_config"
 
     @property
     def known_hosts(self) -> Path:
+        """True keys of the hosts that run now."""
         return self.directory / "known_hosts"
 
     @property
     def private_key(self) -> Path:
+        """The key that opens every host launched with key pair ``lab``."""
         return self.directory / "id_ed25519"
 
     @property
     def public_key(self) -> Path:
+        """Public half of it."""
         return self.directory / "id_ed25519.pub"
 
     @property
@@ -95,16 +104,13 @@ class Paths:
         return self.directory / "images.json"
 
     @property
-    def namespaces(self) -> Path:
-        """One file per host, on which its network namespace is mounted."""
-        return self.directory / "namespaces"
-
-    @property
     def pool_image(self) -> Path:
+        """The sparse file that holds the pool."""
         return self.directory / "pool.xfs"
 
     @property
     def pool(self) -> Path:
+        """Where the server mounts the pool, in a mount namespace of its own."""
         return self.directory / "pool"
 
     @property
@@ -114,6 +120,7 @@ class Paths:
 
     @property
     def inventory_archives(self) -> Path:
+        """The inventory file that tells the playbooks of the lab's archives."""
         return self.checkout / "inventories" / "lab" / "group_vars" / "all" / "archives.yml"
 
 

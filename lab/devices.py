@@ -1,7 +1,7 @@
 """Attached volumes inside a host: the node, the stable link and the udev record that a Nitro instance would have.
 
-There is no udevd in a host, so the lab writes what it would: a record in /run/udev/data, which lsblk reads, and links in
-/dev/disk. `DeviceWatch` renews them when a program has written to the device, as udev's own watch does.
+There is no udevd in a host, so the lab writes what it would: a record in /run/udev/data, which lsblk reads, and links
+in /dev/disk. `DeviceWatch` renews them when a program has written to the device, as udev's own watch does.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def serial(volume_id: str) -> str:
-    """The NVMe serial number of a volume: its id without the dash, as on AWS."""
+    """Return the NVMe serial number of a volume: its id without the dash, as on AWS."""
     return volume_id.replace("-", "")
 
 
 def link_name(volume_id: str) -> str:
-    """The stable name of a volume's device below /dev/disk/by-id."""
+    """Return the stable name of a volume's device below /dev/disk/by-id."""
     return f"nvme-{MODEL.replace(' ', '_')}_{serial(volume_id)}"
 
 
 def udev_record(volume_id: str, tags: dict[str, str]) -> str:
-    """The text of a record in /run/udev/data for a volume with the filesystem ``tags`` of blkid."""
+    """Return the text of a record in /run/udev/data for a volume with the filesystem ``tags`` of blkid."""
     properties = {
         "ID_SERIAL": f"{MODEL}_{serial(volume_id)}",
         "ID_SERIAL_SHORT": serial(volume_id),
@@ -49,7 +49,7 @@ def udev_record(volume_id: str, tags: dict[str, str]) -> str:
 
 
 def node_of(host: Host, volume_id: str) -> Path:
-    """The device node of an attached volume in ``host``."""
+    """Return the device node of an attached volume in ``host``."""
     number = next(number for number, held in host.devices.items() if held == volume_id)
     return host.root / f"dev/nvme{number}n1"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import stat
 import subprocess
 from collections.abc import Iterable
@@ -12,24 +13,41 @@ from pathlib import Path
 
 from lab.config import API_HOST_NAME, BRIDGE_ADDRESS, ORIGIN_HOST_NAME, SSH_USER, Paths
 from lab.machine import LabError, Process, run, wait_until
-from lab.network import Address
+from lab.network import Address, Namespace
 
 INIT_SCRIPT = Path(__file__).resolve().parent / "host_init.sh"
 BOOT_SECONDS = 30.0
+SHUT_DOWN_SECONDS = 10.0
 HOST_KEY = "ssh_host_ed25519_key"
 # Folders of the machine that no host may see, or finds empty as on a fresh instance.
-EMPTY_FOLDERS = {
+EMPTY_FOLDERS = {  # path -> mode
     "/root": 0o700,
     "/home": 0o755,
-    "/tmp": 0o1777,
-    "/var/tmp": 0o1777,
+    "/tmp": 0o1777,  # noqa: S108 - that of a host
+    "/var/tmp": 0o1777,  # noqa: S108 - that of a host
     "/mnt": 0o755,
     "/media": 0o755,
     "/srv": 0o755,
     "/etc/sudoers.d": 0o750,
 }
 # What every Debian has at the top of its tree; whatever else the machine has there is its own affair, /data too.
-SYSTEM_FOLDERS = {"bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "libx32", "opt", "proc", "run", "sbin", "sys", "usr", "var"}
+SYSTEM_FOLDERS = {
+    "bin",
+    "boot",
+    "dev",
+    "etc",
+    "lib",
+    "lib32",
+    "lib64",
+    "libx32",
+    "opt",
+    "proc",
+    "run",
+    "sbin",
+    "sys",
+    "usr",
+    "var",
+}
 SSHD_CONFIG = f"""\
 HostKey /etc/ssh/{HOST_KEY}
 AllowUsers {SSH_USER}
@@ -48,13 +66,13 @@ Subsystem sftp internal-sftp
 
 @dataclass
 class Host:
-    """One running host. ``devices`` maps the NVMe numbers in use to volume ids; 0 is the root device, which is no file."""
+    """One running host: the process that started it, whose end is the host's, and the host's own first process.
 
-    instance_id: str
-    name: str
-    address: Address
+    ``devices`` maps NVMe numbers in use to volume ids; 0 is the root's, which has no device.
+    """
+
+    starter: subprocess.Popen[bytes]
     init: Process
-    folder: Path
     devices: dict[int, str] = field(default_factory=dict)
 
     @property
@@ -63,10 +81,13 @@ class Host:
         return Path(f"/proc/{self.init.pid}/root")
 
     def free_device_number(self) -> int:
+        """Return the lowest NVMe number that no attached volume has."""
         return next(number for number in range(1, 1000) if number not in self.devices)
 
 
-def write_files(folder: Path, paths: Paths, name: str, address: Address, public_key: str, user_data: bytes | None) -> str:
+def write_files(
+    folder: Path, paths: Paths, name: str, address: Address, public_key: str, user_data: bytes | None
+) -> str:
     """Make the folder of a host that was not booted before; return the public half of its SSH host key.
 
     ``folder/upper`` becomes the writable layer: all that is written there covers the machine's own files.
@@ -93,17 +114,14 @@ def write_files(folder: Path, paths: Paths, name: str, address: Address, public_
 
 
 def hosts_file(name: str, address: Address) -> str:
-    """The /etc/hosts of a host: itself and the two servers of the lab."""
-    return (
-        f"127.0.0.1 localhost\n{address.private} {name}\n"
-        f"{BRIDGE_ADDRESS} {API_HOST_NAME} {ORIGIN_HOST_NAME}\n"
-    )
+    """Return the /etc/hosts of a host: itself and the two servers of the lab."""
+    return f"127.0.0.1 localhost\n{address.private} {name}\n{BRIDGE_ADDRESS} {API_HOST_NAME} {ORIGIN_HOST_NAME}\n"
 
 
-def boot(folder: Path, namespace: Path, instance_id: str, name: str, address: Address, run_user_data: bool) -> Host:
-    """Start a host whose files and network are there; return when its sshd listens."""
+def boot(folder: Path, namespace: Namespace, name: str, run_user_data: bool) -> Host:
+    """Start the host whose files are in ``folder`` and whose network is there; return when its sshd listens."""
     command = [
-        *("nsenter", f"--net={namespace}"),
+        *("nsenter", f"--net={namespace.path}"),
         *("unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child"),
         *("/bin/sh", str(INIT_SCRIPT), name, "1" if run_user_data else "0"),
     ]
@@ -112,53 +130,32 @@ def boot(folder: Path, namespace: Path, instance_id: str, name: str, address: Ad
             command, cwd=folder, env={}, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
 
-    def listens() -> bool:
-        return starter.poll() is not None or _listens_on_ssh(starter.pid)
+    def has_ended() -> bool:
+        return starter.poll() is not None
 
-    if not wait_until(listens, BOOT_SECONDS) or starter.poll() is not None:
+    if not wait_until(lambda: has_ended() or _listens_on_ssh(starter.pid), BOOT_SECONDS) or has_ended():
         starter.kill()
         starter.wait()
-        raise LabError(f"Host {instance_id} did not boot: {(folder / 'boot.log').read_text().strip()}")
-    return Host(instance_id, name, address, Process.of(_only_child(starter.pid)), folder)
+        raise LabError(f"Host {name} did not boot: {(folder / 'boot.log').read_text().strip()}")
+    return Host(starter, _only_child(starter.pid))
 
 
-def shut_down(namespace: Path) -> None:
-    """Kill every process of the host whose network namespace is mounted on file ``namespace``.
-
-    Its mounts and its PID namespace end with its first process.
-    """
-    namespace_file = namespace.stat()
-
-    def inhabitants() -> list[int]:
-        found = []
-        for process in Path("/proc").iterdir():
-            try:
-                if process.name.isdigit() and os.path.samestat((process / "ns/net").stat(), namespace_file):
-                    found.append(int(process.name))
-            except (FileNotFoundError, ProcessLookupError, PermissionError):
-                continue  # ended meanwhile
-        return found
-
-    def all_dead() -> bool:
-        pids = inhabitants()
-        for pid in pids:
-            try:
-                os.kill(pid, 9)
-            except ProcessLookupError:
-                continue
-        return not pids
-
-    if not wait_until(all_dead, 10):
-        raise LabError(f"Processes {inhabitants()} of a lab host do not end")
+def shut_down(host: Host) -> None:
+    """Kill every process of ``host``; its mounts and namespaces end with them."""
+    host.starter.kill()
+    host.starter.wait()
+    wait_until(lambda: not host.init.is_alive(), SHUT_DOWN_SECONDS)
 
 
-def kill_boots() -> None:
-    """Kill what a crashed lab left half way between its start and its namespaces."""
-    script = os.fsencode(INIT_SCRIPT)
+def kill_all(paths: Paths) -> None:
+    """Kill the hosts of a checkout's lab, booting or running, whose server is no more."""
+    script = os.fsencode(paths.checkout / "lab" / INIT_SCRIPT.name)
     for process in Path("/proc").iterdir():
         try:
-            if process.name.isdigit() and script in (process / "cmdline").read_bytes().split(b"\0"):
-                os.kill(int(process.name), 9)
+            arguments = (process / "cmdline").read_bytes().split(b"\0") if process.name.isdigit() else []
+            # Not whoever has the script open in an editor.
+            if arguments[:1] in ([b"nsenter"], [b"unshare"]) and script in arguments:
+                os.kill(int(process.name), signal.SIGKILL)
         except (FileNotFoundError, ProcessLookupError):
             continue  # ended meanwhile
 
@@ -229,7 +226,7 @@ def _others(file: Path) -> list[str]:
 
 
 def free_number(taken: Iterable[str]) -> int:
-    """The first number from 1000 that is not among ``taken``, as adduser would choose."""
+    """Return the first number from 1000 that is not among ``taken``, as adduser would choose."""
     numbers = {int(number) for number in taken}
     return next(number for number in range(1000, 60000) if number not in numbers)
 
@@ -247,9 +244,9 @@ def _write_home(home: Path, user_id: int, group_id: int, public_key: str) -> Non
         os.chown(path, user_id, group_id)
 
 
-def _only_child(pid: int) -> int:
+def _only_child(pid: int) -> Process:
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return int(children[0])
+    return Process.of(int(children[0]))
 
 
 def _listens_on_ssh(starter_pid: int) -> bool:

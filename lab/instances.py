@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-import datetime
+import copy
+import datetime as dt
 import itertools
 import json
 import logging
@@ -15,7 +16,7 @@ from ipaddress import IPv4Network
 from typing import Any
 
 from moto.core.responses import ActionResult
-from moto.ec2.models import EC2Backend, ec2_backends, elastic_network_interfaces
+from moto.ec2.models import ec2_backends, elastic_network_interfaces
 from moto.ec2.models.instances import Instance, InstanceState
 from moto.ec2.responses.instances import InstanceResponse
 from moto.sts.models import sts_backends
@@ -54,15 +55,18 @@ class Instances:
         self._public_addresses = (str(address) for address in itertools.islice(IPv4Network(PUBLIC_NETWORK), 257, None))
 
     def install(self) -> None:
+        """Change moto."""
         Instance.lab_ending = False  # type: ignore[attr-defined]
         replace_property(Instance, "_state", self._state)
-        elastic_network_interfaces.random_public_ip = lambda: next(self._public_addresses)
+        elastic_network_interfaces.random_public_ip = lambda: next(  # type: ignore[attr-defined]
+            self._public_addresses
+        )
         wrap(Instance, "setup_defaults")(lambda _, instance: _add_root_volume(instance))
         self._install_launch()
         self._install_ends()
 
     def _state(self, instance: Any) -> InstanceState:
-        """The state of ``instance`` now: that of its last transition until its time is over and its host has booted."""
+        """Return the state of ``instance``: the interim one until its time is over and its host has booted."""
         state: InstanceState = instance.__dict__["lab__state"]
         interim, since, work = instance.__dict__.get("lab_transition", (None, 0.0, None))
         if interim is None or (time.monotonic() - since >= self._delay_seconds and (work is None or work.done())):
@@ -76,7 +80,7 @@ class Instances:
         @wrap(InstanceResponse, "run_instances")
         def answer(original: Any, response: Any) -> ActionResult:
             parameters = response.params
-            request = {name: value for name, value in parameters.items() if name != "ClientToken"}
+            request = copy.deepcopy({name: value for name, value in parameters.items() if name != "ClientToken"})
             token = parameters.get("ClientToken")
             with self._lock:
                 reservation = self._tokens.find("RunInstances", token, request)
@@ -122,7 +126,7 @@ class Instances:
         launch = Launch(
             instance_id=instance.id,
             name=instance.private_dns_name.split(".")[0],
-            address=Address(instance.private_ip, instance.public_ip),
+            address=address_of(instance),
             public_key=key_pair.public_key if key_pair else "",
             user_data=script_of(instance.user_data),
         )
@@ -132,7 +136,7 @@ class Instances:
                 self._plane.launch(launch)
             except Exception:
                 log.exception("instance %s failed to boot", instance.id)
-                instance._state = InstanceState(PENDING.name, PENDING.code)
+                instance.__dict__["lab__state"] = InstanceState(PENDING.name, PENDING.code)
                 # From another thread, for `terminate` waits for this one.
                 threading.Thread(target=instance.terminate).start()
             self._changed()
@@ -169,7 +173,7 @@ class Instances:
             with self._lock:
                 previous = self._settle(instance)
                 original(instance)
-                self._plane.start(instance.id, Address(instance.private_ip, instance.public_ip))
+                self._plane.start(instance.id, address_of(instance))
                 self._begin(instance, PENDING)
             self._changed()
             return previous
@@ -180,7 +184,7 @@ class Instances:
                 self._settle(instance)
                 original(instance)
                 self._plane.stop(instance.id)
-                self._plane.start(instance.id, Address(instance.private_ip, instance.public_ip))
+                self._plane.start(instance.id, address_of(instance))
 
     def _settle(self, instance: Any) -> InstanceState:
         """Wait until the host of ``instance`` has booted or failed; return the state that it was in, to be left now."""
@@ -191,7 +195,7 @@ class Instances:
         return InstanceState(previous.name, previous.code)
 
     def metadata(self, instance_id: str) -> Metadata:
-        """What the metadata service tells the host of ``instance_id`` now."""
+        """Return what the metadata service tells the host of ``instance_id`` now."""
         backend = ec2_backends[ACCOUNT_ID][REGION]
         instance = backend.get_instance(instance_id)
         options = instance.metadata_options
@@ -202,8 +206,13 @@ class Instances:
         )
 
 
+def address_of(instance: Any) -> Address:
+    """Return where an instance is reached now."""
+    return Address(instance.private_ip, instance.public_ip, instance.nics[0].mac_address)
+
+
 def script_of(user_data: Any) -> bytes | None:
-    """The user data that a host runs at its first boot: a script. Other forms are cloud-init's and left alone."""
+    """Return the script that a host runs at its first boot; other forms of user data are left alone."""
     if not user_data:
         return None
     script = base64.b64decode(user_data.as_bytes())
@@ -216,7 +225,12 @@ def _complete_root(mappings: list[dict[str, Any]]) -> None:
     if root is None:
         root = {"DeviceName": ROOT_DEVICE}
         mappings.insert(0, root)
-    root["Ebs"] = {"DeleteOnTermination": True, "VolumeSize": ROOT_VOLUME_GIB, "VolumeType": "gp3", **root.get("Ebs", {})}
+    root["Ebs"] = {
+        "DeleteOnTermination": True,
+        "VolumeSize": ROOT_VOLUME_GIB,
+        "VolumeType": "gp3",
+        **root.get("Ebs", {}),
+    }
 
 
 def _add_root_volume(instance: Any) -> None:
@@ -282,7 +296,7 @@ def _role_facts(backend: Any, instance: Any) -> dict[str, str]:
     if association is None:
         return {}
     profile = association.iam_instance_profile
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = dt.datetime.now(dt.UTC)
     info = {
         "Code": "Success",
         "LastUpdated": _stamp(now),
@@ -296,9 +310,9 @@ def _role_facts(backend: Any, instance: Any) -> dict[str, str]:
 
 
 def _credentials(instance: Any, role: Any) -> dict[str, str]:
-    """The role's temporary credentials for ``instance``, the same ones until they are due for renewal."""
-    now = datetime.datetime.now(datetime.timezone.utc)
-    session = instance.__dict__.get("lab_session")
+    """Return the role's credentials for ``instance``, the same ones until they are due for renewal."""
+    now = dt.datetime.now(dt.UTC)
+    session: Any = instance.__dict__.get("lab_session")
     if session is None or session.role_arn != role.arn or session.lab_renewal < now:
         session = sts_backends[ACCOUNT_ID][PARTITION].assume_role(
             region_name=REGION,
@@ -309,7 +323,7 @@ def _credentials(instance: Any, role: Any) -> dict[str, str]:
             external_id="",
         )
         session.lab_since = now
-        session.lab_renewal = now + datetime.timedelta(seconds=CREDENTIALS_SECONDS / 2)
+        session.lab_renewal = now + dt.timedelta(seconds=CREDENTIALS_SECONDS / 2)
         instance.__dict__["lab_session"] = session
     return {
         "Code": "Success",
@@ -318,9 +332,9 @@ def _credentials(instance: Any, role: Any) -> dict[str, str]:
         "AccessKeyId": session.access_key_id,
         "SecretAccessKey": session.secret_access_key,
         "Token": session.session_token,
-        "Expiration": _stamp(session.lab_since + datetime.timedelta(seconds=CREDENTIALS_SECONDS)),
+        "Expiration": _stamp(session.lab_since + dt.timedelta(seconds=CREDENTIALS_SECONDS)),
     }
 
 
-def _stamp(moment: datetime.datetime) -> str:
+def _stamp(moment: dt.datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

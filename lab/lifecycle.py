@@ -11,7 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,13 +58,16 @@ SERVER_START_SECONDS = 60.0
 CLEANING_SECONDS = 15.0
 ORIGIN_USER = "lab"
 PARALLEL_LAUNCHES = 8
+# What the server mounts is seen by nobody else, and gone when it and its hosts are.
+OWN_MOUNTS = ("unshare", "--mount", "--propagation", "private")
 
 
 @dataclass(frozen=True)
 class Marker:
     """What is noted outside the checkout about the one lab of this machine, so that any checkout can find or clear it.
 
-    ``highest_loop`` is the highest number of a loop device before the lab came.
+    ``highest_loop`` is the highest number of a loop device before the lab came, ``processes`` are the server and the
+    origin, in this order.
     """
 
     directory: Path
@@ -73,6 +76,7 @@ class Marker:
 
     @classmethod
     def read(cls) -> Marker | None:
+        """Return the marker of this machine, or None where no lab was."""
         try:
             value = json.loads(MARKER.read_text())
         except (FileNotFoundError, ValueError):
@@ -81,6 +85,7 @@ class Marker:
         return cls(Path(value["directory"]), int(value["highest_loop"]), processes)
 
     def write(self) -> None:
+        """Note this, in place of what was noted."""
         value = {
             "directory": str(self.directory),
             "highest_loop": self.highest_loop,
@@ -91,31 +96,29 @@ class Marker:
         temporary.replace(MARKER)
 
     def is_running(self) -> bool:
-        return any(process.is_alive() for process in self.processes)
+        """Return whether the lab's server, the first of the processes, runs."""
+        return bool(self.processes) and self.processes[0].is_alive()
 
 
-def up(paths: Paths, host_count: int, settings: Settings, archives: Path | None) -> None:
+def up(paths: Paths, host_count: int, settings: Settings, source: Path | None) -> None:
     """Start the lab with ``host_count`` GPU hosts; where it runs already, say so and leave it."""
     with _one_at_a_time():
         marker = Marker.read()
         if marker is not None and marker.is_running():
             if marker.directory != paths.directory:
-                raise LabError(
-                    f"The lab of another checkout runs on this machine; stop it first: make -C {marker.directory.parent} lab-down"
-                )
-            print(f"The lab is up already: {API_URL}")
-            return
+                raise LabError(f"The lab of another checkout runs here: make -C {marker.directory.parent} lab-down")
+            if paths.state.exists():  # else its start was cut off
+                print(f"The lab is up already: {API_URL}")
+                return
         _check_machine()
         clean(marker.directory if marker else paths.directory, marker)
         clean(paths.directory, None)
         _check_addresses()
         try:
-            note = _start(paths, host_count, settings, archives)
+            _start(paths, host_count, settings, source)
         except BaseException:
             clean(paths.directory, Marker.read())
             raise
-    if note:
-        print(note)
     print(f"The lab is up: {API_URL}, {host_count} GPU hosts, ssh -F {_relative(paths.ssh_config)} gpu-1")
 
 
@@ -124,7 +127,7 @@ def down(paths: Paths) -> None:
     with _one_at_a_time():
         marker = Marker.read()
         if marker is not None and marker.directory != paths.directory and marker.is_running():
-            raise LabError(f"The lab that runs here is of another checkout: make -C {marker.directory.parent} lab-down")
+            raise LabError(f"The lab of another checkout runs here: make -C {marker.directory.parent} lab-down")
         clean(paths.directory, marker)
     print("The lab is down.")
 
@@ -147,7 +150,7 @@ def status(paths: Paths) -> bool:
 
 
 def client(service: str) -> Any:
-    """A boto3 client of the lab for the controller."""
+    """Return a boto3 client of the lab for the controller."""
     return boto3.client(
         service,
         endpoint_url=API_URL,
@@ -159,20 +162,20 @@ def client(service: str) -> Any:
     )
 
 
-def _start(paths: Paths, host_count: int, settings: Settings, archives: Path | None) -> str:
+def _start(paths: Paths, host_count: int, settings: Settings, source: Path | None) -> None:
     marker = Marker(paths.directory, pool.highest_loop())
     paths.directory.mkdir(exist_ok=True)
-    paths.namespaces.mkdir()
     marker.write()
     _write_key(paths)
-    note = pool.create_pool(paths)
+    device = pool.create_pool(paths)
     network.create_bridge()
-    arguments = ["--delay", settings.delay_seconds]
-    arguments += ["--throttle-rate", settings.throttle_rate, "--throttle-burst", settings.throttle_burst]
-    arguments += [word for address in ADDRESSES for word in ("--listen", f"{address}:{API_PORT}")]
-    server = _spawn(paths, paths.log, "lab", "serve", *(str(word) for word in arguments))
+    options = [f"--delay={settings.delay_seconds}"]
+    options += [f"--throttle-rate={settings.throttle_rate}", f"--throttle-burst={settings.throttle_burst}"]
+    options += [f"--listen={address}:{API_PORT}" for address in ADDRESSES]
+    options += [f"--pool-device={device}"] if device else []
+    server = _spawn(paths, paths.log, "lab", "serve", *options, prefix=OWN_MOUNTS)
     Marker(marker.directory, marker.highest_loop, (server,)).write()
-    origin = _start_origin(paths, archives)
+    origin = _start_origin(paths, source)
     processes = (server, origin)
     Marker(marker.directory, marker.highest_loop, processes).write()
     _wait_for(paths.log, server, API_PORT)
@@ -195,14 +198,15 @@ def _start(paths: Paths, host_count: int, settings: Settings, archives: Path | N
     }
     write_for_user(paths.state, json.dumps(state, indent=1) + "\n")
     give_to_user(paths.directory, paths.private_key, paths.public_key, paths.log, paths.origin_log)
-    return note
+    if device is None:
+        print("The kernel has no XFS: snapshots and restored volumes are full copies, slow and as large as their data.")
 
 
-def _spawn(paths: Paths, log: Path, module: str, *arguments: str) -> Process:
+def _spawn(paths: Paths, log: Path, module: str, *arguments: str, prefix: tuple[str, ...] = ()) -> Process:
     """Start ``python -m module`` in a session of its own, from the checkout, its output in ``log``."""
     with open(log, "wb") as file:
         started = subprocess.Popen(
-            [sys.executable, "-B", "-m", module, *arguments],
+            [*prefix, sys.executable, "-B", "-m", module, *arguments],
             cwd=paths.checkout,
             stdin=subprocess.DEVNULL,
             stdout=file,
@@ -213,7 +217,7 @@ def _spawn(paths: Paths, log: Path, module: str, *arguments: str) -> Process:
 
 
 def _start_origin(paths: Paths, source: Path | None) -> Process:
-    from lab import archives
+    from lab import archives  # noqa: PLC0415 - it brings OpenCV and SciPy, which nothing else here needs
 
     cache = paths.checkout / ".cache"
     description = archives.prepare(cache / "lab-archives", source)
@@ -235,7 +239,7 @@ def _start_origin(paths: Paths, source: Path | None) -> Process:
 
 
 def inventory_variables(description: dict[str, Any], username: str, password: str) -> dict[str, Any]:
-    """The variables that tell the playbooks of the lab's archives; ``description`` is that of `archives.prepare`."""
+    """Return the variables that tell the playbooks of the archives that `archives.prepare` described."""
     urls = f"http://{ORIGIN_HOST_NAME}:{ORIGIN_PORT}"
     return {
         "dataset_overrides": {
@@ -353,20 +357,14 @@ def clean(directory: Path, marker: Marker | None) -> None:
         for process in marker.processes:
             process.stop(patience_seconds=2)
     paths = Paths(directory.parent)
-    hosts.kill_boots()
-    if paths.namespaces.is_dir():
-        for namespace in paths.namespaces.iterdir():
-            if _is_mount(namespace):
-                hosts.shut_down(namespace)
+    hosts.kill_all(paths)
     if marker is not None:
         network.delete_bridge()
-    # A killed host's mounts go a moment after its processes, the volumes' devices after them, and then the pool.
-    _until_gone("Loop devices", lambda: pool.loops_below(paths.pool), pool.detach_loop)
-    _until_gone("Mounts", lambda: _mounts_below(directory)[::-1], _unmount)
-    _until_gone("Loop devices", lambda: pool.loops_below(directory), pool.detach_loop)
+    # The devices can go when the last process that sees the pool has gone.
+    _release_loops(paths)
     if marker is not None:
         pool.remove_loops_above(marker.highest_loop)
-    for folder in (paths.namespaces, paths.pool, paths.temporary):
+    for folder in (paths.pool, paths.temporary):
         shutil.rmtree(folder, ignore_errors=True)
     for file in (paths.pool_image, paths.state, paths.ssh_config, paths.known_hosts, paths.images, paths.origin_config):
         file.unlink(missing_ok=True)
@@ -375,33 +373,16 @@ def clean(directory: Path, marker: Marker | None) -> None:
         MARKER.unlink(missing_ok=True)
 
 
-def _until_gone(what: str, find: Callable[[], list[str]], remove: Callable[[str], None]) -> None:
-    """Remove what ``find`` finds until it finds nothing more."""
+def _release_loops(paths: Paths) -> None:
+    def released() -> bool:
+        loops = pool.loops_of(paths)
+        for loop in loops:
+            with contextlib.suppress(LabError):  # gone since it was listed
+                pool.detach_loop(loop)
+        return not loops
 
-    def gone() -> bool:
-        found = find()
-        for name in found:
-            remove(name)
-        return not found
-
-    if not wait_until(gone, CLEANING_SECONDS):
-        raise LabError(f"{what} of the lab are still in use: {', '.join(find())}")
-
-
-def _unmount(point: str) -> None:
-    with contextlib.suppress(LabError):  # busy, and tried again
-        run("umount", point)
-
-
-def _mounts_below(directory: Path) -> list[str]:
-    """Mount points below ``directory``, in the order in which they were mounted."""
-    points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    decoded = [point.encode().decode("unicode_escape") for point in points]
-    return [point for point in decoded if point.startswith(f"{directory}/")]
-
-
-def _is_mount(path: Path) -> bool:
-    return str(path) in _mounts_below(path.parent)
+    if not wait_until(released, CLEANING_SECONDS):
+        raise LabError(f"Loop devices of the lab are still in use: {', '.join(pool.loops_of(paths))}")
 
 
 def _relative(path: Path) -> str:

@@ -38,17 +38,20 @@ class Process:
 
     @classmethod
     def of(cls, pid: int) -> Process:
-        """The process that has number ``pid`` now."""
+        """Return the process that has number ``pid`` now."""
         return cls(pid, start_ticks(pid) or 0)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Process:
+        """Return the process that `to_json` described."""
         return cls(int(value["pid"]), int(value["start_ticks"]))
 
     def to_json(self) -> dict[str, int]:
+        """Return what identifies the process, to be kept in a file."""
         return {"pid": self.pid, "start_ticks": self.start_ticks}
 
     def is_alive(self) -> bool:
+        """Return whether this very process still runs."""
         return self.start_ticks != 0 and start_ticks(self.pid) == self.start_ticks
 
     def stop(self, patience_seconds: float) -> None:
@@ -61,7 +64,7 @@ class Process:
 
 
 def start_ticks(pid: int) -> int | None:
-    """Start time of process ``pid`` in clock ticks since boot, or None where it is gone or only a zombie."""
+    """Return the start time of process ``pid`` in clock ticks since boot, or None where it is gone or only a zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -124,12 +127,14 @@ def extend_path() -> None:
 
 
 def missing_programs() -> list[str]:
-    """What the lab needs and the machine lacks, each as ``program (Debian package name)``."""
-    return [f"{program} (Debian package {package})" for program, package in PROGRAMS.items() if not shutil.which(program)]
+    """Return what the lab needs and the machine lacks, each as ``program (Debian package name)``."""
+    return [
+        f"{program} (Debian package {package})" for program, package in PROGRAMS.items() if not shutil.which(program)
+    ]
 
 
 def missing_kernel_features() -> list[str]:
-    """Kernel features that the lab needs and that neither are there nor can be loaded as modules."""
+    """Return the kernel features that the lab needs and that neither are there nor can be loaded as modules."""
     missing = [f"the {name} filesystem (kernel)" for name in KERNEL_FILESYSTEMS if not has_filesystem(name)]
     if not _succeeds("losetup", "--find"):
         missing.append("loop devices (kernel module loop, /dev/loop-control)")
@@ -142,7 +147,7 @@ def missing_kernel_features() -> list[str]:
 
 
 def has_filesystem(name: str) -> bool:
-    """Whether the kernel mounts filesystems of type ``name``, now or after loading its module."""
+    """Return whether the kernel mounts filesystems of type ``name``, now or after loading its module."""
     if _kernel_lists(name):
         return True
     if shutil.which("modprobe"):

@@ -1,4 +1,4 @@
-"""The instance metadata service (IMDS) of one host: version 2 with session tokens, version 1 where the instance allows it.
+"""The instance metadata service (IMDS) of one host: version 2 with tokens, version 1 where the instance allows it.
 
 Every host has a server of its own on a socket in its own network namespace, so the caller needs no guessing and the
 machine itself never sees 169.254.169.254. What it answers follows the EC2 User Guide, "Instance metadata categories".
@@ -16,16 +16,16 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-TOKEN_PATH = "/latest/api/token"
-TOKEN_HEADER = "X-aws-ec2-metadata-token"
-TOKEN_TTL_HEADER = "X-aws-ec2-metadata-token-ttl-seconds"
+TOKEN_PATH = "/latest/api/token"  # noqa: S105 - names, not tokens
+TOKEN_HEADER = "X-aws-ec2-metadata-token"  # noqa: S105
+TOKEN_TTL_HEADER = "X-aws-ec2-metadata-token-ttl-seconds"  # noqa: S105
 MAXIMUM_TTL_SECONDS = 21600
 _VERSIONED = re.compile(r"^/(?:latest|\d{4}-\d{2}-\d{2})/(.*)$")
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a host may know of itself. ``values`` maps a path below the version, ``meta-data/instance-id``, to its text."""
+    """What a host may know of itself. ``values`` maps a path, as ``meta-data/instance-id``, to its text."""
 
     values: Mapping[str, str]
     enabled: bool
@@ -33,7 +33,7 @@ class Metadata:
 
 
 def find(values: Mapping[str, str], path: str) -> str | None:
-    """The text at ``path``, or the list of what lies below it, or None where there is neither."""
+    """Return the text at ``path``, or the list of what lies below it, or None where there is neither."""
     if path in values:
         return values[path]
     folder = f"{path.rstrip('/')}/"
@@ -50,11 +50,13 @@ class Tokens:
         self._ends: dict[str, float] = {}
 
     def issue(self, ttl_seconds: int) -> str:
+        """Return a new token that lives ``ttl_seconds``."""
         token = secrets.token_urlsafe(40)
         self._ends[token] = self._clock() + ttl_seconds
         return token
 
     def accept(self, token: str) -> bool:
+        """Return whether ``token`` was issued here and still lives."""
         return self._ends.get(token, 0.0) > self._clock()
 
 
@@ -76,6 +78,7 @@ class MetadataServer:
         threading.Thread(target=server.serve_forever, name="metadata", daemon=True).start()
 
     def stop(self) -> None:
+        """Answer no more."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
@@ -120,7 +123,7 @@ class MetadataServer:
             def do_GET(self) -> None:
                 self._answer(*service.get(self.path, self.headers.get(TOKEN_HEADER)))
 
-            def log_message(self, format: str, *arguments: object) -> None:
+            def log_message(self, *_: object) -> None:
                 """Say nothing: tokens and credentials pass here."""
 
             def _answer(self, status: HTTPStatus, text: str, headers: Mapping[str, str] | None = None) -> None:

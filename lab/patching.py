@@ -1,4 +1,4 @@
-"""How the lab changes moto: by replacing methods of its classes, for moto's models cannot be subclassed from outside."""
+"""How the lab changes moto: by replacing methods, for moto's models cannot be subclassed from outside."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def wrap(owner: type, name: str) -> Callable[[Callable[..., Any]], None]:
 
 
 def replace_property(owner: type, name: str, read: Callable[[Any], Any]) -> None:
-    """Make attribute ``name`` of ``owner`` what ``read(self)`` says; what moto assigns to it is kept in ``lab_<name>``."""
+    """Make attribute ``name`` of ``owner`` what ``read(self)`` says; what moto assigns goes to ``lab_<name>``."""
 
     def write(self: Any, value: Any) -> None:
         self.__dict__[f"lab_{name}"] = value
@@ -31,5 +31,5 @@ def replace_property(owner: type, name: str, read: Callable[[Any], Any]) -> None
 
 
 def error_answer(response: Any, error: ApiError) -> tuple[int, dict[str, str], str]:
-    """What moto's ``response`` object returns to say ``error`` as its service says it."""
+    """Return what moto's ``response`` object is to return to say ``error`` as its service says it."""
     return error.status, {"Content-Type": "text/xml"}, error_xml(response.service_name, error)

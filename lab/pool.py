@@ -7,6 +7,7 @@ Where the kernel has no XFS, volumes are plain sparse files and a snapshot is a 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import subprocess
@@ -33,12 +34,15 @@ class Pool:
         self._snapshots = directory / "snapshots"
 
     def volume(self, volume_id: str) -> Path:
+        """Return the file of a volume."""
         return self._volumes / volume_id
 
     def snapshot(self, snapshot_id: str) -> Path:
+        """Return the file of a snapshot."""
         return self._snapshots / snapshot_id
 
     def make_folders(self) -> None:
+        """Make the pool's folders where they are not there."""
         for folder in (self.hosts, self._volumes, self._snapshots):
             folder.mkdir(exist_ok=True)
 
@@ -62,12 +66,15 @@ class Pool:
         clone(self.volume(volume_id), self.snapshot(snapshot_id))
 
     def copy_snapshot(self, snapshot_id: str, source_id: str) -> None:
+        """Make a snapshot that holds what another one holds."""
         clone(self.snapshot(source_id), self.snapshot(snapshot_id))
 
     def delete_volume(self, volume_id: str) -> None:
+        """Delete a volume's file; snapshots that share its blocks keep them."""
         self.volume(volume_id).unlink(missing_ok=True)
 
     def delete_snapshot(self, snapshot_id: str) -> None:
+        """Delete a snapshot's file; volumes that share its blocks keep them."""
         self.snapshot(snapshot_id).unlink(missing_ok=True)
 
 
@@ -83,28 +90,36 @@ def clone(source: Path, destination: Path) -> None:
     run("cp", "--sparse=always", source, destination)
 
 
-def create_pool(paths: Paths) -> str:
-    """Make and mount the pool; return a note for the user where it is the slow kind, else nothing."""
+def create_pool(paths: Paths) -> str | None:
+    """Make the pool's filesystem and return the loop device that holds it, or None where the kernel has no XFS."""
     paths.pool.mkdir(parents=True, exist_ok=True)
     size_bytes = shutil.disk_usage(paths.directory).free - RESERVE_BYTES
     if size_bytes < MINIMUM_POOL_BYTES:
         raise LabError(f"{paths.directory} has too little free space for the lab: it needs 4 GiB")
-    note = ""
-    if has_filesystem("xfs"):
-        paths.pool_image.touch()
-        os.truncate(paths.pool_image, size_bytes)
-        run("mkfs.xfs", "-q", "-m", "reflink=1", paths.pool_image)
-        loop = attach_loop(paths.pool_image)
-        run("mount", "-t", "xfs", "-o", "noatime", loop, paths.pool)
-        # The device goes with the mount, so nothing is left if only the mount is taken away.
-        run("losetup", "--detach", loop)
-        Pool(paths.pool).make_folders()
-    else:
-        note = "The kernel has no XFS: snapshots and restored volumes are full copies, slow and as large as their data."
-        Pool(paths.pool).make_folders()
+    if not has_filesystem("xfs"):
+        return None
+    paths.pool_image.touch()
+    os.truncate(paths.pool_image, size_bytes)
+    run("mkfs.xfs", "-q", "-m", "reflink=1", paths.pool_image)
+    return attach_loop(paths.pool_image)
+
+
+def mount_pool(paths: Paths, device: str | None) -> None:
+    """Mount the pool on ``device``, or what does without it, in the mount namespace of the calling process.
+
+    The lab's server has a namespace of its own, so nobody else sees these mounts and they end with the last process
+    that does.
+    """
+    pool = Pool(paths.pool)
+    if device is None:
+        pool.make_folders()
         # The upper layer of an overlay must lie on another filesystem than the root that it covers.
-        run("mount", "-t", "tmpfs", "-o", "mode=755", "lab", Pool(paths.pool).hosts)
-    return note
+        run("mount", "-t", "tmpfs", "-o", "mode=755", "lab", pool.hosts)
+        return
+    run("mount", "-t", "xfs", "-o", "noatime", device, paths.pool)
+    # From now on the device goes with the mount.
+    detach_loop(device)
+    pool.make_folders()
 
 
 def attach_loop(file: Path) -> str:
@@ -117,21 +132,23 @@ def detach_loop(loop: str) -> None:
     run("losetup", "--detach", loop)
 
 
-def loops_below(directory: Path) -> list[str]:
-    """Loop devices whose file lies, or lay until it was deleted, below ``directory``."""
-    found = []
-    for block in sorted(Path("/sys/block").glob("loop*")):
-        try:
-            backing_file = (block / "loop" / "backing_file").read_text()
-        except OSError:
-            continue  # not attached
-        if backing_file.startswith(f"{directory}/"):
-            found.append(f"/dev/{block.name}")
-    return found
+def loops_of(paths: Paths) -> list[str]:
+    """Return the loop devices of the lab: those of files in the pool, and that of the pool itself."""
+    own_files = [paths.pool_image, *paths.pool.glob("volumes/*")]
+    own = {(status.st_dev, status.st_ino) for status in (file.stat() for file in own_files if file.exists())}
+    listed = run("losetup", "--list", "--json", "--output", "NAME,BACK-MAJ:MIN,BACK-INO")
+    attached = []
+    for loop in json.loads(listed or '{"loopdevices": []}')["loopdevices"]:  # without any it prints nothing
+        major, minor = (int(number) for number in loop["back-maj:min"].split(":"))
+        attached.append((loop["name"], os.makedev(major, minor), int(loop["back-ino"])))
+    outer = [name for name, device, inode in attached if (device, inode) in own]
+    # The pool's own filesystem is not mounted here: its files are known by the device that they are on.
+    pool_devices = {os.stat(name).st_rdev for name in outer}
+    return [name for name, device, _ in attached if device in pool_devices] + outer
 
 
 def highest_loop() -> int:
-    """The highest number of a loop device that the kernel has made so far, -1 for none."""
+    """Return the highest number of a loop device that the kernel has made so far, -1 for none."""
     return max((int(block.name[4:]) for block in Path("/sys/block").glob("loop*")), default=-1)
 
 
@@ -149,9 +166,7 @@ def remove_loops_above(number: int) -> None:
 
 
 def filesystem_tags(device: str) -> dict[str, str]:
-    """What blkid finds on ``device``, as udev names it: ID_FS_TYPE, ID_FS_UUID, ...; nothing on a blank device."""
-    done = subprocess.run(
-        ["blkid", "--probe", "--output", "udev", device], capture_output=True, text=True, check=False
-    )
+    """Return what blkid finds on ``device`` as udev names it, ID_FS_TYPE, ID_FS_UUID, ...; on a blank one nothing."""
+    done = subprocess.run(["blkid", "--probe", "--output", "udev", device], capture_output=True, text=True, check=False)
     lines = [line for line in done.stdout.splitlines() if "=" in line]
     return dict(line.split("=", 1) for line in lines)

@@ -22,7 +22,7 @@ class ApiError(Exception):
 
 
 def error_xml(service: str, error: ApiError) -> str:
-    """The body in which ``service`` (ec2, s3, or another of the query protocol) tells of ``error``."""
+    """Return the body in which ``service`` (ec2, s3, or another of the query protocol) tells of ``error``."""
     fields = f"<Code>{escape(error.code)}</Code><Message>{escape(error.message)}</Message>"
     if service == "ec2":
         body = f"<Response><Errors><Error>{fields}</Error></Errors><RequestID>lab</RequestID></Response>"
@@ -178,8 +178,7 @@ def check_attachment(wanted: Attachment) -> None:
     if not _DEVICE_NAME.match(wanted.device):
         raise ApiError(
             "InvalidParameterValue",
-            f"Value ({wanted.device}) for parameter device is invalid. "
-            f"{wanted.device} is not a valid EBS device name.",
+            f"Value ({wanted.device}) for parameter device is invalid. {wanted.device} is not a valid EBS device name.",
         )
     if wanted.device in wanted.devices_in_use:
         raise ApiError(
@@ -204,7 +203,7 @@ class ClientTokens:
         self._made: dict[tuple[str, str], tuple[Any, Any]] = {}
 
     def find(self, action: str, token: str | None, request: Any) -> Any | None:
-        """What ``action`` made for ``token``, or None; ApiError where the token came with another request."""
+        """Return what ``action`` made for ``token``, or None; ApiError where the token came with another request."""
         if not token or (action, token) not in self._made:
             return None
         earlier, made = self._made[action, token]
@@ -216,5 +215,6 @@ class ClientTokens:
         return made
 
     def remember(self, action: str, token: str | None, request: Any, made: Any) -> None:
+        """Note what ``action`` made for ``token`` and ``request``."""
         if token:
             self._made[action, token] = (request, made)

@@ -19,11 +19,12 @@ class Entry:
 
     @property
     def address(self) -> str:
+        """Where SSH connects to."""
         return self.public_address or self.private_address
 
 
 def render_ssh_config(entries: list[Entry], paths: Paths) -> str:
-    """The text of an ssh_config(5) file. Two running hosts of one name are reached by id or address only."""
+    """Return the text of an ssh_config(5) file. Two running hosts of one name are reached by id or address only."""
     names = [entry.name for entry in entries]
     blocks = ["# Written by the lab for its running hosts. Use: ssh -F THIS_FILE gpu-1\n"]
     for entry in entries:
@@ -50,5 +51,5 @@ def render_ssh_config(entries: list[Entry], paths: Paths) -> str:
 
 
 def render_known_hosts(entries: list[Entry]) -> str:
-    """The text of a known_hosts file with the true key of every host."""
+    """Return the text of a known_hosts file with the true key of every host."""
     return "".join(f"{entry.address} {entry.host_key}\n" for entry in entries)
