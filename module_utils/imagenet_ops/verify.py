@@ -34,7 +34,7 @@ from ansible.module_utils.imagenet_ops.workers import ordered_map, usable_proces
 
 _BUFFER_BYTES = 1 << 20
 _CHUNK_IMAGES = 32
-_TODO = "Restore it from the backup, make the volume anew from a snapshot, or pack the data set again"
+_ADVICE = "Restore it from the backup, make the volume anew from a snapshot, or pack the data set again"
 
 
 class _Entry(NamedTuple):
@@ -86,7 +86,7 @@ def verify_dataset(root: str, dataset_version: str | None, full: bool, decode_sa
         for name, split in manifest.splits.items():
             if set(split.files) != {f"{name}.{suffix}" for suffix in SUFFIXES}:
                 why = f"it does not name the {', '.join(SUFFIXES)} of split {name}, and no others"
-                raise OpsError(f"Manifest in {root}", why, _TODO)
+                raise OpsError(f"Manifest in {root}", why, _ADVICE)
             files.update({f"{RECORD_FOLDER}/{name}": entry for name, entry in split.files.items()})
         for name, entry in files.items():
             _check_file(os.path.join(root, name), entry, full and not name.endswith(".rec"))
@@ -96,7 +96,7 @@ def verify_dataset(root: str, dataset_version: str | None, full: bool, decode_sa
             for name, split in manifest.splits.items()
         )
     except OSError as error:
-        raise OpsError(f"File {error.filename or root}", f"it cannot be read ({error.strerror})", _TODO) from error
+        raise OpsError(f"File {error.filename or root}", f"it cannot be read ({error.strerror})", _ADVICE) from error
     return {
         "changed": False,
         "dataset_version": manifest.dataset_version,
@@ -116,14 +116,14 @@ def _open_text(path: str) -> TextIO:
 def _check_file(path: str, entry: FileEntry, compare_hash: bool) -> None:
     size_bytes = os.stat(path).st_size
     if size_bytes != entry.size_bytes:
-        raise OpsError(f"File {path}", f"it has {size_bytes} bytes, the manifest says {entry.size_bytes}", _TODO)
+        raise OpsError(f"File {path}", f"it has {size_bytes} bytes, the manifest says {entry.size_bytes}", _ADVICE)
     if compare_hash:
         _check_hash(path, hash_file(path), entry)
 
 
 def _check_hash(path: str, sha256: str, entry: FileEntry) -> None:
     if sha256 != entry.sha256:
-        raise OpsError(f"File {path}", f"its SHA-256 is {sha256}, the manifest says {entry.sha256}", _TODO)
+        raise OpsError(f"File {path}", f"its SHA-256 is {sha256}, the manifest says {entry.sha256}", _ADVICE)
 
 
 def _read_labels(path: str, manifest: Manifest) -> list[str]:
@@ -133,10 +133,10 @@ def _read_labels(path: str, manifest: Manifest) -> list[str]:
         for index, line in enumerate(file):
             fields = line.rstrip("\n").split("\t")
             if len(fields) != 3 or fields[0] != str(index):
-                raise OpsError(f"File {path}, line {index + 1}", f"it is no label {index}: {line[:80]!r}", _TODO)
+                raise OpsError(f"File {path}, line {index + 1}", f"it is no label {index}: {line[:80]!r}", _ADVICE)
             classes.append(fields[1])
     if len(classes) != manifest.classes or classes != sorted(set(classes)):
-        raise OpsError(f"File {path}", f"it does not hold {manifest.classes} classes in sorted order", _TODO)
+        raise OpsError(f"File {path}", f"it does not hold {manifest.classes} classes in sorted order", _ADVICE)
     return classes
 
 
@@ -158,7 +158,7 @@ class _SplitVerifier:
         wanted = _choose(self._split.records, decode_samples, seed)
         decoded = 0
         raw: BinaryIO | _HashingFile
-        raw = _HashingFile(self._rec) if self._full else open(self._rec, "rb", buffering=0)  # noqa: SIM115
+        raw = _HashingFile(self._rec) if self._full else open(self._rec, "rb", buffering=0)  # noqa: SIM115 (closing, below)
         with closing(raw), io.BufferedReader(raw, _BUFFER_BYTES) as file:
             reader = RecordReader(file, self._rec)
             with closing(ordered_map(self._decode, self._chunks(reader, wanted), usable_processors())) as chunks:
@@ -222,19 +222,19 @@ class _SplitVerifier:
                 if record_id != line.record_id:
                     found = "has ended" if record_id < 0 else f"has the id {record_id}"
                     why = f"the list has the id {line.record_id}, the index {found}"
-                    raise OpsError(f"File {self._idx}, line {place}", why, _TODO)
+                    raise OpsError(f"File {self._idx}, line {place}", why, _ADVICE)
                 self._check_label(line, place)
                 next_id, end = next(begins)
                 if end <= begin:
                     why = f"the record at byte {begin} cannot be followed by one at byte {end}"
-                    raise OpsError(f"File {self._idx}, line {place + 1}", why, _TODO)
+                    raise OpsError(f"File {self._idx}, line {place + 1}", why, _ADVICE)
                 yield _Entry(place - 1, line, begin, end)
                 record_id, begin = next_id, end
             if record_id >= 0:
-                raise OpsError(f"File {self._idx}, line {place + 1}", "the list has no such line", _TODO)
+                raise OpsError(f"File {self._idx}, line {place + 1}", "the list has no such line", _ADVICE)
             if place != self._split.records:
                 why = f"it has {place} lines, the manifest says {self._split.records}"
-                raise OpsError(f"File {self._lst}", why, _TODO)
+                raise OpsError(f"File {self._lst}", why, _ADVICE)
 
     def _index_lines(self, file: Iterator[str]) -> Iterator[tuple[int, int]]:
         for number, line in enumerate(file, 1):
@@ -243,9 +243,9 @@ class _SplitVerifier:
                 values = int(record_id), int(offset)
             except ValueError as error:
                 why = f"it does not hold an id and an offset: {line[:80]!r}"
-                raise OpsError(f"File {self._idx}, line {number}", why, _TODO) from error
+                raise OpsError(f"File {self._idx}, line {number}", why, _ADVICE) from error
             if number == 1 and values[1] != 0:
-                raise OpsError(f"File {self._idx}, line 1", f"the first record begins at {values[1]}, not 0", _TODO)
+                raise OpsError(f"File {self._idx}, line 1", f"the first record begins at {values[1]}, not 0", _ADVICE)
             yield values
 
     def _check_label(self, line: ListLine, number: int) -> None:
@@ -253,7 +253,7 @@ class _SplitVerifier:
         name = line.path.partition("/")[0]
         if self._index_of.get(name) != line.label:
             why = f"the label {line.label:g} is not that of the class in {line.path}"
-            raise OpsError(f"File {self._lst}, line {number}", why, _TODO)
+            raise OpsError(f"File {self._lst}, line {number}", why, _ADVICE)
         self._counts[name] += 1
 
     def _check_counts(self) -> None:
@@ -264,10 +264,10 @@ class _SplitVerifier:
         ]
         if odd:
             why = f"{len(odd)} classes do not have the records that the manifest says: {', '.join(odd[:SAMPLES])}"
-            raise OpsError(f"Split {self._name}", why, _TODO)
+            raise OpsError(f"Split {self._name}", why, _ADVICE)
 
     def _error(self, entry: _Entry, why: str) -> OpsError:
-        return OpsError(f"Record file {self._rec}, record {entry.place} at byte {entry.begin}", why, _TODO)
+        return OpsError(f"Record file {self._rec}, record {entry.place} at byte {entry.begin}", why, _ADVICE)
 
 
 def _choose(records: int, samples: int, seed: str) -> Container[int]:

@@ -89,9 +89,8 @@ def test_a_data_set_has_records_labels_and_a_manifest(data_set: DataSet) -> None
         "on_bad_image": "fail",
     }
     assert manifest["tools"] == {"opencv": cv2.__version__, "imagenet_ops": "1"}
-    assert manifest["splits"]["validation"]["classes"] == dict(
-        zip([f"n{number:08d}" for number in range(5)], [0, 1, 0, 0, 1], strict=True)
-    )
+    classes = manifest["splits"]["validation"]["classes"]
+    assert classes == {"n00000000": 0, "n00000001": 1, "n00000002": 0, "n00000003": 0, "n00000004": 1}
     assert manifest["splits"]["train"]["converted"] == {"cmyk": 1, "grey": 1, "png": 1}
     del result["diff"]
     assert result == {
@@ -130,12 +129,9 @@ def test_a_second_run_changes_and_reads_nothing(data_set: DataSet, monkeypatch: 
 
 
 def test_two_runs_elsewhere_agree_byte_for_byte(tmp_path: Path) -> None:
-    data_sets = [DataSet(tmp_path / name) for name in ("here", "there")]
-    versions = {
-        data_set.pack(workers=workers)["dataset_version"] for data_set, workers in zip(data_sets, (1, 3), strict=True)
-    }
-    assert len(versions) == 1
-    assert data_sets[0].files() == data_sets[1].files()
+    here, there = DataSet(tmp_path / "here"), DataSet(tmp_path / "there")
+    assert here.pack(workers=1)["dataset_version"] == there.pack(workers=3)["dataset_version"]
+    assert here.files() == there.files()
 
 
 def test_words_and_classes_come_from_the_devkit(data_set: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,11 +106,14 @@ def test_the_three_files_agree_and_name_only_good_images(workplace: Workplace) -
     index = [tuple(map(int, line.split("\t"))) for line in contents["train.idx"].decode().splitlines()]
     with (workplace.root / "recordio" / "train.rec").open("rb") as file:
         reader = RecordReader(file, "train.rec")
-        for (record_id, label, path), (key, offset) in zip(lines, index, strict=True):
-            assert offset == reader.offset
+        for place, (record_id, label, path) in enumerate(lines):
+            assert index[place] == (int(record_id), reader.offset)
             record = parse_image_data(reader.read() or b"")
-            assert (record.record_id, record.label) == (key, float(label)) == (int(record_id), int(path[1:9]))
+            assert (
+                (record.record_id, record.label) == (int(record_id), float(label)) == (int(record_id), int(path[1:9]))
+            )
         assert reader.read() is None
+    assert len(index) == len(lines)
     assert {path for _, _, path in lines}.isdisjoint(workplace.bad)
     assert packed.records == len(lines) == 38
     html, cut = workplace.bad

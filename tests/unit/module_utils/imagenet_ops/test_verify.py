@@ -20,7 +20,7 @@ from ansible.module_utils.imagenet_ops.verify import verify_dataset
 
 from tests.fakes.images import mixed_images, write_tree
 
-TODO = "Restore it from the backup, make the volume anew from a snapshot, or pack the data set again"
+ADVICE = "Restore it from the backup, make the volume anew from a snapshot, or pack the data set again"
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +58,10 @@ def edit(path: Path, change: Callable[[bytes], bytes]) -> None:
 def believe(root: Path) -> None:
     """Make the manifest say what the files are now, as a faulty packer would."""
     manifest = json.loads((root / "manifest.json").read_text())
-    files = [manifest["labels"]]
-    paths = [root / "labels.tsv"]
+    files = {root / "labels.tsv": manifest["labels"]}
     for split in manifest["splits"].values():
-        for name, file in split["files"].items():
-            files.append(file)
-            paths.append(root / "recordio" / name)
-    for file, path in zip(files, paths, strict=True):
+        files.update({root / "recordio" / name: file for name, file in split["files"].items()})
+    for path, file in files.items():
         content = path.read_bytes()
         file.update(size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
     (root / "manifest.json").write_text(json.dumps(manifest))
@@ -150,13 +147,13 @@ def test_a_changed_manifest_is_another_version(root: Path, *, full: bool) -> Non
 def test_a_cut_tail_is_found(root: Path, name: str, *, full: bool) -> None:
     size = (root / name).stat().st_size
     os.truncate(root / name, size - 1)
-    assert error(root, full=full) == f"File {root}/{name}: it has {size - 1} bytes, the manifest says {size}. {TODO}"
+    assert error(root, full=full) == f"File {root}/{name}: it has {size - 1} bytes, the manifest says {size}. {ADVICE}"
 
 
 @pytest.mark.parametrize("full", [False, True])
 def test_a_missing_file_is_found(root: Path, *, full: bool) -> None:
     (root / "recordio" / "train.idx").unlink()
-    expected = f"File {root}/recordio/train.idx: it cannot be read (No such file or directory). {TODO}"
+    expected = f"File {root}/recordio/train.idx: it cannot be read (No such file or directory). {ADVICE}"
     assert error(root, full=full) == expected
 
 
@@ -171,7 +168,7 @@ def test_a_flipped_bit_is_found_by_a_full_read(root: Path, bit: int) -> None:
     assert text.startswith(
         (f"File {root}/recordio/train.rec: its SHA-256 is", f"Record file {root}/recordio/train.rec")
     )
-    assert text.endswith((TODO, "pack the data set again"))
+    assert text.endswith((ADVICE, "pack the data set again"))
 
 
 @pytest.mark.parametrize("name", ["labels.tsv", "recordio/train.idx", "recordio/train.lst", "recordio/train.rec"])
@@ -222,7 +219,7 @@ def test_a_stale_index_is_found(root: Path, *, full: bool) -> None:
     second = offsets(root)[1]
     why = f"it ends at byte {second + 4}, {root}/recordio/train.idx says {second}"
     assert error(root, full=full, samples=-1) == (
-        f"Record file {root}/recordio/train.rec, record 0 at byte 0: {why}. {TODO}"
+        f"Record file {root}/recordio/train.rec, record 0 at byte 0: {why}. {ADVICE}"
     )
 
 
@@ -296,7 +293,7 @@ def test_a_record_of_another_split_is_found(
     begin = offsets(root)[20]
     for word, value in (("ROOT", root), ("ID", fields[0]), ("LABEL", int(float(fields[1]))), ("PATH", fields[2])):
         why = why.replace(word, str(value))
-    expected = f"Record file {root}/recordio/train.rec, record 20 at byte {begin}: {why}. {TODO}"
+    expected = f"Record file {root}/recordio/train.rec, record 20 at byte {begin}: {why}. {ADVICE}"
     assert error(root, full=full, samples=-1) == expected
 
 
@@ -330,7 +327,7 @@ def test_a_wrong_count_of_a_class_is_found(root: Path, *, full: bool) -> None:
     edit(root / "manifest.json", change)
     assert error(root, full=full) == (
         "Split train: 2 classes do not have the records that the manifest says: n00000001 (8, not 7), n00000003 (8, not"
-        f" 9). {TODO}"
+        f" 9). {ADVICE}"
     )
 
 
@@ -356,7 +353,7 @@ def test_labels_that_are_none_are_found(root: Path, change: Callable[[bytes], by
 def test_a_manifest_that_lacks_a_file_is_found(root: Path) -> None:
     edit(root / "manifest.json", lambda content: content.replace(b'"train.idx"', b'"train.txt"'))
     why = "it does not name the rec, idx, lst of split train, and no others"
-    assert error(root) == f"Manifest in {root}: {why}. {TODO}"
+    assert error(root) == f"Manifest in {root}: {why}. {ADVICE}"
 
 
 def test_a_disk_that_fails_is_an_error(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,4 +361,4 @@ def test_a_disk_that_fails_is_an_error(root: Path, monkeypatch: pytest.MonkeyPat
         raise OSError(5, "Input/output error", "train.rec")
 
     monkeypatch.setattr(verify, "hash_file", fails)
-    assert error(root) == f"File train.rec: it cannot be read (Input/output error). {TODO}"
+    assert error(root) == f"File train.rec: it cannot be read (Input/output error). {ADVICE}"
