@@ -197,28 +197,28 @@ class Policy:
 
 
 class Attempts:
-    """Counts failures in a row and says how long to pause; gives up after ``retries`` of them without a new byte."""
+    """Counts failures in a row and says how long to pause; gives up after ``retries`` without a new byte."""
 
     def __init__(self, retries: int) -> None:
         self.failures = 0
         self._retries = retries
-        self._bytes_at_first = 0
+        self._fruitless = 0
+        self._bytes_before = 0
 
     def succeeded(self) -> None:
         """Begin to count anew."""
-        self.failures = 0
+        self.failures = self._fruitless = 0
 
     def failed(self, name: str, error: PassingError, done_bytes: int) -> float:
         """Return the seconds to pause after ``error`` of the source ``name``.
 
-        ``done_bytes`` is how many bytes there are: where others still bring some, there is no reason to give up.
-        Raises OpsError after the last retry.
+        ``done_bytes`` is how many bytes there are: where others still bring some, there is no reason to give up, yet
+        every reason to pause. Raises OpsError when the last retry has failed.
         """
-        if self.failures == 0 or done_bytes > self._bytes_at_first:
-            self._bytes_at_first = done_bytes
-            self.failures = min(self.failures, self._retries)
         self.failures += 1
-        if self.failures > self._retries + 1:
+        self._fruitless = 1 if done_bytes > self._bytes_before else self._fruitless + 1
+        self._bytes_before = done_bytes
+        if self._fruitless > self._retries:
             raise OpsError(
                 f"Download from {name}",
                 f"{self._retries} retries brought no byte; the last one: {error}",
