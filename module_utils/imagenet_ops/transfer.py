@@ -240,9 +240,7 @@ def transfer(sources: Sequence[tuple[Source, Facts]], target: Target, done: Rang
 
 
 class _Transfer:
-    def __init__(
-        self, sources: Sequence[tuple[Source, Facts]], target: Target, done: Ranges, policy: Policy
-    ) -> None:
+    def __init__(self, sources: Sequence[tuple[Source, Facts]], target: Target, done: Ranges, policy: Policy) -> None:
         self._sources = list(sources)
         self._target = target
         self._policy = policy
@@ -423,4 +421,3 @@ def write_at(target: Target, block: bytes, position: int) -> None:
     while view:
         count = os.pwrite(target.descriptor, view, position)
         view, position = view[count:], position + count
-

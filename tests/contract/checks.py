@@ -199,7 +199,7 @@ def playbook_shape(text: str, content: Any) -> list[str]:
         for section in ("pre_tasks", "tasks", "post_tasks", "handlers"):
             tasks = play.get(section) or []
             if len(tasks) > 1 or any(_is_more_than_a_role(task) for task in tasks):
-                faults.append(f"{section} of play '{play.get('name')}' do more than include one role or read the inventory again")
+                faults.append(f"{section} of play '{play.get('name')}' do more than one role or reading the inventory")
     return faults
 
 

@@ -218,7 +218,7 @@ class FakeEc2:
             "VolumeId": volume.volume_id,
             "State": state,
             "AvailabilityZone": volume.request["AvailabilityZone"],
-            "CreateTime": datetime.fromtimestamp(volume.created_at, timezone.utc),  # noqa: UP017 - Python 3.9
+            "CreateTime": datetime.fromtimestamp(volume.created_at, timezone.utc),
             "Tags": volume.request["TagSpecifications"][0]["Tags"],
             "Attachments": [self._attachment(volume)] if volume.instance_id else [],
         }

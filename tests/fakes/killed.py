@@ -30,9 +30,7 @@ def run_killed(entry: str, arguments: dict[str, Any], kill_at: int) -> int | Non
     """
     job = json.dumps({"entry": entry, "arguments": arguments, "kill_at": kill_at})
     program = "import tests.conftest, tests.fakes.killed as killed; killed.main()"
-    done = subprocess.run(
-        [sys.executable, "-c", program, job], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", program, job], cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode == -signal.SIGKILL:
         return None
     assert done.returncode == 0, done.stderr

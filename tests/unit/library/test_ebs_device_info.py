@@ -15,9 +15,7 @@ def run_module(capsys: pytest.CaptureFixture[str], **arguments: Any) -> dict[str
     return answer
 
 
-def test_the_answer_is_that_of_the_host(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_answer_is_that_of_the_host(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def fake(host: Any, volume_id: str, timeout_seconds: float) -> dict[str, Any]:
         status, output, _ = host.run_command(["echo", volume_id])
         return {"device": output.strip(), "size_bytes": timeout_seconds, "blank": status == 0}

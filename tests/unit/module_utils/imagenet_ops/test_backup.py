@@ -244,9 +244,7 @@ def test_a_file_of_another_size_or_none_is_found_before_anything_is_sent(client:
     assert stored(client) == {}
 
 
-def test_a_file_that_cannot_be_read_through(
-    client: FaultyClient, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_cannot_be_read_through(client: FaultyClient, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     getsize = os.path.getsize
 
     def remove_after_a_look(path: str) -> int:

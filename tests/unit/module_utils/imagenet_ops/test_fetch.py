@@ -443,9 +443,7 @@ def test_too_little_space_is_said_before_the_first_byte(
     assert len(origin.requests) == 1
 
 
-def test_a_disk_that_fills_up_keeps_what_there_is(
-    origin: Origin, dest: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_fills_up_keeps_what_there_is(origin: Origin, dest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real_pwrite = os.pwrite
 
     def pwrite(descriptor: int, content: bytes, position: int) -> int:

@@ -302,7 +302,7 @@ def test_retry_after(text: str | None, seconds: float) -> None:
 
 
 def test_retry_after_a_date() -> None:
-    now = dt.datetime.now(dt.UTC)
+    now = dt.datetime.now(dt.timezone.utc)
     later = email.utils.format_datetime(now + dt.timedelta(seconds=100), usegmt=True)
     assert 97 < retry_after_seconds(later) <= 100
     assert retry_after_seconds(email.utils.format_datetime(now - dt.timedelta(hours=1), usegmt=True)) == 0
@@ -389,9 +389,7 @@ def test_a_netrc_that_is_not_understood_is_named_and_not_quoted(
     monkeypatch.setenv("NETRC", str(netrc))
     with pytest.raises(OpsError) as caught:
         session_of(origin)
-    assert str(caught.value) == (
-        f"Credentials file {netrc}: line 2 is not understood. Correct it and run again"
-    )
+    assert str(caught.value) == (f"Credentials file {netrc}: line 2 is not understood. Correct it and run again")
 
 
 def test_credentials_do_not_follow_a_redirect_to_another_host(origin: Origin) -> None:
@@ -487,7 +485,7 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     """Make a certificate for 127.0.0.1 that signs itself; return its file and that of its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "origin")])
-    now = dt.datetime.now(dt.UTC)
+    now = dt.datetime.now(dt.timezone.utc)
     made = (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -502,9 +500,7 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     )
     (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
     (folder / "key.pem").write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return folder / "cert.pem", folder / "key.pem"
 

@@ -51,9 +51,7 @@ def test_an_object_is_stored_with_its_sha256(bucket: Bucket) -> None:
     assert bucket.uri("a/b") == "s3://imagenet-backup/a/b"
 
 
-def test_sizes_are_those_of_all_pages(
-    bucket: Bucket, client: FaultyClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sizes_are_those_of_all_pages(bucket: Bucket, client: FaultyClient, monkeypatch: pytest.MonkeyPatch) -> None:
     class Paginator:
         def paginate(self, **request: str) -> list[dict[str, Any]]:
             assert request == {"Bucket": "imagenet-backup", "ExpectedBucketOwner": "123456789012", "Prefix": "v1/"}

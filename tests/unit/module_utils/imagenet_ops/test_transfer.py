@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
 import random
 import threading
@@ -151,7 +150,7 @@ def test_ranges_are_sets_of_numbers(additions: Sequence[tuple[int, int]]) -> Non
         expected |= set(range(start, start + length))
     pairs = ranges.pairs()
     assert {number for start, end in pairs for number in range(start, end)} == expected
-    assert all(first[1] < second[0] for first, second in itertools.pairwise(pairs))
+    assert all(first[1] < second[0] for first, second in zip(pairs, pairs[1:]))
     assert ranges.total == len(expected)
     assert ranges.prefix() == next(number for number in range(200) if number not in expected)
     gaps = {number for start, end in ranges.gaps(100) for number in range(start, end)}
