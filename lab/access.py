@@ -1,4 +1,4 @@
-"""Who may call: access keys, session tokens, the owner of a bucket, how often; and a count of what was called."""
+"""Who may call, how often, and what: access keys, session tokens, roles' policies, throttling, and a count of calls."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from moto.core.authorization import ActionAuthenticatorMixin
 from moto.core.responses import BaseResponse
+from moto.iam.access_control import AssumedRoleAccessKey, IAMPolicy, PermissionResult
 from moto.iam.models import iam_backends
 from moto.s3.models import s3_backends
-from moto.s3.responses import S3Response
 from moto.sts.models import sts_backends
 
 from lab.config import (
@@ -30,8 +29,16 @@ from lab.rules import ApiError
 
 PARTITION = "aws"
 CONTROLLER_USER = "lab-controller"
+# Every role may ask who it is (IAM User Guide, GetCallerIdentity).
+ALWAYS_ALLOWED = "sts:GetCallerIdentity"
 _CREDENTIAL = re.compile(r"Credential=([^/,\s]+)/")
-_V2 = re.compile(r"^AWS ([^:]+):")
+_SIGNATURE_2 = re.compile(r"^AWS ([^:]+):")
+# How a service says that it does not know a key: code, message, HTTP status.
+_UNKNOWN_KEY = {
+    "ec2": ("AuthFailure", "AWS was not able to validate the provided access credentials", 401),
+    "s3": ("InvalidAccessKeyId", "The AWS Access Key Id you provided does not exist in our records.", 403),
+}
+_UNKNOWN_KEY_ELSEWHERE = ("InvalidClientTokenId", "The security token included in the request is invalid.", 403)
 
 
 class TokenBucket:
@@ -82,19 +89,8 @@ class Calls:
             return {"total": sum(self._counts.values()), "calls": dict(sorted(self._counts.items()))}
 
 
-def access_key_of(authorization: str, query: dict[str, Any]) -> str | None:
-    """Return the access key id that signed a request, from its Authorization header or a presigned URL's query."""
-    match = _CREDENTIAL.search(authorization) or _V2.search(authorization)
-    if match:
-        return match.group(1)
-    for name in ("X-Amz-Credential", "AWSAccessKeyId"):
-        if query.get(name):
-            return str(query[name][0]).split("/")[0]
-    return None
-
-
 class Access:
-    """The patches at moto's one entrance of each call."""
+    """The patches at the entrance of EC2, STS and IAM. ``changed`` is called with every action that succeeded."""
 
     def __init__(self, bucket: TokenBucket, calls: Calls, changed: Callable[[str], None]) -> None:
         self._bucket = bucket
@@ -104,8 +100,7 @@ class Access:
     def install(self) -> None:
         """Change moto."""
         wrap(BaseResponse, "get_access_key")(lambda _, response: _key(response) or "")
-        self._install_actions()
-        self._install_s3()
+        wrap(BaseResponse, "call_action")(self._call_action)
 
     def create_accounts(self) -> None:
         """Make the controller's user with its fixed key, and somebody else's bucket."""
@@ -117,84 +112,63 @@ class Access:
         iam.access_keys[CONTROLLER_ACCESS_KEY] = key
         s3_backends[OTHER_ACCOUNT_ID][PARTITION].create_bucket(OTHER_ACCOUNT_BUCKET, REGION)
 
-    def _install_actions(self) -> None:
-        @wrap(BaseResponse, "call_action")
-        def call_action(original: Any, response: Any) -> Any:
-            service, action = response.service_name, response._get_action()  # noqa: SLF001 - moto has no other name
-            self._calls.add(f"{service}:{action}")
-            try:
-                check_key(response, "AuthFailure" if service == "ec2" else "InvalidClientTokenId")
-                if service == "ec2":
-                    self._throttle()
-                answer = original(response)
-            except ApiError as error:
-                return error_answer(response, error)
-            except NotImplementedError as error:
-                return error_answer(response, ApiError("UnsupportedOperation", f"Not part of the lab: {error}"))
-            except LabError as error:  # the machine failed: the disk is full, a command is missing
-                return error_answer(response, ApiError("InternalError", str(error), 500))
-            self._changed(action)
-            return answer
+    def _call_action(self, original: Any, response: Any) -> Any:
+        action = f"{response.service_name}:{response._get_action()}"  # noqa: SLF001 - moto has no other name for it
+        self._calls.add(action)
+        try:
+            check_caller(response, action, "*")
+            self._throttle(response)
+            answer = original(response)
+        except ApiError as error:
+            return error_answer(response, error)
+        except NotImplementedError as error:
+            return error_answer(response, ApiError("UnsupportedOperation", f"Not part of the lab: {error}"))
+        except LabError as error:  # the machine failed: the disk is full, a command is missing
+            return error_answer(response, ApiError("InternalError", str(error), 500))
+        self._changed(action)
+        return answer
 
-    def _throttle(self) -> None:
-        if not self._bucket.take():
+    def _throttle(self, response: Any) -> None:
+        if response.service_name == "ec2" and not self._bucket.take():
             self._calls.add("ec2:RequestLimitExceeded")
             raise ApiError("RequestLimitExceeded", "Request limit exceeded.", 503)
 
-    def _install_s3(self) -> None:
-        @wrap(ActionAuthenticatorMixin, "_authenticate_and_authorize_s3_action")
-        def authorize(_: Any, response: Any, bucket_name: str | None = None, **__: Any) -> None:
-            action = response.data.get("Action") or response.method
-            self._calls.add(f"s3:{action}")
-            check_bucket_exists(response, bucket_name)
-            check_key(response, "InvalidAccessKeyId")
-            if bucket_name is not None:
-                check_bucket_owner(response, bucket_name, str(action))
 
-        for entrance in ("bucket_response", "key_response"):
+def access_key_of(authorization: str, query: dict[str, Any]) -> str | None:
+    """Return the access key id that signed a request, from its Authorization header or a presigned URL's query."""
+    match = _CREDENTIAL.search(authorization) or _SIGNATURE_2.search(authorization)
+    if match:
+        return match.group(1)
+    for name in ("X-Amz-Credential", "AWSAccessKeyId"):
+        if query.get(name):
+            return str(query[name][0]).split("/")[0]
+    return None
 
-            @wrap(S3Response, entrance)
-            def answer(original: Any, response: Any, *arguments: Any) -> Any:
-                try:
-                    return original(response, *arguments)
-                except ApiError as error:
-                    return error_answer(response, error)
+
+def check_caller(response: Any, action: str, resource: str) -> None:
+    """Raise ApiError unless the key that signed the request is the lab's, and its role may do ``action``."""
+    key, service = _key(response), response.service_name
+    if key is None and service == "s3":
+        raise ApiError("AccessDenied", "Access Denied", 403)
+    if key is None or key not in iam_backends[ACCOUNT_ID][PARTITION].access_keys:
+        raise ApiError(*_UNKNOWN_KEY.get(service, _UNKNOWN_KEY_ELSEWHERE))
+    role = sts_backends[ACCOUNT_ID][PARTITION].get_assumed_role_from_access_key(key)
+    if role is None:
+        return  # the controller's user may do everything
+    if response.headers.get("X-Amz-Security-Token") != role.session_token:
+        raise ApiError("InvalidToken", "The provided token is malformed or otherwise invalid.")
+    if action != ALWAYS_ALLOWED and not _permits(role, action, resource):
+        denial = f"User: {role.arn} is not authorized to perform: {action} on resource: {resource}"
+        raise ApiError("UnauthorizedOperation" if service == "ec2" else "AccessDenied", denial, 403)
+
+
+def _permits(role: Any, action: str, resource: str) -> bool:
+    """Return whether a policy of ``role`` allows the action and none denies it; conditions are not looked at."""
+    headers = {"X-Amz-Security-Token": role.session_token}
+    access_key = AssumedRoleAccessKey(ACCOUNT_ID, PARTITION, role.access_key_id, headers)
+    results = [IAMPolicy(policy).is_action_permitted(action, resource) for policy in access_key.collect_policies()]
+    return PermissionResult.PERMITTED in results and PermissionResult.DENIED not in results
 
 
 def _key(response: Any) -> str | None:
     return access_key_of(response.headers.get("Authorization", ""), response.querystring)
-
-
-def check_key(response: Any, code: str) -> None:
-    """Raise the error ``code`` unless a key that the lab has given out signed the request."""
-    key = _key(response)
-    if key is None and response.service_name == "s3":
-        raise ApiError("AccessDenied", "Access Denied", 403)
-    iam = iam_backends[ACCOUNT_ID][PARTITION]
-    if key is None or key not in iam.access_keys:
-        messages = {
-            "AuthFailure": "AWS was not able to validate the provided access credentials",
-            "InvalidClientTokenId": "The security token included in the request is invalid.",
-            "InvalidAccessKeyId": "The AWS Access Key Id you provided does not exist in our records.",
-        }
-        raise ApiError(code, messages[code], 401 if code == "AuthFailure" else 403)
-    role = sts_backends[ACCOUNT_ID][PARTITION].get_assumed_role_from_access_key(key)
-    if role is not None and response.headers.get("X-Amz-Security-Token") != role.session_token:
-        raise ApiError("InvalidToken", "The provided token is malformed or otherwise invalid.", 400)
-
-
-def check_bucket_exists(response: Any, bucket_name: str | None) -> None:
-    """Raise NoSuchBucket for an unsigned request to a bucket that nobody has: S3 says so to everybody."""
-    if _key(response) is None and bucket_name is not None and bucket_name not in s3_backends.bucket_accounts:
-        raise ApiError("NoSuchBucket", "The specified bucket does not exist", 404)
-
-
-def check_bucket_owner(response: Any, bucket_name: str, action: str) -> None:
-    """Raise AccessDenied where the bucket is another account's, or not that of the account the caller expects."""
-    _, owner = s3_backends.bucket_accounts.get(bucket_name, (None, None))
-    if owner is None:
-        return
-    expected = response.headers.get("x-amz-expected-bucket-owner", owner)
-    # Who creates a bucket whose name is taken hears BucketAlreadyExists, from moto.
-    if expected != owner or (owner != response.current_account and action != "CreateBucket"):
-        raise ApiError("AccessDenied", "Access Denied", 403)

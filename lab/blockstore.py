@@ -96,7 +96,8 @@ class BlockStore:
             token = response.params.get("ClientToken")
             volume = self._tokens.find("CreateVolume", token, request)
             if volume is None:
-                _check_create_volume(response.ec2_backend, response.params)
+                # Said to moto, which would take the size that the snapshot's volume has now.
+                response.params["Size"] = _check_create_volume(response.ec2_backend, response.params)
                 volume = original(response).result
                 volume.volume_initialization_rate = response.params.get("VolumeInitializationRate")
                 self._tokens.remember("CreateVolume", token, request, volume)
@@ -248,12 +249,13 @@ class BlockStore:
         return ActionResult(result)
 
 
-def _check_create_volume(backend: Any, request: Any) -> None:
+def _check_create_volume(backend: Any, request: Any) -> int:
+    """Return the size in GiB that the volume gets; raise ApiError where EC2 would refuse it."""
     zone = request.get("AvailabilityZone")
     if backend.get_zone_by_name(zone) is None:
         raise ApiError("InvalidZone.NotFound", f"The zone '{zone}' does not exist.")
     snapshot_id = request.get("SnapshotId") or None
-    check_new_volume(
+    return check_new_volume(
         NewVolume(
             volume_type=request.get("VolumeType") or "gp2",
             size_gib=request.get("Size"),

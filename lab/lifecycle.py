@@ -337,15 +337,15 @@ def _check_addresses() -> None:
 
 @contextlib.contextmanager
 def _one_at_a_time() -> Iterator[None]:
-    with open(MARKER.with_suffix(".lock"), "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LabError("Another command is starting or stopping the lab at this moment") from None
-        try:
-            yield
-        finally:
-            MARKER.with_suffix(".lock").unlink(missing_ok=True)
+    # The folder of the marker is there on every machine, so no file is left behind for the lock's sake.
+    folder = os.open(MARKER.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise LabError("Another command is starting or stopping the lab at this moment") from None
+    finally:
+        os.close(folder)
 
 
 def clean(directory: Path, marker: Marker | None) -> None:

@@ -27,10 +27,11 @@ from lab.instances import Instances
 from lab.linux import LinuxDataPlane
 from lab.machine import write_for_user
 from lab.metadata import MetadataServer
+from lab.objects import ObjectStore
 from lab.ssh_config import Entry, render_known_hosts, render_ssh_config
 
 # After these a host may have another name.
-NAMING_ACTIONS = {"CreateTags", "DeleteTags"}
+NAMING_ACTIONS = {"ec2:CreateTags", "ec2:DeleteTags"}
 
 
 class Api:
@@ -52,6 +53,7 @@ class Api:
         access = Access(TokenBucket(settings.throttle_rate, settings.throttle_burst), self._calls, self._after)
         access.install()
         access.create_accounts()
+        ObjectStore(self._calls).install()
         self._moto = DomainDispatcherApplication(create_backend_app)
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:

@@ -1,0 +1,115 @@
+"""S3: bodies that must match their checksums, buckets that have owners, and callers that must be allowed."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import zlib
+from typing import Any
+
+from moto.core.authorization import ActionAuthenticatorMixin
+from moto.s3.models import s3_backends
+from moto.s3.responses import S3Response
+
+from lab.access import Calls, check_caller
+from lab.patching import error_answer, wrap
+from lab.rules import ApiError
+
+# Where the name of an action is not that of the permission it needs (S3's "Actions, resources, and condition keys").
+PERMISSIONS = {"HeadBucket": "ListBucket"}
+CHECKSUM = "x-amz-checksum-"
+
+
+class ObjectStore:
+    """The patches of S3."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    def install(self) -> None:
+        """Change moto."""
+        wrap(S3Response, "bucket_response")(_answer)
+        wrap(S3Response, "key_response")(_answer)
+        wrap(S3Response, "put_object")(_checked_body)
+        wrap(S3Response, "upload_part")(_checked_body)
+        wrap(S3Response, "_key_response_post")(_checked_upload)
+        wrap(ActionAuthenticatorMixin, "_authenticate_and_authorize_s3_action")(self._authorize)
+
+    def _authorize(self, _: Any, response: Any, bucket_name: str | None = None, key_name: str | None = None) -> None:
+        action = str(response.data.get("Action") or response.method)
+        self._calls.add(f"s3:{action}")
+        if bucket_name is not None and not response.headers.get("Authorization"):
+            _check_bucket_exists(bucket_name)
+        resource = "/".join(part for part in (bucket_name, key_name) if part) or "*"
+        check_caller(response, f"s3:{PERMISSIONS.get(action, action)}", f"arn:aws:s3:::{resource}")
+        if bucket_name is not None:
+            _check_bucket_owner(response, bucket_name, action)
+
+
+def checksums_of(body: bytes) -> dict[str, str]:
+    """Return the checksums of ``body`` that are cheap to know, by the names of their headers, in base64."""
+    return {
+        "content-md5": _text(hashlib.md5(body, usedforsecurity=False).digest()),
+        f"{CHECKSUM}crc32": _text(zlib.crc32(body).to_bytes(4, "big")),
+        f"{CHECKSUM}sha1": _text(hashlib.sha1(body, usedforsecurity=False).digest()),
+        f"{CHECKSUM}sha256": _text(hashlib.sha256(body).digest()),
+    }
+
+
+def check_body(body: bytes, headers: Any) -> None:
+    """Raise BadDigest where a checksum in ``headers`` is not that of ``body``."""
+    known = ("content-md5", f"{CHECKSUM}crc32", f"{CHECKSUM}sha1", f"{CHECKSUM}sha256")
+    wanted = {name: headers[name] for name in known if headers.get(name)}
+    if not wanted:
+        return
+    found = checksums_of(body)
+    wrong = sorted(name for name, value in wanted.items() if value != found[name])
+    if wrong:
+        raise ApiError("BadDigest", f"The {wrong[0]} you specified did not match what we received.")
+
+
+def _text(digest: bytes) -> str:
+    return base64.b64encode(digest).decode()
+
+
+def _answer(original: Any, response: Any, *arguments: Any) -> Any:
+    try:
+        return original(response, *arguments)
+    except ApiError as error:
+        return error_answer(response, error)
+
+
+def _checked_body(original: Any, response: Any) -> Any:
+    check_body(response.body or b"", response.headers)
+    return original(response)
+
+
+def _checked_upload(original: Any, response: Any, request: Any, body: bytes, bucket: str, query: Any, key: str) -> Any:
+    """Before an upload is completed, compare its parts with the checksum of the whole that the caller announced."""
+    whole = response.headers.get(f"{CHECKSUM}crc32")
+    if whole and query.get("uploadId") and response.headers.get(f"{CHECKSUM}type") == "FULL_OBJECT":
+        upload = response.backend.get_bucket(bucket).multiparts.get(query["uploadId"][0])
+        crc32 = 0
+        for number, _ in response._complete_multipart_body(body) if upload else []:  # noqa: SLF001 - moto's own reader
+            if number in upload.parts:
+                crc32 = zlib.crc32(upload.parts[number].value, crc32)
+        if upload and _text(crc32.to_bytes(4, "big")) != whole:
+            raise ApiError("BadDigest", "The CRC32 you specified did not match the calculated checksum.")
+    return original(response, request, body, bucket, query, key)
+
+
+def _check_bucket_exists(bucket_name: str) -> None:
+    """Raise NoSuchBucket where nobody has the bucket: S3 says that even to a request that nobody signed."""
+    if bucket_name not in s3_backends.bucket_accounts:
+        raise ApiError("NoSuchBucket", "The specified bucket does not exist", 404)
+
+
+def _check_bucket_owner(response: Any, bucket_name: str, action: str) -> None:
+    """Raise AccessDenied where the bucket is another account's, or not that of the account the caller expects."""
+    _, owner = s3_backends.bucket_accounts.get(bucket_name, (None, None))
+    if owner is None:
+        return
+    expected = response.headers.get("x-amz-expected-bucket-owner", owner)
+    # Who creates a bucket whose name is taken hears BucketAlreadyExists, from moto.
+    if expected != owner or (owner != response.current_account and action != "CreateBucket"):
+        raise ApiError("AccessDenied", "Access Denied", 403)
