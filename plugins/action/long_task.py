@@ -67,7 +67,7 @@ class ActionModule(ActionBase):
             return self._execute_module(task_vars=self._vars)
         started = self._start()
         if "ansible_job_id" not in started:
-            return {**started, "changed": False}
+            return started
         answer = self._follow(self._job(started))
         for key in JOB_KEYS:
             answer.pop(key, None)
@@ -77,11 +77,18 @@ class ActionModule(ActionBase):
         return answer
 
     def _start(self) -> dict[str, Any]:
+        """Start the job and return what Ansible says of it, or its reason for not starting it."""
+        # The job removes this folder at its end, so Ansible takes no care of it, not even where no job came about.
+        folder = self._make_tmp_path()
         self._task.async_val = JOB_LIMIT_SECONDS
         try:
-            return self._execute_module(task_vars=self._vars, wrap_async=True)
+            started = self._execute_module(task_vars=self._vars, wrap_async=True)
         finally:
             self._task.async_val = 0
+        if "ansible_job_id" not in started:
+            self._remove_tmp_path(folder)
+            started["changed"] = False
+        return started
 
     def _job(self, started: dict[str, Any]) -> Job:
         state_dir = self._remote_expand_user(str(self._task.args.get("state_dir", "")))
@@ -92,7 +99,7 @@ class ActionModule(ActionBase):
         """Look at ``job`` until it has ended, through lost connections, and return the module's answer."""
         reporter = Reporter(self._line_start(), self._setting("imagenet_ops_progress_seconds"), self._clock)
         delay_seconds = FIRST_POLL_SECONDS
-        last_contact = self._clock()
+        last_contact, connected = self._clock(), True
         while True:
             self._sleep(delay_seconds)
             delay_seconds = min(delay_seconds * POLL_GROWTH, self._setting("imagenet_ops_poll_seconds"))
@@ -101,9 +108,10 @@ class ActionModule(ActionBase):
                 if look.finished:
                     return self._collect(job)
             except AnsibleConnectionFailure as error:
-                self._bear(error, last_contact)
+                self._bear(error, last_contact, first=connected)
+                connected = False
                 continue
-            last_contact = self._clock()
+            last_contact, connected = self._clock(), True
             if not look.alive:
                 return self._lost(job)
             line = reporter.line(look.progress, details=not self._task.no_log)
@@ -124,16 +132,17 @@ class ActionModule(ActionBase):
             raise AnsibleConnectionFailure(f"the host did not answer as it should: {reason}")
         return read_look(parts[1:])
 
-    def _bear(self, error: AnsibleConnectionFailure, last_contact: float) -> None:
+    def _bear(self, error: AnsibleConnectionFailure, last_contact: float, *, first: bool) -> None:
         """Put up with a lost connection, up to a limit; the job does not need it."""
         limit_seconds = self._setting("imagenet_ops_unreachable_seconds")
-        if self._clock() - last_contact < limit_seconds:
-            self._display.vvv(f"{self._line_start()}no connection, trying again: {error}")
-            return
-        raise AnsibleConnectionFailure(
-            f"{self._module} on {self._host}: no connection for {duration(limit_seconds)}: {error}. The job itself "
-            "goes on. Mend the connection and run the playbook again: it waits for the job and finds its work done"
-        ) from error
+        if self._clock() - last_contact >= limit_seconds:
+            raise AnsibleConnectionFailure(
+                f"{self._module} on {self._host}: no connection for {duration(limit_seconds)}: {error}. The job itself "
+                "goes on. Mend the connection and run the playbook again: it waits for the job and finds its work done"
+            ) from None  # Ansible would add the cause's text a second time
+        if first:
+            self._display.display(f"{self._line_start()}no connection; the job goes on, trying again")
+        self._display.vvv(f"{self._line_start()}{error}")
 
     def _collect(self, job: Job) -> dict[str, Any]:
         """Return the answer of a finished job and remove its file."""
