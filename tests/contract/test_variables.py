@@ -13,7 +13,7 @@ BUILT_IN = {
     "ansible_check_mode", "ansible_config_file", "ansible_facts", "ansible_failed_result", "ansible_play_hosts",
     "ansible_play_hosts_all", "ansible_playbook_python", "ansible_version", "groups", "hostvars", "inventory_dir",
     "inventory_hostname", "item", "lookup", "now", "omit", "playbook_dir", "query", "role_path",
-    "instance_id", "placement", "private_ip_address", "public_ip_address", "tags",
+    "ec2_tags", "instance_id", "placement",
 }  # fmt: skip
 # How Ansible connects; the names are Ansible's.
 CONNECTION = {"ansible_host", "ansible_user", "ansible_python_interpreter", "ansible_ssh_common_args"}

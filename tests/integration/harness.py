@@ -1,0 +1,150 @@
+"""Drives the lab as a user does: `python -m lab`, `ansible-playbook`, `ssh`; and reads what a user would read."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from lab.config import API_PORT, CONTROLLER_ACCESS_KEY, CONTROLLER_SECRET_KEY, LOOPBACK, REGION
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+RUN_SECONDS_MAX = 900
+# What pinned collections announce for their later releases; everything else that Ansible warns of is a fault of ours.
+KNOWN_DEPRECATIONS = (
+    "iam_role.assume_role_policy_document_raw will no longer be returned",  # amazon.aws.iam_role, whatever it is asked
+    "the 'delete_instance_profile' option will be removed",  # the same, even where the option is not used
+    "Passing `warnings` to `exit_json` or `fail_json` is deprecated",  # ansible.posix.mount
+    "Deprecation warnings can be disabled by setting",  # Ansible, after the first of them
+)
+_WARNING = re.compile(r"\[(?:DEPRECATION )?WARNING\]:? ?(.*)")
+_RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
+_TASK = re.compile(r"^TASK \[(.*?)\] \**$")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run of ansible-playbook printed."""
+
+    text: str
+
+    @property
+    def recap(self) -> dict[str, dict[str, int]]:
+        """Per host: ok, changed, unreachable, failed."""
+        names = ("ok", "changed", "unreachable", "failed")
+        return {found[0]: dict(zip(names, map(int, found[1:]), strict=True)) for found in _RECAP.findall(self.text)}
+
+    def changed(self, host: str) -> int:
+        """How many tasks changed something on ``host``."""
+        return self.recap[host]["changed"]
+
+    def all_unchanged(self) -> bool:
+        """Whether there is a recap and nothing changed on any host."""
+        return bool(self.recap) and all(counts["changed"] == 0 for counts in self.recap.values())
+
+    def failed_hosts(self) -> list[str]:
+        """The hosts that failed or could not be reached, by name."""
+        return sorted(host for host, counts in self.recap.items() if counts["failed"] or counts["unreachable"])
+
+    def task_changed(self, name: str) -> bool:
+        """Whether the task changed something on any host; it must have run."""
+        blocks = self._tasks().get(name)
+        if blocks is None:
+            raise AssertionError(f"no task {name!r} in:\n{self.text}")
+        return any(re.search(r"^changed: ", block, re.MULTILINE) for block in blocks)
+
+    def table(self, first: str, last: str) -> list[list[str]]:
+        """The rows below the header that begins with ``first`` and ends with ``last``; cells are two blanks apart."""
+        lines = [line.strip().removeprefix("- ").strip("'\"") for line in self.text.splitlines()]
+        header = next(i for i, line in enumerate(lines) if line.startswith(f"{first} ") and line.endswith(last))
+        rows = []
+        for line in lines[header + 1 :]:
+            cells = re.split(r"\s{2,}", line.strip())
+            if len(cells) < 3:
+                break
+            rows.append(cells)
+        return rows
+
+    def _tasks(self) -> dict[str, list[str]]:
+        blocks: dict[str, list[str]] = {}
+        current: list[str] = []
+        for line in self.text.splitlines():
+            begin = _TASK.match(line)
+            if begin:
+                blocks.setdefault(begin.group(1), []).append("")
+                current = blocks[begin.group(1)]
+            elif current:
+                current[-1] += f"{line}\n"
+        return blocks
+
+
+class Lab:
+    """The lab that is up."""
+
+    def playbook(self, *arguments: str, expect_success: bool = True) -> Run:
+        """Run ansible-playbook with these arguments in the lab; a warning, or the other end than expected, fails the test."""
+        command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "inventories/lab", *arguments]
+        environment = {
+            **os.environ,
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_DEPRECATION_WARNINGS": "true",
+            "COLUMNS": "400",
+            "LC_ALL": "C.UTF-8",
+            "NO_COLOR": "1",
+        }
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=RUN_SECONDS_MAX,
+            check=False,
+        )
+        if (done.returncode == 0) != expect_success:
+            pytest.fail(f"{' '.join(arguments)} ended {done.returncode}:\n{done.stdout}", pytrace=False)
+        warnings = [text for text in _WARNING.findall(done.stdout) if not any(known in text for known in KNOWN_DEPRECATIONS)]
+        if warnings:
+            pytest.fail(f"{' '.join(arguments)} warned:\n{warnings}\n{done.stdout}", pytrace=False)
+        return Run(done.stdout)
+
+    def ssh(self, host: str, command: str) -> str:
+        """Run a shell command on a host and return its standard output; it must succeed."""
+        done = subprocess.run(
+            ["ssh", "-F", ".lab/ssh_config", host, command], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        )
+        if done.returncode != 0:
+            pytest.fail(f"{command!r} on {host} ended {done.returncode}: {done.stderr}", pytrace=False)
+        return done.stdout
+
+    def instance(self, name: str) -> dict[str, Any]:
+        """The running instance with this Name tag, as DescribeInstances shows it."""
+        filters = [{"Name": "tag:Name", "Values": [name]}, {"Name": "instance-state-name", "Values": ["running"]}]
+        found: dict[str, Any] = self.ec2().describe_instances(Filters=filters)["Reservations"][0]["Instances"][0]
+        return found
+
+    def ec2(self) -> Any:
+        """A boto3 client of the lab's EC2."""
+        return self._client("ec2")
+
+    def s3(self) -> Any:
+        """A boto3 client of the lab's S3."""
+        return self._client("s3")
+
+    def _client(self, service: str) -> Any:
+        return boto3.client(
+            service,
+            endpoint_url=f"http://{LOOPBACK}:{API_PORT}",
+            region_name=REGION,
+            aws_access_key_id=CONTROLLER_ACCESS_KEY,
+            aws_secret_access_key=CONTROLLER_SECRET_KEY,
+        )

@@ -1,0 +1,280 @@
+"""The main job in the lab, in the order in which a user does it: look, prepare, deploy, again, fail, tear down.
+
+The tests of this file build on each other: each begins where the one before it ended.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.integration.harness import Lab
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+RECORDS = "/data/imagenet/recordio"
+OURS = [{"Name": "tag:Project", "Values": ["imagenet-ops"]}, {"Name": "tag:Dataset", "Values": ["imagenet"]}]
+HOSTS = ["gpu-1", "gpu-2", "gpu-3", "gpu-4"]
+
+# Reads every record's label out of a .rec by its .idx, in the words of the format alone, with the host's own Python.
+READ_LABELS = """
+import json, struct
+labels = {}
+paths = {line.split("\\t")[0]: line.rstrip("\\n").split("\\t")[2] for line in open("validation.lst")}
+with open("validation.rec", "rb") as rec:
+    for line in open("validation.idx"):
+        key, offset = line.split()
+        rec.seek(int(offset))
+        magic, length, flag, label, record_id, _ = struct.unpack("<IIIfQQ", rec.read(32))
+        assert (magic, flag, record_id) == (0xCED7230A, 0, int(key))
+        labels[paths[key].split("/")[-1]] = int(label)
+print(json.dumps(labels))
+"""
+
+
+def ours(lab: Lab) -> dict[str, list[str]]:
+    """What the project has in the lab's AWS, by kind; terminated instances do not count."""
+    ec2 = lab.ec2()
+    live = [{"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "stopped"]}]
+    instances = ec2.describe_instances(Filters=[*OURS, *live])["Reservations"]
+    return {
+        "instances": [one["InstanceId"] for entry in instances for one in entry["Instances"]],
+        "volumes": [one["VolumeId"] for one in ec2.describe_volumes(Filters=OURS)["Volumes"]],
+        "snapshots": [one["SnapshotId"] for one in ec2.describe_snapshots(Filters=OURS)["Snapshots"]],
+        "keys": [one["KeyName"] for one in ec2.describe_key_pairs(Filters=OURS)["KeyPairs"]],
+        "groups": [one["GroupId"] for one in ec2.describe_security_groups(Filters=OURS)["SecurityGroups"]],
+    }
+
+
+def expected(lab: Lab) -> dict[str, Any]:
+    """What the archives of this lab hold, as lab-up found it."""
+    facts: dict[str, Any] = yaml.safe_load((ROOT / "inventories/lab/group_vars/all/archives.yml").read_text())
+    return facts["dataset_overrides"]
+
+
+@pytest.fixture(scope="module")
+def manifest(lab: Lab) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(lab.ssh("gpu-1", "cat /data/imagenet/manifest.json"))
+    return found
+
+
+def test_check_mode_on_a_blank_account_makes_nothing(lab: Lab) -> None:
+    run = lab.playbook("playbooks/prepare.yml", "--check", "--diff")
+    assert run.changed("localhost") > 0, "check mode says that it would make something"
+    assert ours(lab) == {"instances": [], "volumes": [], "snapshots": [], "keys": [], "groups": []}
+
+
+def test_deploy_without_a_snapshot_says_so(lab: Lab) -> None:
+    run = lab.playbook("playbooks/deploy.yml", "--limit", "gpu-1", expect_success=False)
+    assert "There is no complete snapshot of imagenet in us-east-1. Run playbooks/prepare.yml first." in run.text
+
+
+def test_prepare_goes_from_archives_to_a_snapshot(lab: Lab) -> None:
+    run = lab.playbook("playbooks/prepare.yml")
+    left = ours(lab)
+    assert (len(left["instances"]), len(left["volumes"]), len(left["snapshots"])) == (0, 1, 1)
+    snapshot = lab.ec2().describe_snapshots(SnapshotIds=left["snapshots"])["Snapshots"][0]
+    tags = {tag["Key"]: tag["Value"] for tag in snapshot["Tags"]}
+    assert tags["Role"] == "snapshot"
+    assert re.fullmatch(r"[0-9a-f]{12}", tags["DatasetVersion"])
+    assert re.fullmatch(r"[0-9a-f]{12}", tags["DatasetSettings"])
+    assert f"DatasetVersion {tags['DatasetVersion']}" in run.text
+    assert snapshot["Encrypted"]
+    volume = lab.ec2().describe_volumes(VolumeIds=left["volumes"])["Volumes"][0]
+    assert (volume["State"], volume["VolumeType"], volume["Encrypted"]) == ("available", "sc1", True)
+
+
+def test_backup_is_private_versioned_encrypted_and_whole(lab: Lab) -> None:
+    s3 = lab.s3()
+    bucket = "imagenet-ops-lab"
+    assert s3.get_bucket_versioning(Bucket=bucket)["Status"] == "Enabled"
+    blocked = s3.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"]
+    assert all(blocked.values())
+    rules = s3.get_bucket_encryption(Bucket=bucket)["ServerSideEncryptionConfiguration"]["Rules"]
+    assert rules[0]["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
+    names = [entry["Key"] for entry in s3.list_objects_v2(Bucket=bucket)["Contents"]]
+    manifest_key = next(name for name in names if name.endswith("/manifest.json"))
+    body = s3.get_object(Bucket=bucket, Key=manifest_key)["Body"].read()
+    version = hashlib.sha256(body).hexdigest()[:12]
+    assert manifest_key == f"imagenet/{version}/manifest.json"
+    manifest = json.loads(body)
+    named = [f"archives/{archive['name']}" for archive in manifest["archives"]]
+    named += [f"recordio/{name}" for split in manifest["splits"].values() for name in split["files"]]
+    assert sorted(names) == sorted(f"imagenet/{version}/{name}" for name in [*named, "labels.tsv", "manifest.json"])
+    for split in manifest["splits"].values():
+        for name, file in split["files"].items():
+            stored = s3.get_object(Bucket=bucket, Key=f"imagenet/{version}/recordio/{name}")["Body"].read()
+            assert hashlib.sha256(stored).hexdigest() == file["sha256"]
+
+
+def test_prepare_again_changes_nothing(lab: Lab) -> None:
+    before = ours(lab)
+    assert lab.playbook("playbooks/prepare.yml").all_unchanged()
+    assert ours(lab) == before
+
+
+def test_a_new_image_launches_no_second_host(lab: Lab) -> None:
+    """ec2_instance compares the image unless it is told what to look for."""
+    keep = ("-e", "download_host_keep=true", "-e", "data_jpeg_quality=90")
+    lab.playbook("playbooks/steps/provision.yml", *keep)
+    first = ours(lab)["instances"]
+    assert len(first) == 1
+    image = lab.ec2().create_image(InstanceId=first[0], Name="a-newer-image")["ImageId"]
+    run = lab.playbook("playbooks/steps/provision.yml", *keep, "-e", f"download_host_image_id={image}")
+    assert run.all_unchanged()
+    assert ours(lab)["instances"] == first
+
+
+def test_a_kept_host_runs_every_step_again_without_a_change(lab: Lab) -> None:
+    """Other settings: the archives and trees of the kept volume are taken as they are, and only records are new."""
+    settings = ("-e", "download_host_keep=true", "-e", "data_jpeg_quality=90")
+    first = lab.playbook("playbooks/prepare.yml", *settings)
+    assert not first.task_changed("dataset_archives : Fetch the archives")
+    assert not first.task_changed("dataset_layout : Lay the splits out as one directory per class")
+    assert first.task_changed("dataset_records : Pack the splits into records")
+    before = ours(lab)
+    assert len(before["snapshots"]) == 2
+    assert lab.playbook("playbooks/prepare.yml", *settings).all_unchanged()
+    assert ours(lab) == before
+    assert lab.playbook("playbooks/prepare.yml", *settings, "--check").all_unchanged()
+
+
+def test_release_terminates_the_kept_host(lab: Lab) -> None:
+    lab.playbook("playbooks/steps/release.yml", "-e", "data_jpeg_quality=90")
+    assert ours(lab)["instances"] == []
+
+
+def test_check_mode_of_deploy_says_what_it_would_do(lab: Lab) -> None:
+    before = ours(lab)
+    run = lab.playbook("playbooks/deploy.yml", "--check", "--diff")
+    assert run.task_changed("fleet_volumes : Create and attach a volume for every host, all in one call")
+    assert ours(lab) == before
+
+
+def test_a_failing_host_leaves_the_others_alone(lab: Lab) -> None:
+    # A file where the environment's directory belongs: something that no playbook may remove.
+    lab.ssh("gpu-3", "sudo touch /opt/imagenet-ops")
+    version = versions_by_quality(lab)[95]
+    run = lab.playbook("playbooks/deploy.yml", "-e", f"data_version={version}", expect_success=False)
+    assert run.failed_hosts() == ["gpu-3"]
+    rows = run.table("host", "result")
+    assert [row[0] for row in rows] == HOSTS
+    served = expected(lab)["splits"]
+    for row in rows:
+        if row[0] == "gpu-3":
+            assert "/opt/imagenet-ops" in row[-1]
+        else:
+            assert row[3:] == [version, f"{served['train']['images']} + {served['validation']['images']}", "ok"]
+    lab.ssh("gpu-3", "sudo rm /opt/imagenet-ops")
+
+
+def versions_by_quality(lab: Lab) -> dict[int, str]:
+    """DatasetVersion by JPEG quality, as the manifests in the backup say."""
+    s3 = lab.s3()
+    found = {}
+    for entry in s3.list_objects_v2(Bucket="imagenet-ops-lab")["Contents"]:
+        if entry["Key"].endswith("/manifest.json"):
+            manifest = json.loads(s3.get_object(Bucket="imagenet-ops-lab", Key=entry["Key"])["Body"].read())
+            found[manifest["settings"]["quality"]] = entry["Key"].split("/")[1]
+    return found
+
+
+def test_deploy_serves_the_host_that_failed_and_leaves_the_others(lab: Lab) -> None:
+    version = versions_by_quality(lab)[95]
+    run = lab.playbook("playbooks/deploy.yml", "-e", f"data_version={version}")
+    assert run.changed("gpu-3") > 0
+    assert [run.changed(host) for host in HOSTS if host != "gpu-3"] == [0, 0, 0]
+    assert [row[-1] for row in run.table("host", "result")] == ["ok"] * 4
+
+
+def test_every_host_has_a_volume_of_its_own_zone(lab: Lab) -> None:
+    volumes = lab.ec2().describe_volumes(Filters=[*OURS, {"Name": "tag:Role", "Values": ["fleet"]}])["Volumes"]
+    by_instance = {volume["Attachments"][0]["InstanceId"]: volume for volume in volumes}
+    assert len(by_instance) == len(volumes) == 4
+    zones = set()
+    for host in HOSTS:
+        instance = lab.instance(host)
+        zone = instance["Placement"]["AvailabilityZone"]
+        assert by_instance[instance["InstanceId"]]["AvailabilityZone"] == zone
+        zones.add(zone)
+    assert zones == {"us-east-1a", "us-east-1b"}
+
+
+def test_every_host_has_the_same_records_read_only(lab: Lab, manifest: dict[str, Any]) -> None:
+    for host in HOSTS:
+        for split, name in (("train", "train.rec"), ("validation", "validation.rec")):
+            digest = lab.ssh(host, f"sha256sum {RECORDS}/{name}").split()[0]
+            assert digest == manifest["splits"][split]["files"][name]["sha256"]
+        assert "ro" in lab.ssh(host, "findmnt -n -o OPTIONS /data").strip().split(",")
+        source = lab.ssh(host, "awk '$2 == \"/data\" { print $1, $4 }' /etc/fstab").split()
+        assert source[0].startswith("/dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_vol")
+        assert "nofail" in source[1].split(",")
+
+
+def test_counts_and_labels_are_those_of_the_archives(lab: Lab, manifest: dict[str, Any]) -> None:
+    facts = expected(lab)
+    assert manifest["splits"]["train"]["records"] == facts["splits"]["train"]["images"]
+    assert manifest["splits"]["validation"]["records"] == facts["splits"]["validation"]["images"]
+    assert manifest["labels"]["classes"] == facts["classes"]
+    assert manifest["splits"]["train"]["converted"]["cmyk"] == 2
+    assert manifest["splits"]["train"]["converted"]["png"] == 1
+    assert manifest["splits"]["train"]["bad_images"] == []
+    labels = dict(line.split("\t")[:2] for line in lab.ssh("gpu-1", "cat /data/imagenet/labels.tsv").splitlines())
+    packed = json.loads(lab.ssh("gpu-1", f"cd {RECORDS} && python3 -c '{READ_LABELS}'"))
+    folder = Path(json.loads((ROOT / ".lab/origin.json").read_text())["directory"])
+    truth = dict(line.split() for line in (folder / "validation_synsets.txt").read_text().splitlines())
+    assert {name: labels[str(label)] for name, label in packed.items()} == truth
+
+
+def test_deploy_again_changes_nothing_and_limit_reaches_only_its_hosts(lab: Lab) -> None:
+    version = versions_by_quality(lab)[95]
+    again = lab.playbook("playbooks/deploy.yml", "-e", f"data_version={version}")
+    assert again.all_unchanged()
+    limited = lab.playbook("playbooks/deploy.yml", "-e", f"data_version={version}", "--limit", "gpu_b")
+    assert sorted(limited.recap) == ["gpu-2", "gpu-4"]
+    assert limited.all_unchanged()
+
+
+def test_a_new_version_takes_the_place_of_the_old_one(lab: Lab) -> None:
+    newest = versions_by_quality(lab)[90]
+    run = lab.playbook("playbooks/deploy.yml", "--limit", "gpu-1")
+    assert run.table("host", "result")[0][3] == newest
+    body = lab.ssh("gpu-1", "cat /data/imagenet/manifest.json")
+    assert hashlib.sha256(body.encode()).hexdigest()[:12] == newest
+    assert lab.playbook("playbooks/deploy.yml", "--limit", "gpu-1").all_unchanged()
+
+
+@pytest.mark.parametrize("name", ["", "imagenet-2"])
+def test_teardown_refuses_without_the_name(lab: Lab, name: str) -> None:
+    before = ours(lab)
+    run = lab.playbook("playbooks/teardown.yml", "-e", f"project_removal_confirm={name}", expect_success=False)
+    assert "-e project_removal_confirm=imagenet" in run.text
+    assert ours(lab) == before
+
+
+def test_teardown_in_check_mode_lists_what_would_go(lab: Lab) -> None:
+    before = ours(lab)
+    run = lab.playbook("playbooks/teardown.yml", "-e", "project_removal_confirm=imagenet", "--check")
+    for name in [*before["volumes"], *before["snapshots"]]:
+        assert name in run.text
+    assert ours(lab) == before
+
+
+def test_teardown_removes_ours_and_nothing_else(lab: Lab) -> None:
+    theirs = lab.ec2().create_volume(AvailabilityZone="us-east-1a", Size=1, VolumeType="gp3")["VolumeId"]
+    lab.playbook("playbooks/teardown.yml", "-e", "project_removal_confirm=imagenet", "-e", "project_removal_bucket=true")
+    assert ours(lab) == {"instances": [], "volumes": [], "snapshots": [], "keys": [], "groups": []}
+    assert "imagenet-ops-lab" not in [bucket["Name"] for bucket in lab.s3().list_buckets()["Buckets"]]
+    assert lab.ec2().describe_volumes(VolumeIds=[theirs])["Volumes"][0]["State"] == "available"
+    lab.ec2().delete_volume(VolumeId=theirs)
+    for host in HOSTS:
+        assert lab.instance(host)["State"]["Name"] == "running"
+        assert lab.ssh(host, "findmnt -n /data || echo none").strip() == "none"
+        assert "/data" not in lab.ssh(host, "cat /etc/fstab")
+    run = lab.playbook("playbooks/teardown.yml", "-e", "project_removal_confirm=imagenet")
+    assert run.all_unchanged()
