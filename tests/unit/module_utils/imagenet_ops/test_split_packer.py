@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from ansible.module_utils.imagenet_ops.listing import Listing, Tree
 from ansible.module_utils.imagenet_ops.recordio import RecordReader, parse_image_data
 from ansible.module_utils.imagenet_ops.split_packer import Packed, SplitPacker
 from ansible.module_utils.imagenet_ops.state import Progress
+from ansible.module_utils.imagenet_ops.verify import verify_dataset
 
 from tests.fakes import killed_packing
 from tests.fakes.images import jpeg, mixed_images, write_tree
@@ -411,11 +414,11 @@ class Killer:
     def __init__(self, server: subprocess.Popen[str]) -> None:
         self._server = server
 
-    def run(self, tree: Path, root: Path, workers: int, kill_at: int = 0) -> bool:
+    def run(self, tree: Path, root: Path, workers: int, kill_at: int = 0, quality: int = 95) -> bool:
         """Pack and say whether it was killed; 0 lets it run to its end."""
         assert self._server.stdin
         assert self._server.stdout
-        self._server.stdin.write(json.dumps([str(tree), str(root), workers, kill_at]) + "\n")
+        self._server.stdin.write(json.dumps([str(tree), str(root), workers, quality, kill_at]) + "\n")
         self._server.stdin.flush()
         status = int(self._server.stdout.readline())
         assert status in (0, signal.SIGKILL)
@@ -462,3 +465,22 @@ def test_a_run_may_be_killed_at_every_single_operation(tmp_path: Path, killer: K
         assert_same(root, tmp_path / "undisturbed")
         operations += 1
     assert operations > 30
+
+
+def test_a_kill_while_files_are_replaced_never_leaves_a_manifest_of_other_files(tmp_path: Path, killer: Killer) -> None:
+    tree = write_tree(tmp_path / "tree", {f"a/{number}.jpg": jpeg(seed=number) for number in range(4)})
+    killer.run(tree, tmp_path / "old", 1)
+    killer.run(tree, tmp_path / "undisturbed", 1, quality=80)
+    manifests: list[bool] = []
+    while True:
+        root = tmp_path / str(len(manifests))
+        shutil.copytree(tmp_path / "old", root)
+        if not killer.run(tree, root, 1, kill_at=len(manifests) + 1, quality=80):
+            break
+        manifests.append((root / "manifest.json").exists())
+        if manifests[-1]:
+            verify_dataset(str(root), None, full=True, decode_samples=0)
+        killer.run(tree, root, 1, quality=80)
+        assert_same(root, tmp_path / "undisturbed")
+    # The old one, then none while the files change, then, where the kill came after that, the new one.
+    assert [present for present, _ in itertools.groupby(manifests)] == [True, False, True]
