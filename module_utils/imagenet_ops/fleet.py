@@ -276,6 +276,7 @@ class Deployment:
         elif code == "InvalidParameterValue" and "in use" in error_message(error):
             self._attach(job)
         elif code == "InvalidVolume.NotFound":
+            job.used_devices.discard(device_suffix(job.device_name))
             self._replace(job, "gone")
         else:
             fail(job, f"volume {job.volume_id} was not attached as {job.device_name}: {told(error)}")

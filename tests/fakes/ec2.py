@@ -57,6 +57,7 @@ class FakeEc2:
         self.attach_seconds = 3.0
         self.invisible_seconds = 0.0
         self.page_results = 1000
+        self.answered_state = "creating"
         self.stuck: set[str] = set()
         self.errors: dict[tuple[str, str], list[Exception]] = {}
         self.kill_at = -1
@@ -123,7 +124,7 @@ class FakeEc2:
                 self.tokens[request["ClientToken"]] = self.volumes[volume_id] = volume
             elif volume.request != request:
                 raise refused("CreateVolume", "IdempotentParameterMismatch", "Different parameters")
-            return {**self._volume(volume), "State": "creating"}
+            return {**self._volume(volume), "State": self.answered_state}
 
     def attach_volume(self, **request: Any) -> dict[str, Any]:
         with self._mutating("attach_volume", request, request["InstanceId"]):

@@ -224,13 +224,25 @@ def test_the_token_of_a_deleted_volume_is_followed_by_the_next(ec2: FakeEc2) -> 
     assert ec2.now - started < 30
 
 
-def test_a_volume_deleted_a_moment_ago_is_made_again_though_its_token_still_answers(ec2: FakeEc2) -> None:
+@pytest.mark.parametrize("answered_state", ["creating", "available", "deleted"])
+def test_a_volume_deleted_a_moment_ago_is_made_again_though_its_token_still_answers(
+    ec2: FakeEc2, answered_state: str
+) -> None:
     ids = ec2.add_instances(1)
+    ec2.create_seconds = 0
     deploy(ec2, ids)
     remove(ec2, ids)
+    create = ec2.create_volume
+
+    def answer_for_old_tokens(**request: Any) -> dict[str, Any]:
+        ec2.answered_state = answered_state if request["ClientToken"] in ec2.tokens else "creating"
+        return create(**request)
+
+    ec2.create_volume = answer_for_old_tokens  # type: ignore[method-assign]
     result = deploy(ec2, ids)
     assert list(ec2.attached()) == ids
     assert result["created"] == 1
+    assert result["volumes"][ids[0]]["device_name"] == "/dev/sdf"
 
 
 def test_other_settings_after_a_deletion_are_no_obstacle(ec2: FakeEc2) -> None:
