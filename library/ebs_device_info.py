@@ -22,6 +22,9 @@ options:
     description: How long to wait for the device. Attaching takes EC2 some seconds, and udev another moment.
     type: int
     default: 60
+  mount_path:
+    description: A directory to look at; C(mounted_source) says what is mounted there, whichever device that is.
+    type: path
 attributes:
   check_mode:
     description: Only looks, so check mode does the same.
@@ -91,6 +94,11 @@ mount_points:
   returned: success
   type: list
   elements: str
+mounted_source:
+  description: What is mounted at I(mount_path) now. Empty where nothing is, or where no I(mount_path) was given.
+  returned: success
+  type: str
+  sample: /dev/nvme1n1
 """
 
 from typing import Any
@@ -105,13 +113,15 @@ def main() -> None:
         argument_spec={
             "volume_id": {"type": "str", "required": True},
             "timeout_seconds": {"type": "int", "default": 60},
+            "mount_path": {"type": "path"},
         },
         supports_check_mode=True,
     )
 
     def work() -> dict[str, Any]:
         host = Host(run_command=module.run_command)
-        found = device_info(host, module.params["volume_id"], module.params["timeout_seconds"])
+        options = module.params
+        found = device_info(host, options["volume_id"], options["timeout_seconds"], options["mount_path"])
         return {"changed": False, **found}
 
     run(module, work)

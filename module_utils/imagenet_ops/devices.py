@@ -12,8 +12,9 @@ import json
 import os
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Callable
+from typing import Callable, NamedTuple
 
 from ansible.module_utils.imagenet_ops.errors import OpsError
 
@@ -50,10 +51,11 @@ class Signature:
     blank: bool
 
 
-def device_info(host: Host, volume_id: str, timeout_seconds: float) -> dict[str, object]:
+def device_info(host: Host, volume_id: str, timeout_seconds: float, mount_path: str | None = None) -> dict[str, object]:
     """Return everything about the device of ``volume_id``, waiting up to ``timeout_seconds`` for it to appear.
 
-    The keys are device (the stable link), real_device, serial, fstype, uuid, label, size_bytes, mount_points and blank.
+    The keys are device (the stable link), real_device, serial, fstype, uuid, label, size_bytes, mount_points, blank and
+    mounted_source (what is mounted at ``mount_path``, whichever device that is; empty where nothing is).
     Raises OpsError where the device does not appear, is another volume's, or cannot be read.
     """
     link = link_path(host, volume_id)
@@ -69,6 +71,7 @@ def device_info(host: Host, volume_id: str, timeout_seconds: float) -> dict[str,
         "blank": signature.blank,
         "size_bytes": size_bytes(real_device),
         "mount_points": mount_points(host, device_number(real_device)),
+        "mounted_source": mounted_source(host, mount_path) if mount_path else "",
     }
 
 
@@ -186,14 +189,30 @@ def device_number(real_device: str) -> str:
 
 
 def mount_points(host: Host, number: str) -> list[str]:
-    r"""Return the directories on which the device ``major:minor`` is mounted, sorted.
+    """Return the directories on which the device ``major:minor`` is mounted, sorted."""
+    return sorted({mount.point for mount in _mounts(host) if mount.number == number})
 
-    Read from mountinfo (proc(5)): field 3 is the device, field 5 the mount point with blanks written as ``\040``.
+
+def mounted_source(host: Host, path: str) -> str:
+    """Return what is mounted at directory ``path``, as the kernel names it (the topmost one); empty if nothing is."""
+    sources = [mount.source for mount in _mounts(host) if mount.point == path]
+    return sources[-1] if sources else ""
+
+
+class _Mount(NamedTuple):
+    """A line of mountinfo: the device as major:minor, the directory, and the source as the kernel names it."""
+
+    number: str
+    point: str
+    source: str
+
+
+def _mounts(host: Host) -> Iterator[_Mount]:
+    r"""Read mountinfo (proc(5)): field 3 is the device, field 5 the mount point with blanks written as ``\040``.
+
+    Optional fields follow and end with a dash; behind it stand the filesystem's type and the source.
     """
-    points = set()
     with open(host.mountinfo_path, encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
-            fields = line.split()
-            if fields[2] == number:
-                points.add(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[4]))
-    return sorted(points)
+            fields = [re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), field) for field in line.split()]
+            yield _Mount(fields[2], fields[4], fields[fields.index("-", 6) + 2])

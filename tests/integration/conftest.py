@@ -22,7 +22,8 @@ def lab() -> Iterator[Lab]:
     missing = missing_programs() or ([] if os.geteuid() == 0 else ["root"]) or missing_kernel_features()
     if missing:
         pytest.skip(f"the lab needs what is missing here: {', '.join(missing)}")
-    if subprocess.run([sys.executable, "-m", "lab", "status"], cwd=ROOT, capture_output=True, check=False).returncode == 0:
+    status = subprocess.run([sys.executable, "-m", "lab", "status"], cwd=ROOT, capture_output=True, check=False)
+    if status.returncode == 0:
         pytest.fail("a lab is up already: stop it with make lab-down before these tests", pytrace=False)
     _lab("up", "--hosts", str(HOSTS), "--delay", "0")
     try:

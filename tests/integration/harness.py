@@ -12,6 +12,7 @@ from typing import Any
 
 import boto3
 import pytest
+import yaml
 
 from lab.config import API_PORT, CONTROLLER_ACCESS_KEY, CONTROLLER_SECRET_KEY, LOOPBACK, REGION
 
@@ -20,7 +21,8 @@ RUN_SECONDS_MAX = 900
 # What pinned collections announce for their later releases; everything else that Ansible warns of is a fault of ours.
 KNOWN_DEPRECATIONS = (
     "iam_role.assume_role_policy_document_raw will no longer be returned",  # amazon.aws.iam_role, whatever it is asked
-    "the 'delete_instance_profile' option will be removed",  # the same, even where the option is not used
+    "the 'create_instance_profile' option will be removed",  # the same, though the option is not used
+    "the 'delete_instance_profile' option will be removed",
     "Passing `warnings` to `exit_json` or `fail_json` is deprecated",  # ansible.posix.mount
     "Deprecation warnings can be disabled by setting",  # Ansible, after the first of them
 )
@@ -88,8 +90,8 @@ class Run:
 class Lab:
     """The lab that is up."""
 
-    def playbook(self, *arguments: str, expect_success: bool = True) -> Run:
-        """Run ansible-playbook with these arguments in the lab; a warning, or the other end than expected, fails the test."""
+    def playbook(self, *arguments: str, expect_success: bool = True, expect_warnings: bool = False) -> Run:
+        """Run ansible-playbook in the lab; a warning, or another end than expected, fails the test."""
         command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "inventories/lab", *arguments]
         environment = {
             **os.environ,
@@ -112,15 +114,22 @@ class Lab:
         )
         if (done.returncode == 0) != expect_success:
             pytest.fail(f"{' '.join(arguments)} ended {done.returncode}:\n{done.stdout}", pytrace=False)
-        warnings = [text for text in _WARNING.findall(done.stdout) if not any(known in text for known in KNOWN_DEPRECATIONS)]
-        if warnings:
+        warnings = [
+            text for text in _WARNING.findall(done.stdout) if not any(known in text for known in KNOWN_DEPRECATIONS)
+        ]
+        if warnings and not expect_warnings:
             pytest.fail(f"{' '.join(arguments)} warned:\n{warnings}\n{done.stdout}", pytrace=False)
         return Run(done.stdout)
 
     def ssh(self, host: str, command: str) -> str:
         """Run a shell command on a host and return its standard output; it must succeed."""
         done = subprocess.run(
-            ["ssh", "-F", ".lab/ssh_config", host, command], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+            ["ssh", "-F", ".lab/ssh_config", host, command],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
         if done.returncode != 0:
             pytest.fail(f"{command!r} on {host} ended {done.returncode}: {done.stderr}", pytrace=False)
@@ -130,6 +139,12 @@ class Lab:
         """The running instance with this Name tag, as DescribeInstances shows it."""
         filters = [{"Name": "tag:Name", "Values": [name]}, {"Name": "instance-state-name", "Values": ["running"]}]
         found: dict[str, Any] = self.ec2().describe_instances(Filters=filters)["Reservations"][0]["Instances"][0]
+        return found
+
+    def facts(self) -> dict[str, Any]:
+        """What the lab's inventory says of its archives: the dataset_overrides that lab-up wrote."""
+        written = yaml.safe_load((ROOT / "inventories/lab/group_vars/all/archives.yml").read_text())
+        found: dict[str, Any] = written["dataset_overrides"]
         return found
 
     def ec2(self) -> Any:

@@ -16,14 +16,14 @@ def run_module(capsys: pytest.CaptureFixture[str], **arguments: Any) -> dict[str
 
 
 def test_the_answer_is_that_of_the_host(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def fake(host: Any, volume_id: str, timeout_seconds: float) -> dict[str, Any]:
+    def fake(host: Any, volume_id: str, timeout_seconds: float, mount_path: str) -> dict[str, Any]:
         status, output, _ = host.run_command(["echo", volume_id])
-        return {"device": output.strip(), "size_bytes": timeout_seconds, "blank": status == 0}
+        return {"device": output.strip(), "size_bytes": timeout_seconds, "blank": status == 0, "mounted": mount_path}
 
     monkeypatch.setattr(ebs_device_info, "device_info", fake)
-    answer = run_module(capsys, volume_id="vol-01234567")
+    answer = run_module(capsys, volume_id="vol-01234567", mount_path="/data")
     answer.pop("invocation", None)  # newer Ansible adds it only when asked
-    assert answer == {"changed": False, "device": "vol-01234567", "size_bytes": 60, "blank": True}
+    assert answer == {"changed": False, "device": "vol-01234567", "size_bytes": 60, "blank": True, "mounted": "/data"}
 
 
 @pytest.mark.parametrize("check_mode", [False, True])

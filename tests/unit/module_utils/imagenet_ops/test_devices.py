@@ -13,6 +13,7 @@ from ansible.module_utils.imagenet_ops.devices import (
     Host,
     device_info,
     mount_points,
+    mounted_source,
     read_signature,
     serial_of,
 )
@@ -78,6 +79,7 @@ def test_a_blank_volume(host: FakeHost) -> None:
         "blank": True,
         "size_bytes": 4096,
         "mount_points": [],
+        "mounted_source": "",
     }
 
 
@@ -188,6 +190,17 @@ def test_mount_points_with_any_name(points: list[str], tmp_path_factory: pytest.
     host = Host(run_here, mountinfo_path=str(path))
     assert mount_points(host, "259:1") == sorted("/" + point for point in points)
     assert mount_points(host, "259:2") == []
+    assert mounted_source(host, "/sys") == "sysfs"
+    assert [mounted_source(host, f"/{point}") for point in points] == ["/dev/nvme1n1"] * len(points)
+    assert mounted_source(host, "/nothing here") == ""
+
+
+def test_what_is_mounted_on_top_counts(tmp_path: Path) -> None:
+    path = tmp_path / "mountinfo"
+    path.write_text(
+        "36 35 259:1 / /data ro shared:7 - ext4 /dev/nvme1n1 ro\n40 36 259:2 / /data ro master:7 shared:9 - xfs /dev/nvme2n1 ro\n"
+    )
+    assert mounted_source(Host(run_here, mountinfo_path=str(path)), "/data") == "/dev/nvme2n1"
 
 
 def run_here(command: list[str]) -> tuple[int, str, str]:

@@ -1,0 +1,161 @@
+"""What a person gets wrong, and what the lab's AWS refuses: a clear error each time, and nothing lost.
+
+A data set of its own, `scratch`, with the lab's archives, so that the main job's is left alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.harness import Lab
+
+HOST = "scratch-download"
+SETTINGS = {"download_host_name": HOST, "data_volume_name": "scratch-data", "download_host_keep": True}
+
+
+def scratch_set(lab: Lab, **archives: dict[str, Any]) -> tuple[str, ...]:
+    """Arguments that make the lab's data set `scratch`, with these changes to its archives."""
+    changed = lab.facts()
+    changed["name"] = "scratch"
+    for key, values in archives.items():
+        changed["archives"][key].update(values)
+    return ("-e", json.dumps({**SETTINGS, "dataset_overrides": changed}))
+
+
+@pytest.fixture(scope="module")
+def scratch(lab: Lab) -> Iterator[Lab]:
+    """The lab with a provisioned download host for `scratch`; all of it is removed afterwards."""
+    lab.playbook("playbooks/steps/provision.yml", *scratch_set(lab))
+    yield lab
+    lab.playbook("playbooks/teardown.yml", *scratch_set(lab), "-e", "project_removal_confirm=scratch")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (
+            ["aws_access_key=WRONG"],
+            "The security token included in the request is invalid",
+        ),
+        (["download_host_zone=us-east-1z"], "There is no availability zone us-east-1z in us-east-1"),
+        (
+            ["backup_bucket_name=imagenet-ops-taken"],
+            "imagenet-ops-taken exists and does not belong to account 123456789012",
+        ),
+        (["backup_bucket_name=Not_A_Bucket"], "'Not_A_Bucket' is no name of an S3 bucket"),
+        (["download_host_public_key_file=/nowhere.pub"], "There is no public key /nowhere.pub"),
+        (['{"imagenet_accept_terms": false}'], "say it once in your inventory: imagenet_accept_terms: true"),
+        (['{"data_volume_size_gib": 0}'], "Raise data_volume_size_gib"),
+    ],
+)
+def test_preflight_names_what_is_wrong(lab: Lab, arguments: list[str], text: str) -> None:
+    extra = [part for argument in arguments for part in ("-e", argument)]
+    assert text in lab.playbook("playbooks/steps/preflight.yml", *extra, expect_success=False).text
+
+
+def test_an_unknown_version_is_named(lab: Lab) -> None:
+    wanted = ("-e", "data_version=000000000000", "--limit", "gpu-1")
+    run = lab.playbook("playbooks/deploy.yml", *wanted, expect_success=False)
+    assert "There is no complete snapshot of imagenet with DatasetVersion 000000000000 in us-east-1" in run.text
+
+
+def test_a_zone_without_hosts_is_an_error(lab: Lab) -> None:
+    run = lab.playbook("playbooks/deploy.yml", "--limit", "gpu_z", expect_success=False, expect_warnings=True)
+    assert "gpu_z" in run.text
+
+
+def test_a_volume_that_holds_something_is_not_formatted(scratch: Lab) -> None:
+    scratch.ssh(HOST, "echo precious | sudo tee /data/precious")
+    scratch.ssh(HOST, "sudo umount /data")
+    other = (*scratch_set(scratch), "-e", "volume_mount_fstype=xfs")
+    run = scratch.playbook("playbooks/steps/provision.yml", *other, expect_success=False)
+    assert "holds ext4 and not xfs: it was not touched" in " ".join(run.text.split())
+    scratch.playbook("playbooks/steps/provision.yml", *scratch_set(scratch))
+    assert scratch.ssh(HOST, "cat /data/precious").strip() == "precious"
+
+
+def test_a_data_volume_of_another_zone_is_refused(lab: Lab, scratch: Lab) -> None:
+    """ec2_vol would take it by its name whatever its zone, and attach nothing."""
+    host_zone = lab.instance(HOST)["Placement"]["AvailabilityZone"]
+    other_zone = {"us-east-1a": "us-east-1b", "us-east-1b": "us-east-1a"}[host_zone]
+    tags = {"Project": "imagenet-ops", "Dataset": "scratch", "Role": "data", "Name": "scratch-data"}
+    stray = lab.ec2().create_volume(
+        AvailabilityZone=other_zone,
+        Size=125,
+        VolumeType="sc1",
+        TagSpecifications=[{"ResourceType": "volume", "Tags": [{"Key": key, "Value": tags[key]} for key in tags]}],
+    )["VolumeId"]
+    run = scratch.playbook("playbooks/steps/provision.yml", *scratch_set(lab), expect_success=False)
+    assert f"{stray} in {other_zone}" in " ".join(run.text.split())
+    lab.ec2().delete_volume(VolumeId=stray)
+
+
+def test_a_wrong_md5_sets_the_archive_aside(scratch: Lab) -> None:
+    run = scratch.playbook(
+        "playbooks/steps/fetch.yml", *scratch_set(scratch, devkit={"md5": "0" * 32}), expect_success=False
+    )
+    name = "ILSVRC2012_devkit_t12.tar.gz"
+    assert f"/data/scratch/archives/{name}.rejected" in run.text
+    left = scratch.ssh(HOST, "ls /data/scratch/archives").split()
+    assert f"{name}.rejected" in left
+    assert name not in left
+
+
+def test_a_page_instead_of_an_archive_is_quoted(scratch: Lab) -> None:
+    page = {"urls": ["http://aws.lab:14566/moto-api/"], "md5": "0" * 32}
+    run = scratch.playbook("playbooks/steps/fetch.yml", *scratch_set(scratch, devkit=page), expect_success=False)
+    assert "HTML" in run.text
+    assert "ILSVRC2012_devkit_t12.tar.gz" not in scratch.ssh(HOST, "ls /data/scratch/archives").split()
+
+
+def test_wrong_credentials_are_said_to_be_wrong(scratch: Lab) -> None:
+    wrong = ("-e", "dataset_archives_password=not-the-password")
+    run = scratch.playbook("playbooks/steps/fetch.yml", *scratch_set(scratch), *wrong, expect_success=False)
+    assert "credentials" in run.text
+    assert "not-the-password" not in run.text
+
+
+def test_a_full_disk_is_said_to_be_full_and_the_run_goes_on_later(scratch: Lab) -> None:
+    scratch.ssh(HOST, "rm -rf /data/scratch/archives /data/scratch/.state")
+    size_bytes = scratch.facts()["archives"]["train"]["size_bytes"]
+    free = int(scratch.ssh(HOST, "df --output=avail -B1 /data | tail -1"))
+    scratch.ssh(HOST, f"sudo fallocate -l {free - size_bytes // 2} /data/ballast")
+    run = scratch.playbook("playbooks/steps/fetch.yml", *scratch_set(scratch), expect_success=False)
+    assert "space" in run.text
+    scratch.ssh(HOST, "sudo rm /data/ballast")
+    scratch.playbook("playbooks/steps/fetch.yml", *scratch_set(scratch))
+
+
+def test_validation_images_that_lie_there_extracted_are_moved_into_classes(scratch: Lab) -> None:
+    """As in the original post: the validation archive unpacked flat, and the devkit beside it."""
+    name = Path(scratch.facts()["archives"]["validation"]["urls"][0]).name
+    scratch.ssh(HOST, f"mkdir -p /data/flat && tar -xf /data/scratch/archives/{name} -C /data/flat")
+    flat = ("-e", json.dumps({"dataset_layout_directories": {"validation": "/data/flat"}}))
+    scratch.playbook("playbooks/steps/layout.yml", *scratch_set(scratch), *flat)
+    count = scratch.ssh(HOST, "find /data/scratch/validation -mindepth 2 -type f | wc -l")
+    assert int(count) == scratch.facts()["splits"]["validation"]["images"]
+    assert scratch.ssh(HOST, "find /data/flat -type f | wc -l").strip() == "0"
+    assert scratch.playbook("playbooks/steps/layout.yml", *scratch_set(scratch), *flat).all_unchanged()
+
+
+def test_a_device_slot_that_is_taken_is_left_alone(lab: Lab, scratch: Lab) -> None:
+    """ec2_vol would answer ok with the other volume's id; the fleet takes the next free slot."""
+    instance = lab.instance("gpu-1")
+    zone = instance["Placement"]["AvailabilityZone"]
+    theirs = lab.ec2().create_volume(AvailabilityZone=zone, Size=1, VolumeType="gp3")["VolumeId"]
+    lab.ec2().attach_volume(VolumeId=theirs, InstanceId=instance["InstanceId"], Device="/dev/sdf")
+    for step in ("layout", "pack", "backup", "snapshot"):
+        scratch.playbook(f"playbooks/steps/{step}.yml", *scratch_set(lab))
+    run = scratch.playbook("playbooks/deploy.yml", *scratch_set(lab), "--limit", "gpu-1")
+    served = run.table("host", "result")[0]
+    assert served[2] != theirs
+    assert served[-1] == "ok"
+    scratch.playbook("playbooks/teardown.yml", *scratch_set(lab), "-e", "project_removal_confirm=scratch")
+    assert lab.ec2().describe_volumes(VolumeIds=[theirs])["Volumes"][0]["State"] == "in-use"
+    lab.ec2().detach_volume(VolumeId=theirs)
+    lab.ec2().delete_volume(VolumeId=theirs)
