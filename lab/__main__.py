@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument("--hosts", type=int, default=4, help="GPU hosts to launch, in two zones by turns (4)")
     up.add_argument(
         "--archives",
-        type=Path,
+        type=_folder,
         default=os.environ.get("IMAGENET_ARCHIVES"),
         help="folder of archives to serve (IMAGENET_ARCHIVES, else the sample beside the checkout, else synthetic)",
     )
@@ -66,12 +66,13 @@ def main(arguments: list[str]) -> int:
         raise LabError("The lab needs Linux: namespaces, loop devices and overlay mounts")
     if options.command == "up" and options.archives:
         # Said again as an argument, for sudo clears the environment.
-        arguments = [*arguments, "--archives", str(options.archives.resolve())]
+        arguments = [*arguments, "--archives", str(options.archives)]
     if options.command != "status":
         become_root(arguments)
     paths = Paths()
     if options.command == "up":
-        lifecycle.up(paths, options.hosts, _settings(options), options.archives)
+        sample = paths.sample_archives if paths.sample_archives.is_dir() else None
+        lifecycle.up(paths, options.hosts, _settings(options), options.archives or sample)
     elif options.command == "down":
         lifecycle.down(paths)
     return 0 if options.command != "status" or lifecycle.status(paths) else 1
@@ -89,6 +90,10 @@ def _serve(options: argparse.Namespace) -> None:
 
 def _settings(options: argparse.Namespace) -> Settings:
     return Settings(options.delay, options.throttle_rate, options.throttle_burst)
+
+
+def _folder(text: str) -> Path:
+    return Path(text).resolve()  # before the lab goes to its checkout
 
 
 def _address(text: str) -> tuple[str, int]:

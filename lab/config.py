@@ -119,6 +119,11 @@ class Paths:
         return self.directory / "tmp"
 
     @property
+    def sample_archives(self) -> Path:
+        """Archives of real photographs that lie beside some checkouts."""
+        return self.checkout.parent / "shared" / "imagenet-sample"
+
+    @property
     def inventory_archives(self) -> Path:
         """The inventory file that tells the playbooks of the lab's archives."""
         return self.checkout / "inventories" / "lab" / "group_vars" / "all" / "archives.yml"

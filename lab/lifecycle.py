@@ -101,7 +101,10 @@ class Marker:
 
 
 def up(paths: Paths, host_count: int, settings: Settings, source: Path | None) -> None:
-    """Start the lab with ``host_count`` GPU hosts; where it runs already, say so and leave it."""
+    """Start the lab with ``host_count`` GPU hosts; where it runs already, say so and leave it.
+
+    The origin serves the archives in ``source``, or synthetic ones.
+    """
     with _one_at_a_time():
         marker = Marker.read()
         if marker is not None and marker.is_running():
@@ -219,10 +222,12 @@ def _spawn(paths: Paths, log: Path, module: str, *arguments: str, prefix: tuple[
 def _start_origin(paths: Paths, source: Path | None) -> Process:
     from lab import archives  # noqa: PLC0415 - it brings OpenCV and SciPy, which nothing else here needs
 
-    cache = paths.checkout / ".cache"
-    description = archives.prepare(cache / "lab-archives", source)
-    if cache.exists():
-        give_to_user(cache, *cache.rglob("*"))
+    cache = paths.checkout / ".cache" / "lab-archives"
+    try:
+        description = archives.prepare(cache, source)
+    except FileNotFoundError as error:
+        raise LabError(f"The lab has no archives to serve: {error}") from error
+    give_to_user(cache.parent, cache, *cache.iterdir())
     password = secrets.token_urlsafe(16)
     config = {
         "directory": description["directory"],

@@ -15,7 +15,7 @@ from lab.dataplane import DataPlane, Launch
 from lab.hosts import Host
 from lab.metadata import MetadataServer
 from lab.network import Address, Namespace
-from lab.pool import Pool, attach_loop, detach_loop
+from lab.pool import Pool, attach_loop, release_loop
 
 log = logging.getLogger("lab")
 
@@ -83,7 +83,7 @@ class LinuxDataPlane(DataPlane):
                 self._show(volume_id, host)
 
     def detach(self, volume_id: str) -> None:
-        """Take the device out of the host and release it; what still has it open keeps it until it closes it."""
+        """Take the device out of the host and release it, when a host that was killed has unmounted it."""
         with self._lock:
             instance_id = self._attached.pop(volume_id, None)
             if instance_id is None:
@@ -91,7 +91,7 @@ class LinuxDataPlane(DataPlane):
             host = self._host(instance_id)
             if host is not None:
                 devices.remove_device(host, volume_id)
-            detach_loop(self._loops.pop(volume_id))
+            release_loop(self._loops.pop(volume_id))
 
     def is_mounted(self, volume_id: str) -> bool:
         """Look into the mounts of the host."""

@@ -14,7 +14,7 @@ import subprocess
 from pathlib import Path
 
 from lab.config import Paths
-from lab.machine import LabError, has_filesystem, run
+from lab.machine import LabError, has_filesystem, run, wait_until
 
 GIB = 1024**3
 FICLONE = 0x40049409  # linux/fs.h: share the blocks of one file with another
@@ -22,6 +22,7 @@ LOOP_CTL_REMOVE = 0x4C81  # linux/loop.h
 # Of the disk's free space, what the pool leaves alone.
 RESERVE_BYTES = 2 * GIB
 MINIMUM_POOL_BYTES = 2 * GIB
+RELEASE_SECONDS = 5.0
 
 
 class Pool:
@@ -130,6 +131,16 @@ def attach_loop(file: Path) -> str:
 def detach_loop(loop: str) -> None:
     """Release a loop device; the kernel does it when the last user has closed it."""
     run("losetup", "--detach", loop)
+
+
+def release_loop(loop: str) -> None:
+    """Release a loop device and wait until all that was written to it is in its file, as a clone of that needs.
+
+    After a forced detachment the device is still mounted, and there is nothing to wait for.
+    """
+    detach_loop(loop)
+    attached = Path("/sys/block") / Path(loop).name / "loop"
+    wait_until(lambda: not attached.exists(), RELEASE_SECONDS)
 
 
 def loops_of(paths: Paths) -> list[str]:
