@@ -99,7 +99,7 @@ def create_pool(paths: Paths) -> str | None:
         raise LabError(f"{paths.directory} has too little free space for the lab: it needs 4 GiB")
     if not has_filesystem("xfs"):
         return None
-    paths.pool_image.touch()
+    paths.pool_image.touch(mode=0o600)
     os.truncate(paths.pool_image, size_bytes)
     run("mkfs.xfs", "-q", "-m", "reflink=1", paths.pool_image)
     return attach_loop(paths.pool_image)
