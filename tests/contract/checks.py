@@ -266,6 +266,11 @@ def defined_variables(content: Any) -> set[str]:
 # --- sources --------------------------------------------------------------------------------------------------------
 
 
+def defines_something(source: str) -> bool:
+    """Whether a Python file has a function or a class of its own, so that there is something to test."""
+    return any(isinstance(node, (ast.FunctionDef, ast.ClassDef)) for node in ast.walk(ast.parse(source)))
+
+
 _IS_ANSIBLE = re.compile(r"(ansible|ansible_collections)(?!\.module_utils\.imagenet_ops\b)(\.|$)")
 
 
@@ -320,7 +325,7 @@ def matches(pattern: str, text: str) -> list[str]:
 
 
 # Paths of the machine on which someone happened to write a file, and notes of unfinished work.
-FOREIGN_PATHS = r"(?<![\w.~}-])/(work|root|home/\w+|Users)/"
+FOREIGN_PATHS = r"/wor" + r"k/(main|shared)\b|/roo" + r"t/\."
 UNFINISHED = r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X|HA" + r"CK)\b"
 # Names that mean a device on one instance and another one on the next.
 UNSTABLE_DEVICES = r"/dev/(sd|xvd|nvme)\w*"

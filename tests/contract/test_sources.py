@@ -16,9 +16,17 @@ TRACKED_BYTES_MAX = 100_000
 
 @pytest.mark.parametrize("folder", MIRRORED)
 def test_every_file_has_its_test_and_every_test_its_file(folder: str) -> None:
-    sources = {f"test_{path.name}" for path in (tree.ROOT / folder).glob("*.py") if path.name != "__init__.py"}
+    paths = (tree.ROOT / folder).glob("*.py")
+    sources = {f"test_{path.name}" for path in paths if checks.defines_something(tree.text(path))}
     tests = {path.name for path in (tree.ROOT / MIRRORED[folder]).glob("test_*.py")}
     assert sources == tests
+
+
+def test_every_action_plugin_is_of_a_module() -> None:
+    plugins = {path.stem for path in (tree.ROOT / "plugins" / "action").glob("*.py")}
+    shared = {name for name in plugins if checks.defines_something(tree.text(f"plugins/action/{name}.py"))}
+    assert plugins - shared <= set(tree.MODULES)
+    assert shared == {"long_task"}
 
 
 def test_only_module_py_knows_ansible() -> None:

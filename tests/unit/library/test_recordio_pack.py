@@ -17,7 +17,7 @@ def run_module(capsys: pytest.CaptureFixture[str], **arguments: Any) -> dict[str
     with patch_module_args(arguments), pytest.raises(SystemExit):
         recordio_pack.main()
     answer: dict[str, Any] = json.loads(capsys.readouterr().out)
-    del answer["invocation"]
+    answer.pop("invocation", None)  # ansible-core 2.21 leaves it to the action plugin
     return answer
 
 
