@@ -49,7 +49,7 @@ options:
     type: path
     required: true
   workers:
-    description: Parts in flight at a time. Each takes I(part_size_mib) of memory.
+    description: Parts in flight at a time. Each takes up to twice I(part_size_mib) of memory.
     type: int
     default: 8
   part_size_mib:

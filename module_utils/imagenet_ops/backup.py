@@ -33,8 +33,8 @@ ARCHIVE_FOLDER = "archives"
 # S3's limits ("Amazon S3 multipart upload limits" in its User Guide).
 MOST_PARTS = 10_000
 LEAST_PART_BYTES = 5 * MIB
-# Files that are read and hashed at a time: one reader alone would be limited by SHA-256, which is a single chain.
-READERS = 3
+# Files that are read and hashed at a time: SHA-256 is a single chain, so one file alone is as fast as one core.
+READERS = 2
 
 
 @dataclass(frozen=True)

@@ -191,6 +191,8 @@ class Bucket:
         try:
             yield from pages
         except sdk_errors() as error:
+            if error_code(error) == "NoSuchUpload":
+                return  # how some servers other than AWS say that there is none
             raise self._explained(error, f"Bucket {self.name}") from error
 
     def _call(self, operation: str, **request: Any) -> dict[str, Any]:

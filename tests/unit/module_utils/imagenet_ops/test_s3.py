@@ -93,6 +93,18 @@ def test_an_aborted_upload_is_gone(bucket: Bucket) -> None:
     assert bucket.uploads("") == []
 
 
+def test_a_server_that_answers_an_empty_list_with_an_error(
+    bucket: Bucket, client: FaultyClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Paginator:
+        def paginate(self, **_: str) -> Iterator[dict[str, Any]]:
+            raise refused("ListMultipartUploads", "NoSuchUpload")
+            yield {}
+
+    monkeypatch.setattr(client.client, "get_paginator", lambda _: Paginator())
+    assert bucket.uploads("v1/") == []
+
+
 def test_only_a_new_object_is_put(bucket: Bucket) -> None:
     assert bucket.put_new("manifest", b"one", SHA256, checksum(b"one")) is True
     assert bucket.put_new("manifest", b"two!", SHA256, checksum(b"two!")) is False
