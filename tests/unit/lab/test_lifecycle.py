@@ -85,3 +85,11 @@ def test_two_commands_at_once_do_not_mix(tmp_path: Path) -> None:
 def test_status_of_a_lab_that_is_down(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert not lifecycle.status(Paths(tmp_path))
     assert capsys.readouterr().out == "The lab is down.\n"
+
+
+def test_all_that_the_machine_lacks_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(lifecycle, "missing_programs", lambda: ["sshd (Debian package openssh-server)", "ip (...)"])
+    with pytest.raises(LabError) as error:
+        lifecycle.up(Paths(tmp_path), 1, Settings(), None)
+    assert str(error.value) == ("The lab needs what this machine lacks: sshd (Debian package openssh-server), ip (...)")
+    assert list(tmp_path.iterdir()) == [], "nothing was begun"

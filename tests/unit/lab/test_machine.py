@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.machine import LabError, Process, run, wait_until, write_for_user
+from lab.machine import LabError, Process, extend_path, missing_programs, run, wait_until, write_for_user
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
 
@@ -74,3 +75,15 @@ def test_a_file_is_replaced_whole_with_the_wanted_mode(tmp_path: Path) -> None:
     assert file.read_text() == "new"
     assert file.stat().st_mode & 0o777 == 0o600
     assert os.listdir(tmp_path) == ["origin.json"]
+
+
+def test_what_is_missing_is_named_with_the_package_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda program: None if program in {"sshd", "mkfs.xfs"} else f"/bin/{program}")
+    assert missing_programs() == ["mkfs.xfs (Debian package xfsprogs)", "sshd (Debian package openssh-server)"]
+
+
+def test_programs_of_the_administrator_are_found_without_their_folders_in_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/home/somebody/bin")
+    extend_path()
+    assert os.environ["PATH"].split(":")[0] == "/home/somebody/bin"
+    assert "/usr/sbin" in os.environ["PATH"].split(":")
