@@ -23,11 +23,12 @@ from ansible.module_utils.imagenet_ops.s3 import Bucket, StoredPart
 from hypothesis import given
 from hypothesis import strategies as st
 from moto import mock_aws
+from moto.backends import get_backend
 
 from tests.fakes.s3 import FaultyClient, Killed, refused, write_dataset
 
 BUCKET = "imagenet-backup"
-PART_BYTES = 5 * MIB
+PART_BYTES = MIB
 LARGE = random.Random(1).randbytes(3 * PART_BYTES + 1000)
 FILES = {
     "archives/ILSVRC2012_img_val.tar": LARGE,
@@ -39,15 +40,36 @@ FILES = {
 }
 
 
+@given(size_bytes=st.integers(0, 5 << 40), least_mib=st.integers(0, 5000))
+def test_parts_keep_the_limits_of_s3(size_bytes: int, least_mib: int) -> None:
+    size = part_bytes(size_bytes, least_mib * MIB)
+    assert size % MIB == 0
+    assert size >= max(5 * MIB, least_mib * MIB)
+    assert size_bytes <= size * 10_000
+
+
+def test_the_training_archive_keeps_parts_of_16_mib() -> None:
+    assert part_bytes(147_897_477_120, 16 * MIB) == 16 * MIB
+
+
+@pytest.fixture(scope="module")
+def aws() -> Iterator[Any]:
+    """One client for all tests, as making one takes longer than any of them."""
+    with pytest.MonkeyPatch.context() as patch, mock_aws():
+        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+        patch.delenv("AWS_ENDPOINT_URL", raising=False)
+        yield boto3.client("s3", region_name="us-east-1")
+
+
 @pytest.fixture
-def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyClient]:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    with mock_aws():
-        real = boto3.client("s3", region_name="us-east-1")
-        real.create_bucket(Bucket=BUCKET)
-        yield FaultyClient(real)
+def client(aws: Any, monkeypatch: pytest.MonkeyPatch) -> FaultyClient:
+    # S3 takes no parts below 5 MiB; smaller ones make these tests quicker.
+    monkeypatch.setattr("moto.s3.models.S3_UPLOAD_PART_MIN_SIZE", PART_BYTES)
+    monkeypatch.setattr("ansible.module_utils.imagenet_ops.backup.LEAST_PART_BYTES", PART_BYTES)
+    get_backend("s3").reset()
+    aws.create_bucket(Bucket=BUCKET)
+    return FaultyClient(aws)
 
 
 @pytest.fixture
@@ -316,14 +338,16 @@ def test_expired_credentials_end_the_run_and_the_next_one_goes_on(
     assert unfinished(client) == 0
 
 
-def test_an_object_that_is_not_stored_as_it_was_sent(client: FaultyClient, root: Path) -> None:
+def test_an_object_that_is_not_stored_as_it_was_sent(
+    client: FaultyClient, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real_head = client.client.head_object
 
     def head(**request: Any) -> Any:
         answer = real_head(**request)
         return {**answer, "ContentLength": answer["ContentLength"] - 1} if "train.idx" in request["Key"] else answer
 
-    client.client.head_object = head
+    monkeypatch.setattr(client.client, "head_object", head)
     with pytest.raises(OpsError, match="S3 does not have what was sent"):
         back_up(client, root)
     assert not any(key.endswith("manifest.json") for key in stored(client))
@@ -340,18 +364,6 @@ def test_the_plan_begins_with_the_largest_so_that_none_is_left_for_the_end(root:
     sizes = [file.size_bytes for file in plan.files]
     assert sizes == sorted(sizes, reverse=True)
     assert {file.path for file in plan.files} == set(FILES)
-
-
-@given(size_bytes=st.integers(0, 5 << 40), least_mib=st.integers(0, 5000))
-def test_parts_keep_the_limits_of_s3(size_bytes: int, least_mib: int) -> None:
-    size = part_bytes(size_bytes, least_mib * MIB)
-    assert size % MIB == 0
-    assert size >= max(5 * MIB, least_mib * MIB)
-    assert size_bytes <= size * 10_000
-
-
-def test_the_training_archive_keeps_parts_of_16_mib() -> None:
-    assert part_bytes(147_897_477_120, 16 * MIB) == 16 * MIB
 
 
 def test_a_part_is_the_same_by_what_the_server_kept() -> None:
