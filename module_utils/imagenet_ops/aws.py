@@ -60,7 +60,7 @@ def sdk_errors() -> tuple[type[Exception], ...]:
 
     Imported when asked for, since a host without boto3 has to be told so in words.
     """
-    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - as said above
 
     return (BotoCoreError, ClientError)
 

@@ -56,7 +56,7 @@ def s3_client(region: str, endpoint_url: str, connections: int) -> Any:
     """
     try:
         import boto3  # noqa: PLC0415 - a host without it is told so
-        from botocore.config import Config  # noqa: PLC0415
+        from botocore.config import Config  # noqa: PLC0415 - likewise
     except ImportError as error:
         raise OpsError(
             "The Python package boto3",
