@@ -12,6 +12,7 @@ RENEW = "Renew the credentials (instance profile, `aws sso login`, session token
 ALLOW = "Allow the action to this user or role (docs/permissions.md lists every one) and run again"
 CHECK_KEYS = "Check the access key, the secret key and the Region they are for"
 LATER = "Run again in a few minutes; finished work is found and not done twice"
+REGION = "Set the Region to that of the bucket"
 TODO_BY_CODE = {
     "ExpiredToken": RENEW,
     "ExpiredTokenException": RENEW,
@@ -36,6 +37,9 @@ TODO_BY_CODE = {
     "VolumeLimitExceeded": "Raise the EBS quota of this volume type in Service Quotas, or remove volumes not used",
     "MaxIOPSLimitExceeded": "Raise the IOPS quota of this volume type in Service Quotas, or ask for fewer",
     "AttachmentLimitExceeded": "Detach a volume from that instance, or take an instance type with more attachments",
+    "PermanentRedirect": REGION,
+    "301": REGION,
+    "AuthorizationHeaderMalformed": REGION,
     "NoSuchBucket": "Create the bucket (playbooks/prepare.yml does) or correct its name and Region",
 }
 # botocore's own errors, by class: there was no answer to take a code from.

@@ -30,6 +30,11 @@ def test_what_only_aws_can_read_is_left_out() -> None:
     assert "pHkJ" not in text
 
 
+@pytest.mark.parametrize("code", ["PermanentRedirect", "301", "AuthorizationHeaderMalformed"])
+def test_a_bucket_in_another_region(code: str) -> None:
+    assert explain(refused(code, "Elsewhere."), "Bucket b").todo == "Set the Region to that of the bucket"
+
+
 def test_an_unknown_code_still_says_what_to_do() -> None:
     assert str(explain(refused("Strange", "No\n  way."), "Volume")) == (
         "Volume: Strange: No way. Mend what the message names and run again; finished work is found and not done twice"
