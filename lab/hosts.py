@@ -137,7 +137,8 @@ def boot(folder: Path, namespace: Namespace, name: str, run_user_data: bool) -> 
         starter.kill()
         starter.wait()
         raise LabError(f"Host {name} did not boot: {(folder / 'boot.log').read_text().strip()}")
-    return Host(starter, _only_child(starter.pid))
+    (init,) = _children(starter.pid)
+    return Host(starter, init)
 
 
 def shut_down(host: Host) -> None:
@@ -148,16 +149,22 @@ def shut_down(host: Host) -> None:
 
 
 def kill_all(paths: Paths) -> None:
-    """Kill the hosts of a checkout's lab, booting or running, whose server is no more."""
+    """Kill the hosts of a checkout's lab, booting or running, whose server is no more.
+
+    When this returns they have closed their connections, so that no SSH client waits for a host that is gone.
+    """
     script = os.fsencode(paths.checkout / "lab" / INIT_SCRIPT.name)
+    first_processes = []
     for process in Path("/proc").iterdir():
         try:
             arguments = (process / "cmdline").read_bytes().split(b"\0") if process.name.isdigit() else []
             # Not whoever has the script open in an editor.
             if arguments[:1] in ([b"nsenter"], [b"unshare"]) and script in arguments:
+                first_processes += _children(int(process.name))
                 os.kill(int(process.name), signal.SIGKILL)
         except (FileNotFoundError, ProcessLookupError):
             continue  # ended meanwhile
+    wait_until(lambda: not any(process.is_alive() for process in first_processes), SHUT_DOWN_SECONDS)
 
 
 def _hide_private_files(upper: Path, paths: Paths) -> None:
@@ -244,9 +251,9 @@ def _write_home(home: Path, user_id: int, group_id: int, public_key: str) -> Non
         os.chown(path, user_id, group_id)
 
 
-def _only_child(pid: int) -> Process:
+def _children(pid: int) -> list[Process]:
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return Process.of(int(children[0]))
+    return [Process.of(int(child)) for child in children]
 
 
 def _listens_on_ssh(starter_pid: int) -> bool:
