@@ -36,11 +36,12 @@ JOB_KEYS = ("ansible_job_id", "started", "finished", "results_file")
 
 
 class Job(NamedTuple):
-    """An asynchronous job on a host: its id, the file of its answer, and that of the module's progress."""
+    """An asynchronous job on a host: its id, the file of its answer, that of the module's progress, its own folder."""
 
     job_id: str
     results_path: str
     progress_path: str
+    folder: str
 
 
 class Look(NamedTuple):
@@ -65,10 +66,13 @@ class ActionModule(ActionBase):
         self._host = str(self._vars.get("inventory_hostname", "host"))
         if self._task.check_mode:
             return self._execute_module(task_vars=self._vars)
+        # The job removes this folder at its end, so Ansible takes no care of it, not even where no job came about.
+        folder = self._make_tmp_path()
         started = self._start()
         if "ansible_job_id" not in started:
-            return started
-        answer = self._follow(self._job(started))
+            self._remove_tmp_path(folder)
+            return {**started, "changed": False}
+        answer = self._follow(self._job(started, folder))
         for key in JOB_KEYS:
             answer.pop(key, None)
         # What starting the job found out about the host, such as its Python.
@@ -78,22 +82,16 @@ class ActionModule(ActionBase):
 
     def _start(self) -> dict[str, Any]:
         """Start the job and return what Ansible says of it, or its reason for not starting it."""
-        # The job removes this folder at its end, so Ansible takes no care of it, not even where no job came about.
-        folder = self._make_tmp_path()
         self._task.async_val = JOB_LIMIT_SECONDS
         try:
-            started = self._execute_module(task_vars=self._vars, wrap_async=True)
+            return self._execute_module(task_vars=self._vars, wrap_async=True)
         finally:
             self._task.async_val = 0
-        if "ansible_job_id" not in started:
-            self._remove_tmp_path(folder)
-            started["changed"] = False
-        return started
 
-    def _job(self, started: dict[str, Any]) -> Job:
+    def _job(self, started: dict[str, Any], folder: str) -> Job:
         state_dir = self._remote_expand_user(str(self._task.args.get("state_dir", "")))
         progress_path = os.path.join(state_dir, f"{self._module}.progress.json")
-        return Job(started["ansible_job_id"], started["results_file"], progress_path)
+        return Job(started["ansible_job_id"], started["results_file"], progress_path, folder)
 
     def _follow(self, job: Job) -> dict[str, Any]:
         """Look at ``job`` until it has ended, through lost connections, and return the module's answer."""
@@ -158,6 +156,7 @@ class ActionModule(ActionBase):
 
     def _lost(self, job: Job) -> dict[str, Any]:
         self._remove_answer(job)
+        self._remove_tmp_path(job.folder, force=True)
         return self._failure("the job is gone without an answer (killed, or the host was restarted)")
 
     def _failure(self, why: str) -> dict[str, Any]:

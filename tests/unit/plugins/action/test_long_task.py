@@ -86,7 +86,7 @@ class Playbook:
         (folder / "state").mkdir()
         (folder / "ansible.cfg").write_text(
             f"[defaults]\nlibrary={folder}/library\nmodule_utils={ROOT}/module_utils\n"
-            f"action_plugins={ROOT}/plugins/action\nlocal_tmp={folder}/tmp\n"
+            f"action_plugins={ROOT}/plugins/action\nlocal_tmp={folder}/tmp\nremote_tmp={folder}/remote\n"
         )
 
     def run(
@@ -183,6 +183,8 @@ def test_a_killed_job_is_an_error_at_once(playbook: Playbook, kill: str, reason:
         "finished work is kept"
     ) in ran.stdout
     assert list(playbook.async_dir.iterdir()) == []
+    if kill == "job":  # else the job still lives and cleans up itself
+        assert list((playbook.folder / "remote").iterdir()) == []
 
 
 def test_no_log_hides_all_but_numbers(playbook: Playbook) -> None:
@@ -200,6 +202,7 @@ def test_a_module_that_cannot_be_started_says_why(playbook: Playbook) -> None:
     ran = playbook.run("-e", "ansible_async_dir=/proc/nowhere")
     assert ran.returncode == 2
     assert "could not create directory: /proc/nowhere" in ran.stdout + ran.stderr
+    assert list((playbook.folder / "remote").iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["archive_fetch", "imagenet_layout", "recordio_pack", "s3_backup"])
@@ -259,7 +262,7 @@ class FakeHost:
         return {"changed": False, "from": "module"}
 
     def follow(self) -> dict[str, Any]:
-        job = long_task.Job("j12.34", "/home/u/async/j12.34", "/data/.state/recordio_pack.progress.json")
+        job = long_task.Job("j12.34", "/home/u/async/j12.34", "/data/.state/recordio_pack.progress.json", "/tmp/a")
         answer: dict[str, Any] = self.action._follow(job)
         return answer
 
@@ -339,7 +342,7 @@ def job(tmp_path: Path) -> Any:
     folder.mkdir()
     number = f"j{os.getpid()}{time.monotonic_ns()}"
     (folder / f"{number}.1").write_text('{"started": true, "finished": false}')
-    return long_task.Job(f"{number}.1", str(folder / f"{number}.1"), str(folder / "progress.json"))
+    return long_task.Job(f"{number}.1", str(folder / f"{number}.1"), str(folder / "progress.json"), "")
 
 
 def test_a_look_at_a_job_without_processes(job: Any) -> None:
