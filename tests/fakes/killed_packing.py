@@ -23,7 +23,7 @@ from ansible.module_utils.imagenet_ops import split_packer  # noqa: E402
 from ansible.module_utils.imagenet_ops.images import Recipe  # noqa: E402
 from ansible.module_utils.imagenet_ops.pack import PackRequest, SplitRequest, pack_dataset  # noqa: E402
 
-OPERATIONS = ("write", "fsync", "fdatasync", "ftruncate", "replace", "unlink")
+OPERATIONS = ("writev", "fsync", "fdatasync", "ftruncate", "replace", "unlink")
 
 
 def kill_at(number: int) -> None:
@@ -36,8 +36,9 @@ def kill_at(number: int) -> None:
         def call(*arguments: Any) -> Any:
             count = next(counter)
             if count == number:
-                if name == "write":
-                    operation(arguments[0], bytes(arguments[1])[: len(arguments[1]) // 2])
+                if name == "writev":
+                    content = b"".join(arguments[1])
+                    os.write(arguments[0], content[: len(content) // 2])
                 os.kill(os.getpid(), signal.SIGKILL)
             return operation(*arguments)
 

@@ -175,8 +175,7 @@ def test_the_writer_appends_records_and_index_lines(tmp_path: Path) -> None:
 
 
 def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = os.write
-    monkeypatch.setattr(os, "write", lambda descriptor, content: write(descriptor, content[:7]))
+    monkeypatch.setattr(os, "writev", lambda descriptor, pieces: os.write(descriptor, b"".join(pieces)[:7]))
     rec, idx = (os.open(tmp_path / name, os.O_CREAT | os.O_WRONLY) for name in ("rec", "idx"))
     RecordWriter(rec, idx).write([5, 3], [frame(b"five"), frame(b"three")])
     os.close(rec)

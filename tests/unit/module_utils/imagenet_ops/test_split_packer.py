@@ -82,20 +82,21 @@ class NoSpaceError(OSError):
 
 def full_after(monkeypatch: pytest.MonkeyPatch, writes: int) -> Callable[[], None]:
     """Let the disk take ``writes`` writes, half of the next, and no more, until the function returned is called."""
-    write = os.write
+    writev = os.writev
     left = writes
 
-    def limited(descriptor: int, content: bytes) -> int:
+    def limited(descriptor: int, pieces: list[bytes]) -> int:
         nonlocal left
         left -= 1
         if left > 0:
-            return write(descriptor, content)
+            return writev(descriptor, pieces)
         if left == 0:
-            return write(descriptor, content[: len(content) // 2])
+            content = b"".join(pieces)
+            return os.write(descriptor, content[: len(content) // 2])
         raise NoSpaceError
 
-    monkeypatch.setattr(os, "write", limited)
-    return lambda: monkeypatch.setattr(os, "write", write)
+    monkeypatch.setattr(os, "writev", limited)
+    return lambda: monkeypatch.setattr(os, "writev", writev)
 
 
 # --- what is written -------------------------------------------------------------------------------------------------
@@ -274,7 +275,7 @@ def test_a_disk_that_is_full_for_the_journal_too_loses_only_what_was_not_journal
 
     def fails_when_full(descriptor: int) -> None:
         sync(descriptor)
-        os.write(descriptor, b"")
+        os.writev(descriptor, [b""])
 
     monkeypatch.setattr(os, "fdatasync", fails_when_full)
     with pytest.raises(OpsError, match="the disk is full"):
