@@ -198,7 +198,8 @@ def test_mount_points_with_any_name(points: list[str], tmp_path_factory: pytest.
 def test_what_is_mounted_on_top_counts(tmp_path: Path) -> None:
     path = tmp_path / "mountinfo"
     path.write_text(
-        "36 35 259:1 / /data ro shared:7 - ext4 /dev/nvme1n1 ro\n40 36 259:2 / /data ro master:7 shared:9 - xfs /dev/nvme2n1 ro\n"
+        "36 35 259:1 / /data ro shared:7 - ext4 /dev/nvme1n1 ro\n"
+        "40 36 259:2 / /data ro master:7 shared:9 - xfs /dev/nvme2n1 ro\n"
     )
     assert mounted_source(Host(run_here, mountinfo_path=str(path)), "/data") == "/dev/nvme2n1"
 
