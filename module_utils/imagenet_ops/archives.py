@@ -78,15 +78,6 @@ def find_verified(state_dir: str, path: str) -> VerifiedArchive | None:
     return archive if unchanged else None
 
 
-def forget_verified(state_dir: str, name: str) -> None:
-    """Remove the record of archive ``name``, where there is one."""
-    try:
-        os.unlink(_record_path(state_dir, name))
-    except FileNotFoundError:
-        return
-    fsync_directory(_directory(state_dir))
-
-
 def _parse(path: str, value: Any) -> VerifiedArchive:
     """Return the record in ``value``, read from ``path``, or raise OpsError where a field is missing or odd."""
     fields = value if isinstance(value, dict) else {}

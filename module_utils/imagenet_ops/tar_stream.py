@@ -99,7 +99,9 @@ class ArchiveReader:
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise TarError(self.position, f"its compressed data is damaged ({error})") from error
         if len(data) < count:
-            raise TarError(self.position + len(data), f"it ends {count - len(data)} bytes too early")
+            # What was skipped may have been beyond the end already.
+            end = self.position + len(data) if self.compressed else os.fstat(self._raw.fileno()).st_size
+            raise TarError(end, f"it ends {self.position + count - end} bytes too early")
         self.position += count
         return data
 
@@ -203,7 +205,7 @@ def _pax(data: bytes, offset: int) -> dict[str, str]:
     attributes = {}
     while data:
         length, _, _ = data.partition(b" ")
-        if not length.isdigit() or not len(length) + 1 < int(length) <= len(data):
+        if not length.isdigit() or data[int(length) - 1 : int(length)] != b"\n":
             raise TarError(offset, "a pax header is damaged")
         key, _, value = data[len(length) + 1 : int(length) - 1].partition(b"=")
         attributes[_text(key)] = _text(value)

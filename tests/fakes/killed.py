@@ -1,6 +1,7 @@
-"""Runs our code in a process that is killed (SIGKILL) at the n-th time it changes something on disk.
+"""Runs our code in processes that are killed (SIGKILL) at the n-th time they change something on disk.
 
-A kill in the middle of a write leaves half of it. `main` is what runs in that process, `run_killed` starts it.
+A kill in the middle of a write leaves half of it. The processes are forked off one that has imported everything and
+does nothing else (`serve`), so that a kill costs milliseconds; `Kills` starts that one and talks to it.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 from pathlib import Path
 from typing import Any
 
+import scipy.io  # noqa: F401 (imported once, for all the processes)
 from ansible.module_utils.imagenet_ops import fetch, layout, transfer, tree_writer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,18 +26,67 @@ NEVER = 10**9
 _CHANGES = ("write", "pwrite", "fsync", "fdatasync", "replace", "rename", "unlink", "mkdir", "ftruncate")
 
 
-def run_killed(entry: str, arguments: dict[str, Any], kill_at: int) -> int | None:
-    """Call ``entry`` ("fetch" or "lay_out") and kill it at its ``kill_at``-th change; None when that happened.
+class Kills:
+    """A context manager that runs jobs and kills them."""
 
-    Where it ended before that, the number of changes that it made in all.
-    """
-    job = json.dumps({"entry": entry, "arguments": arguments, "kill_at": kill_at})
-    program = "import tests.conftest, tests.fakes.killed as killed; killed.main()"
-    done = subprocess.run([sys.executable, "-c", program, job], cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode == -signal.SIGKILL:
-        return None
-    assert done.returncode == 0, done.stderr
-    return int(done.stdout)
+    def __enter__(self) -> Kills:  # noqa: PYI034
+        program = "import tests.conftest, tests.fakes.killed as killed; killed.serve()"
+        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+        self._server = subprocess.Popen(
+            [sys.executable, "-c", program],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._server.communicate()
+        assert self._server.returncode == 0
+
+    def run(self, entry: str, arguments: dict[str, Any], kill_at: int) -> int | None:
+        """Call ``entry`` ("fetch" or "lay_out") and kill it at its ``kill_at``-th change; None when that happened.
+
+        Where it ended before that, the number of changes that it made in all.
+        """
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.write(json.dumps({"entry": entry, "arguments": arguments, "kill_at": kill_at}) + "\n")
+        self._server.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._server.stdout.readline())
+        if answer["signal"] == signal.SIGKILL:
+            return None
+        assert answer["output"].isdigit(), answer
+        return int(answer["output"])
+
+
+def serve() -> None:
+    """Read jobs, a line of JSON each; run each in a process of its own; answer with how it ended and what it said."""
+    for line in sys.stdin:
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(reader)
+            os.write(writer, _output(json.loads(line)).encode())
+            os._exit(0)
+        os.close(writer)
+        with open(reader, encoding="utf-8") as output:
+            said = output.read()
+        _, status = os.waitpid(child, 0)
+        sys.stdout.write(json.dumps({"signal": status & 0x7F, "output": said}) + "\n")
+        sys.stdout.flush()
+
+
+def _output(job: dict[str, Any]) -> str:
+    real_write = os.write
+    try:
+        count = str(_do(job))
+    except Exception:  # noqa: BLE001 (told to whoever waits)
+        count = traceback.format_exc()
+    os.write = real_write
+    return count
 
 
 class _Changes:
@@ -52,33 +104,33 @@ class _Changes:
         def call(*arguments: Any, **keywords: Any) -> Any:
             with self._lock:
                 self.count += 1
-                if self.count < self._kill_at:
-                    dies = False
-                elif self.count == self._kill_at:
-                    dies = True
-                else:
+                dies = self.count == self._kill_at
+                if self.count > self._kill_at:
                     signal.pause()  # another thread is dying
             if not dies:
                 return original(*arguments, **keywords)
-            if name in ("write", "pwrite"):
-                descriptor, content, *rest = arguments
-                original(descriptor, bytes(content)[: len(content) // 2], *rest)
-            elif self._kill_at % 2:
-                original(*arguments, **keywords)
-            os.kill(os.getpid(), signal.SIGKILL)
+            try:
+                if name in ("write", "pwrite"):
+                    descriptor, content, *rest = arguments
+                    original(descriptor, bytes(content)[: len(content) // 2], *rest)
+                elif self._kill_at % 2:
+                    original(*arguments, **keywords)
+            finally:
+                os.kill(os.getpid(), signal.SIGKILL)
             return None
 
         return call
 
 
-def main() -> None:
-    """Do the job in the first argument, in small steps, so that there is something to interrupt."""
-    job = json.loads(sys.argv[1])
-    transfer._SHORTEST_SPAN_BYTES = 64 * 1024
-    transfer._READ_BYTES = 16 * 1024
+def _do(job: dict[str, Any]) -> int:
+    """Do ``job`` in small steps, so that there is something to interrupt; return the number of changes."""
+    vars(transfer).update(_SHORTEST_SPAN_BYTES=64 * 1024, _READ_BYTES=16 * 1024)
     vars(fetch)["Policy"] = functools.partial(transfer.Policy, checkpoint_seconds=0, report_seconds=0.001)
-    layout._JOURNAL_SECONDS = 0
-    tree_writer._BATCH_FILES = 2
+    vars(layout)["_JOURNAL_SECONDS"] = 0
+    vars(tree_writer)["_BATCH_FILES"] = 2
+    # A kill leaves the page cache alone, and a real sync would wait for whatever else the machine writes.
+    unwritten = os.open(__file__, os.O_RDONLY)
+    vars(tree_writer)["sync_filesystem"] = vars(layout)["sync_filesystem"] = lambda _path: os.fsync(unwritten)
     changes = _Changes(job["kill_at"])
     for name in _CHANGES:
         setattr(os, name, changes.wrapped(name))
@@ -87,4 +139,4 @@ def main() -> None:
         fetch.fetch(fetch.FetchRequest(**{**arguments, "wanted": fetch.Wanted(**arguments["wanted"])}))
     else:
         layout.lay_out(layout.LayoutRequest(**arguments))
-    sys.stdout.write(str(changes.count))
+    return changes.count

@@ -11,7 +11,7 @@ import pytest
 from ansible.module_utils.imagenet_ops.archives import (
     VerifiedArchive,
     find_verified,
-    forget_verified,
+    read_record,
     read_verified,
     write_verified,
 )
@@ -71,11 +71,12 @@ def test_a_touched_or_absent_file_has_no_valid_record(tmp_path: Path, archive: P
     assert find_verified(str(tmp_path), str(archive)) is None
 
 
-def test_forgotten_record_is_gone_and_may_be_forgotten_again(tmp_path: Path, archive: Path) -> None:
-    write_verified(str(tmp_path), record(archive))
-    forget_verified(str(tmp_path), "val.tar")
-    forget_verified(str(tmp_path), "val.tar")
-    assert read_verified(str(tmp_path)) == []
+def test_a_record_outlives_its_file(tmp_path: Path, archive: Path) -> None:
+    written = record(archive)
+    write_verified(str(tmp_path), written)
+    archive.unlink()
+    assert read_record(str(tmp_path), "val.tar") == written
+    assert read_record(str(tmp_path), "train.tar") is None
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from ansible.module_utils.imagenet_ops.errors import OpsError
 from ansible.module_utils.imagenet_ops.fetch import FetchRequest, Wanted, fetch
 
 from lab.origin import Fault, Origin
-from tests.fakes.killed import NEVER, run_killed
+from tests.fakes.killed import NEVER, Kills
 
 CONTENT = random.Random(2).randbytes(3_000_000)
 MD5 = hashlib.md5(CONTENT).hexdigest()
@@ -529,33 +529,43 @@ def arguments(wish: FetchRequest) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def changes_of_a_whole_run(tmp_path_factory: pytest.TempPathFactory) -> int:
+def kills() -> Iterator[Kills]:
+    with Kills() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def changes_of_a_whole_run(tmp_path_factory: pytest.TempPathFactory, kills: Kills) -> int:
     folder = tmp_path_factory.mktemp("whole")
     (folder / "val.tar").write_bytes(CONTENT)
     with Origin(folder) as origin:
-        count = run_killed("fetch", arguments(of(origin, folder / "data" / "archives" / "val.tar")), NEVER)
+        count = kills.run("fetch", arguments(of(origin, folder / "data" / "archives" / "val.tar")), NEVER)
     assert count is not None
     assert count > 100
     return count
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_killed_anywhere_and_run_again(origin: Origin, dest: Path, seed: int, changes_of_a_whole_run: int) -> None:
+def test_killed_anywhere_and_run_again(
+    origin: Origin, dest: Path, seed: int, kills: Kills, changes_of_a_whole_run: int
+) -> None:
     chance = random.Random(seed)
     wish = of(origin, dest, connections=chance.randint(1, 4))
     for _ in range(1 + seed % 2):
-        run_killed("fetch", arguments(wish), chance.randint(1, changes_of_a_whole_run))
+        kills.run("fetch", arguments(wish), chance.randint(1, changes_of_a_whole_run))
         assert not dest.exists() or dest.read_bytes() == CONTENT
     fetch(wish)
     assert_complete(dest)
     assert fetch(wish)["changed"] is False
 
 
-def test_what_a_killed_run_had_is_not_fetched_again(origin: Origin, dest: Path, changes_of_a_whole_run: int) -> None:
+def test_what_a_killed_run_had_is_not_fetched_again(
+    origin: Origin, dest: Path, kills: Kills, changes_of_a_whole_run: int
+) -> None:
     # Slow enough that a journal is written now and then.
     origin.bytes_per_second_per_connection = 2_000_000
     wish = of(origin, dest)
-    assert run_killed("fetch", arguments(wish), changes_of_a_whole_run) is None
+    assert kills.run("fetch", arguments(wish), changes_of_a_whole_run) is None
     result = fetch(wish)
     assert result["resumed_bytes"] > len(CONTENT) // 10
     assert result["downloaded_bytes"] + result["resumed_bytes"] == len(CONTENT)

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import archive_fetch
+import pytest
+from ansible.module_utils.testing import patch_module_args
+
+from lab.origin import Fault, Origin
+
+CONTENT = b"an archive" * 1000
+
+
+@pytest.fixture
+def origin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Origin]:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served" / "a.tar").write_bytes(CONTENT)
+    with Origin(tmp_path / "served", username="me", password="sesame") as running:
+        yield running
+
+
+def run_module(capsys: pytest.CaptureFixture[str], **arguments: Any) -> dict[str, Any]:
+    with patch_module_args(arguments), pytest.raises(SystemExit):
+        archive_fetch.main()
+    answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return answer
+
+
+def arguments(origin: Origin, tmp_path: Path, **more: Any) -> dict[str, Any]:
+    return {
+        "urls": [f"{origin.url}/a.tar"],
+        "dest": str(tmp_path / "archives" / "a.tar"),
+        "state_dir": str(tmp_path / ".state"),
+        "username": "me",
+        "password": "sesame",
+        **more,
+    }
+
+
+def test_twice(capsys: pytest.CaptureFixture[str], origin: Origin, tmp_path: Path) -> None:
+    md5 = hashlib.md5(CONTENT).hexdigest()
+    wish = arguments(origin, tmp_path, size_bytes=len(CONTENT), md5=md5.upper(), connections=2)
+    first = run_module(capsys, **wish)
+    assert (first["changed"], first["md5"], first["downloaded_bytes"]) == (True, md5, len(CONTENT))
+    assert (tmp_path / "archives" / "a.tar").read_bytes() == CONTENT
+    second = run_module(capsys, **wish)
+    assert (second["changed"], second["downloaded_bytes"]) == (False, 0)
+
+
+def test_check_mode_changes_nothing(capsys: pytest.CaptureFixture[str], origin: Origin, tmp_path: Path) -> None:
+    answer = run_module(capsys, **arguments(origin, tmp_path), _ansible_check_mode=True, _ansible_diff=True)
+    assert (answer["changed"], answer["downloaded_bytes"]) == (True, len(CONTENT))
+    assert answer["diff"]["after"] == "a.tar: 10000 bytes, MD5 not known yet\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["served"]
+
+
+def test_values_that_are_empty_are_none(capsys: pytest.CaptureFixture[str], origin: Origin, tmp_path: Path) -> None:
+    origin.credentials = None
+    wish = arguments(origin, tmp_path, username="", password="", size_bytes=0, md5="", sha256="")
+    assert run_module(capsys, **wish)["changed"] is True
+    assert "authorization" not in origin.requests[0].headers
+
+
+def test_headers_are_sent_as_given(capsys: pytest.CaptureFixture[str], origin: Origin, tmp_path: Path) -> None:
+    origin.credentials = "Bearer 123"
+    wish = arguments(origin, tmp_path, headers={"Authorization": "Bearer 123", "X-Number": 7})
+    del wish["username"], wish["password"]
+    assert run_module(capsys, **wish)["changed"] is True
+    assert origin.requests[0].headers["x-number"] == "7"
+
+
+def test_no_secret_is_ever_printed(capsys: pytest.CaptureFixture[str], origin: Origin, tmp_path: Path) -> None:
+    url = origin.url.replace("://", "://you:geheim@") + "/a.tar?token=verborgen"
+    for faults in ([], [Fault(status=403)], [Fault(redirect="/a.tar")]):
+        origin.faults = faults
+        wish = arguments(origin, tmp_path, headers={"Cookie": "mellon"}, retries=0)
+        answer = json.dumps(run_module(capsys, **{**wish, "urls": [url, wish["urls"][0]]}))
+        for secret in ("sesame", "mellon"):
+            assert secret not in answer.replace('"password": "VALUE_SPECIFIED_IN_NO_LOG_PARAMETER"', "")
+        said = json.loads(answer)
+        said.pop("invocation", None)
+        assert "geheim" not in json.dumps(said)
+        assert "verborgen" not in json.dumps(said)
+
+
+def test_what_failed_is_the_message(capsys: pytest.CaptureFixture[str], origin: Origin, tmp_path: Path) -> None:
+    answer = run_module(capsys, **arguments(origin, tmp_path, password="guess"))
+    assert answer["failed"] is True
+    assert answer["msg"] == (
+        f"Download from {origin.url}/a.tar: the server refused the credentials (HTTP 401 Unauthorized): they are wrong"
+        " or have expired, or do not cover this file. Check username and password with the publisher of the data set"
+        " and run again; what has arrived is kept"
+    )
+
+
+def test_a_password_needs_a_user(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    answer = run_module(capsys, urls=["/x"], dest="/y", state_dir=str(tmp_path), password="sesame")
+    assert answer["msg"] == "missing parameter(s) required by 'password': username"
