@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
 
 import jinja2
 import pytest
@@ -12,7 +11,6 @@ from tests.contract import checks, tree
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (tree.ROOT / "docs").glob("*.md"))]
 # Quota of IAM for a managed policy, white space not counted.
 POLICY_BYTES_MAX = 6144
-PERMISSIONS = "docs/permissions.md"
 
 
 def exists(path: str) -> bool:
@@ -42,23 +40,15 @@ def test_readme_lists_every_playbook() -> None:
     assert [path for path in tree.PLAYBOOKS if f"| `{path}` |" not in readme] == []
 
 
-def policies() -> dict[str, Any]:
-    """The JSON blocks of the permissions page by the heading above them."""
-    parts = re.split(r"^## (.+)$", tree.text(PERMISSIONS), flags=re.MULTILINE)
-    return {
-        heading: json.loads(block)
-        for heading, section in zip(parts[1::2], parts[2::2], strict=True)
-        for block in re.findall(r"^```json\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
-    }
-
-
 def test_every_playbook_and_the_download_host_have_a_policy() -> None:
     wanted = {f"`{path}`" for path in tree.PLAYBOOKS if path.count("/") == 1} | {"The download host"}
-    assert policies().keys() == wanted
+    assert tree.policies().keys() == wanted
 
 
 def test_policies_grant_named_actions_and_take_away_only_what_is_tagged() -> None:
-    assert [f"{name}: {fault}" for name, policy in policies().items() for fault in checks.policy_faults(policy)] == []
+    assert [
+        f"{name}: {fault}" for name, policy in tree.policies().items() for fault in checks.policy_faults(policy)
+    ] == []
 
 
 def test_the_policy_of_the_download_host_is_the_one_that_the_role_writes() -> None:
@@ -66,9 +56,9 @@ def test_the_policy_of_the_download_host_is_the_one_that_the_role_writes() -> No
     written = template.render(
         __download_host_partition="aws", download_host_bucket_name="BUCKET", data_profile={"name": "imagenet"}
     )
-    assert policies()["The download host"] == json.loads(written)
+    assert tree.policies()["The download host"] == json.loads(written)
 
 
 def test_no_policy_is_longer_than_aws_takes() -> None:
-    sizes = {name: len(json.dumps(policy, separators=(",", ":"))) for name, policy in policies().items()}
+    sizes = {name: len(json.dumps(policy, separators=(",", ":"))) for name, policy in tree.policies().items()}
     assert {name: size for name, size in sizes.items() if size > POLICY_BYTES_MAX} == {}

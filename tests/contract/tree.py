@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,21 @@ def role_options(role: str) -> dict[str, Any]:
     """The options of a role's argument_specs, all entry points together."""
     specs = yaml_of(f"roles/{role}/meta/argument_specs.yml")["argument_specs"]
     return {name: option for entry in specs.values() for name, option in (entry.get("options") or {}).items()}
+
+
+def policies() -> dict[str, Any]:
+    """The JSON blocks of docs/permissions.md by the heading above them."""
+    parts = re.split(r"^## (.+)$", text("docs/permissions.md"), flags=re.MULTILINE)
+    return {
+        heading: json.loads(block)
+        for heading, section in zip(parts[1::2], parts[2::2], strict=True)
+        for block in re.findall(r"^```json\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    }
+
+
+def policy_of(playbook: str) -> Any:
+    """The policy for a playbook; the steps have that of prepare.yml."""
+    return policies()[f"`{'playbooks/prepare.yml' if playbook.startswith('playbooks/steps/') else playbook}`"]
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 import yaml
 
 from lab.config import API_PORT, CONTROLLER_ACCESS_KEY, CONTROLLER_SECRET_KEY, LOOPBACK, REGION
+from tests.contract import checks, tree
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RUN_SECONDS_MAX = 900
@@ -91,7 +94,7 @@ class Lab:
     """The lab that is up."""
 
     def playbook(self, *arguments: str, expect_success: bool = True, expect_warnings: bool = False) -> Run:
-        """Run ansible-playbook in the lab; a warning, or another end than expected, fails the test."""
+        """Run ansible-playbook in the lab; a warning, another end, or a call that IAM would refuse, fails the test."""
         command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "inventories/lab", *arguments]
         environment = {
             **os.environ,
@@ -101,6 +104,7 @@ class Lab:
             "LC_ALL": "C.UTF-8",
             "NO_COLOR": "1",
         }
+        self._lab("POST", "reset")
         done = subprocess.run(
             command,
             cwd=ROOT,
@@ -119,7 +123,20 @@ class Lab:
         ]
         if warnings and not expect_warnings:
             pytest.fail(f"{' '.join(arguments)} warned:\n{warnings}\n{done.stdout}", pytrace=False)
+        policy = tree.policy_of(next(name for name in arguments if name.endswith(".yml")))
+        not_granted = checks.calls_not_granted(json.loads(self._lab("GET", "calls"))["calls"], policy)
+        if not_granted:
+            pytest.fail(
+                f"{' '.join(arguments)} calls what docs/permissions.md does not grant: {not_granted}", pytrace=False
+            )
         return Run(done.stdout)
+
+    def _lab(self, method: str, path: str) -> bytes:
+        """Ask the lab for its own counts of calls, or to begin them from zero."""
+        request = urllib.request.Request(f"http://{LOOPBACK}:{API_PORT}/lab/{path}", method=method)
+        with urllib.request.urlopen(request) as answer:
+            content: bytes = answer.read()
+        return content
 
     def ssh(self, host: str, command: str) -> str:
         """Run a shell command on a host and return its standard output; it must succeed."""
