@@ -56,11 +56,12 @@ class Instances:
 
     def install(self) -> None:
         """Change moto."""
+        # moto's classes take attributes that they do not declare.
         Instance.lab_ending = False  # type: ignore[attr-defined]
         replace_property(Instance, "_state", self._state)
-        elastic_network_interfaces.random_public_ip = lambda: next(  # type: ignore[attr-defined]
-            self._public_addresses
-        )
+        addresses = self._public_addresses
+        # The name is one that moto's module imports and does not export.
+        elastic_network_interfaces.random_public_ip = lambda: next(addresses)  # type: ignore[attr-defined]
         wrap(Instance, "setup_defaults")(lambda _, instance: _add_root_volume(instance))
         self._install_launch()
         self._install_ends()

@@ -10,9 +10,9 @@ from tests.contract import checks, tree
 
 # What Ansible itself sets, and what the aws_ec2 inventory says of a host.
 BUILT_IN = {
-    "ansible_check_mode", "ansible_config_file", "ansible_facts", "ansible_failed_result", "ansible_play_hosts",
-    "ansible_play_hosts_all", "ansible_playbook_python", "ansible_version", "groups", "hostvars", "inventory_dir",
-    "inventory_hostname", "item", "lookup", "now", "omit", "playbook_dir", "query", "role_path",
+    "ansible_check_mode", "ansible_config_file", "ansible_facts", "ansible_failed_result", "ansible_failed_task",
+    "ansible_play_hosts", "ansible_play_hosts_all", "ansible_playbook_python", "ansible_version", "groups", "hostvars",
+    "inventory_dir", "inventory_hostname", "item", "lookup", "now", "omit", "playbook_dir", "query", "role_path",
     "ec2_tags", "instance_id", "placement",
 }  # fmt: skip
 # How Ansible connects; the names are Ansible's.
