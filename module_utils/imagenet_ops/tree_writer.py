@@ -14,7 +14,8 @@ _BATCH_BYTES = 1024 * 1024
 _BATCH_FILES = 64
 # What may wait to be written, in all: it bounds the memory.
 _WAITING_BYTES = 32 * 1024 * 1024
-_THREADS = 4
+# More of them only wait for one another, in Python and in the filesystem.
+_THREADS = 2
 
 
 class _File(NamedTuple):
