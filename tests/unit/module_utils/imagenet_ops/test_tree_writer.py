@@ -53,7 +53,7 @@ def test_memory_is_bounded_however_slow_the_disk(tmp_path: Path, monkeypatch: py
     with TreeWriter(str(tmp_path)) as writer:
         giver = threading.Thread(target=give)
         giver.start()
-        for _ in range(4):
+        for _ in range(tree_writer._THREADS):
             assert begun.acquire(timeout=20)
         giver.join(0.2)
         assert len(handed_over) <= 5
