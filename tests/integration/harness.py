@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import urllib.request
@@ -21,6 +22,15 @@ from tests.contract import checks, tree
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RUN_SECONDS_MAX = 900
+ANSIBLE_PLAYBOOK = (str(Path(sys.executable).parent / "ansible-playbook"), "-i", "inventories/lab")
+ENVIRONMENT = {
+    **os.environ,
+    "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+    "ANSIBLE_DEPRECATION_WARNINGS": "true",
+    "COLUMNS": "400",
+    "LC_ALL": "C.UTF-8",
+    "NO_COLOR": "1",
+}
 # What pinned collections announce for their later releases; everything else that Ansible warns of is a fault of ours.
 KNOWN_DEPRECATIONS = (
     "iam_role.assume_role_policy_document_raw will no longer be returned",  # amazon.aws.iam_role, whatever it is asked
@@ -95,20 +105,11 @@ class Lab:
 
     def playbook(self, *arguments: str, expect_success: bool = True, expect_warnings: bool = False) -> Run:
         """Run ansible-playbook in the lab; a warning, another end, or a call that IAM would refuse, fails the test."""
-        command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "inventories/lab", *arguments]
-        environment = {
-            **os.environ,
-            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-            "ANSIBLE_DEPRECATION_WARNINGS": "true",
-            "COLUMNS": "400",
-            "LC_ALL": "C.UTF-8",
-            "NO_COLOR": "1",
-        }
         self._lab("POST", "reset")
         done = subprocess.run(
-            command,
+            [*ANSIBLE_PLAYBOOK, *arguments],
             cwd=ROOT,
-            env=environment,
+            env=ENVIRONMENT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -130,6 +131,24 @@ class Lab:
                 f"{' '.join(arguments)} calls what docs/permissions.md does not grant: {not_granted}", pytrace=False
             )
         return Run(done.stdout)
+
+    def kill_playbook_at(self, line: str, *arguments: str) -> None:
+        """Run ansible-playbook until it prints ``line``, then kill it, as a lost controller ends."""
+        with subprocess.Popen(
+            [*ANSIBLE_PLAYBOOK, *arguments],
+            cwd=ROOT,
+            env=ENVIRONMENT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        ) as process:
+            seen = any(line in printed for printed in process.stdout or ())
+            if seen:
+                os.killpg(process.pid, signal.SIGKILL)
+        if not seen:
+            pytest.fail(f"{' '.join(arguments)} ended without printing {line!r}", pytrace=False)
 
     def _lab(self, method: str, path: str) -> bytes:
         """Ask the lab for its own counts of calls, or to begin them from zero."""

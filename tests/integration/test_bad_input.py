@@ -143,6 +143,14 @@ def test_validation_images_that_lie_there_extracted_are_moved_into_classes(scrat
     assert scratch.playbook("playbooks/steps/layout.yml", *scratch_set(scratch), *flat).all_unchanged()
 
 
+def test_a_lost_controller_costs_nothing(scratch: Lab) -> None:
+    """It dies as soon as the host packs; the next one waits for the host's own work, and finds it done."""
+    scratch.kill_playbook_at("scratch-download | recordio_pack | ", "playbooks/steps/pack.yml", *scratch_set(scratch))
+    scratch.playbook("playbooks/steps/pack.yml", *scratch_set(scratch))
+    assert scratch.playbook("playbooks/steps/pack.yml", *scratch_set(scratch)).all_unchanged()
+    assert ".part" not in scratch.ssh(HOST, "ls -A /data/scratch/recordio")
+
+
 def test_a_device_slot_that_is_taken_is_left_alone(lab: Lab, scratch: Lab) -> None:
     """ec2_vol would answer ok with the other volume's id; the fleet takes the next free slot."""
     instance = lab.instance("gpu-1")
