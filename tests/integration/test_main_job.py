@@ -89,7 +89,7 @@ def test_backup_is_private_versioned_encrypted_and_whole(lab: Lab) -> None:
     assert all(blocked.values())
     rules = s3.get_bucket_encryption(Bucket=bucket)["ServerSideEncryptionConfiguration"]["Rules"]
     assert rules[0]["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
-    names = [entry["Key"] for entry in s3.list_objects_v2(Bucket=bucket)["Contents"]]
+    names = [entry["Key"] for entry in s3.list_objects_v2(Bucket=bucket, Prefix="imagenet/")["Contents"]]
     manifest_key = next(name for name in names if name.endswith("/manifest.json"))
     body = s3.get_object(Bucket=bucket, Key=manifest_key)["Body"].read()
     version = hashlib.sha256(body).hexdigest()[:12]
@@ -170,7 +170,7 @@ def versions_by_quality(lab: Lab) -> dict[int, str]:
     """DatasetVersion by JPEG quality, as the manifests in the backup say."""
     s3 = lab.s3()
     found = {}
-    for entry in s3.list_objects_v2(Bucket="imagenet-ops-lab")["Contents"]:
+    for entry in s3.list_objects_v2(Bucket="imagenet-ops-lab", Prefix="imagenet/")["Contents"]:
         if entry["Key"].endswith("/manifest.json"):
             manifest = json.loads(s3.get_object(Bucket="imagenet-ops-lab", Key=entry["Key"])["Body"].read())
             found[manifest["settings"]["quality"]] = entry["Key"].split("/")[1]
