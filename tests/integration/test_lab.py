@@ -266,15 +266,20 @@ def test_what_ec2_refuses_is_refused(box: Box) -> None:
 def test_a_snapshot_holds_what_had_reached_the_volume_and_nothing_later(box: Box) -> None:
     volume = box.volume("us-east-1a", VolumeType="sc1", Size=125)
     box.attach(volume, "gpu-1", "/dev/sdm")
-    box.ssh("gpu-1", f"sudo mkfs.ext4 -q {by_id(volume)}; sudo mkdir -p /work; sudo mount {by_id(volume)} /work")
-    box.ssh("gpu-1", "echo synced | sudo tee /work/synced; sync -f /work; echo cached | sudo tee /work/cached")
+    box.ssh(
+        "gpu-1", f"sudo mkfs.ext4 -q {by_id(volume)}; sudo mkdir -p /mnt/volume; sudo mount {by_id(volume)} /mnt/volume"
+    )
+    box.ssh(
+        "gpu-1",
+        "echo synced | sudo tee /mnt/volume/synced; sync -f /mnt/volume; echo cached | sudo tee /mnt/volume/cached",
+    )
     snapshot = box.aws("ec2", "create_snapshot", VolumeId=volume)
     assert snapshot["State"] == "completed"
-    box.ssh("gpu-1", "echo later | sudo tee /work/later; sync -f /work")
+    box.ssh("gpu-1", "echo later | sudo tee /mnt/volume/later; sync -f /mnt/volume")
     copy = box.volume("us-east-1b", SnapshotId=snapshot["SnapshotId"], Size=125)
     box.attach(copy, "gpu-2", "/dev/sdm")
-    box.ssh("gpu-2", f"sudo mkdir -p /work; sudo mount -o ro {by_id(copy)} /work")
-    assert box.ssh("gpu-2", "ls /work; cat /work/synced").split() == ["lost+found", "synced", "synced"]
+    box.ssh("gpu-2", f"sudo mkdir -p /mnt/volume; sudo mount -o ro {by_id(copy)} /mnt/volume")
+    assert box.ssh("gpu-2", "ls /mnt/volume; cat /mnt/volume/synced").split() == ["lost+found", "synced", "synced"]
 
 
 def test_a_mounted_volume_is_not_detached_before_it_is_unmounted(box: Box) -> None:
