@@ -674,9 +674,7 @@ def kills() -> Iterator[Kills]:
 
 
 @pytest.fixture(scope="module")
-def changes_of_a_whole_run(
-    tmp_path_factory: pytest.TempPathFactory, archives: Path, kills: Kills
-) -> dict[str, int]:
+def changes_of_a_whole_run(tmp_path_factory: pytest.TempPathFactory, archives: Path, kills: Kills) -> dict[str, int]:
     folder = tmp_path_factory.mktemp("whole")
     flat = folder / "flat"
     flat.mkdir()
