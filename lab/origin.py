@@ -18,6 +18,7 @@ import email.utils
 import json
 import os
 import re
+import signal
 import socket
 import threading
 import time
@@ -353,6 +354,9 @@ def main() -> None:
         password=config.get("password"),
         bytes_per_second_per_connection=config.get("bytes_per_second_per_connection", 0),
     )
+    # Said outright, for a program that a shell starts in the background finds SIGINT ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     with origin, contextlib.suppress(KeyboardInterrupt):
         origin.stopping.wait()
 
