@@ -10,16 +10,24 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from ansible.module_utils.imagenet_ops.devkit import read_validation_labels
 from ansible.module_utils.imagenet_ops.disk import disk_error, existing_parent, require_space, sync_filesystem
 from ansible.module_utils.imagenet_ops.errors import OpsError
+from ansible.module_utils.imagenet_ops.image_archive import (
+    CLASS_ARCHIVES,
+    LABELLED_FILES,
+    ArchiveImage,
+    ArchiveRules,
+    ImageArchive,
+    ResumePoint,
+    labels_for,
+    require_archive,
+)
 from ansible.module_utils.imagenet_ops.state import (
     Progress,
     canonical_json,
@@ -28,25 +36,12 @@ from ansible.module_utils.imagenet_ops.state import (
     read_json,
     write_json,
 )
-from ansible.module_utils.imagenet_ops.tar_stream import (
-    DIRECTORY,
-    FILE,
-    ArchiveReader,
-    Member,
-    TarError,
-    members,
-)
 from ansible.module_utils.imagenet_ops.tree_writer import TreeWriter
-
-CLASS_ARCHIVES = "class_archives"
-LABELLED_FILES = "labelled_files"
 
 _JOURNAL_FORMAT = 1
 # A journal point costs a sync of the volume; in between at most this much work is lost to a kill.
 _JOURNAL_SECONDS = 15.0
 _JOURNAL_BYTES = 4 * 1024**3
-# Larger entries are no images; the largest of ILSVRC2012 has 15 MB.
-_LARGEST_IMAGE_BYTES = 256 * 1024 * 1024
 
 # What the journal says of a tree: growing in .partial; complete there; in place.
 _EXTRACTING = "extracting"
@@ -75,6 +70,11 @@ class LayoutRequest:
     expected_classes: int = 0
 
     @property
+    def rules(self) -> ArchiveRules:
+        """Which names are right, and where the classes come from."""
+        return ArchiveRules(self.split, self.layout, self.devkit)
+
+    @property
     def partial(self) -> str:
         """Where the tree grows."""
         return f"{self.dest}.partial"
@@ -89,6 +89,7 @@ class LayoutRequest:
 class Journal:
     """How far the work is: everything before byte ``offset`` of the archive is durable, and ``classes`` counts it.
 
+    ``class_name`` and ``class_end`` are those of a `ResumePoint`.
     ``source`` identifies the archive, ``labels`` the labels (a SHA-256): what was done with others is of no use.
     """
 
@@ -97,6 +98,8 @@ class Journal:
     source: dict[str, Any]
     labels: str
     offset: int = 0
+    class_name: str = ""
+    class_end: int = 0
     bytes: int = 0
     classes: dict[str, int] = field(default_factory=dict)
     format: int = _JOURNAL_FORMAT
@@ -249,83 +252,14 @@ def _source(archive: str) -> dict[str, Any]:
     return {"name": os.path.basename(archive), "size_bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
-# Names
-
-
-def _is_class(request: LayoutRequest, name: str) -> bool:
-    """Return whether ``name`` can be a class: a WordNet id, or for other data sets any plain name."""
-    pattern = r"[A-Za-z0-9][A-Za-z0-9._ +-]*" if request.split == "any" else r"n\d{8}"
-    return re.fullmatch(pattern, name) is not None
-
-
-def _is_image(request: LayoutRequest, class_name: str, name: str) -> bool:
-    """Return whether ``name`` can be an image of the split; ``class_name`` is empty where the name does not tell it."""
-    if request.split == "train":
-        return re.fullmatch(rf"{class_name or 'n[0-9]{8}'}_[0-9]+\.JPEG", name) is not None
-    if request.split == "validation":
-        return re.fullmatch(r"ILSVRC2012_val_[0-9]{8}\.JPEG", name) is not None
-    return re.fullmatch(r"[^/\0-\x1f]+\.(jpe?g|png)", name, re.IGNORECASE) is not None and not name.startswith(".")
-
-
-@dataclass(frozen=True)
-class _Refusals:
-    """Says what is wrong with an entry of ``archive``; ``within`` is empty, or the class archive that it lies in."""
-
-    archive: str
-    within: str = ""
-
-    def error(self, member: Member, why: str) -> OpsError:
-        """Return the error for an entry that has no place in the data set."""
-        place = f"{self.within}: " if self.within else ""
-        return OpsError(
-            f"Archive {self.archive}",
-            f"{place}the entry {member.name!r} at byte {member.offset} {why}",
-            "This is not the archive that was published; fetch it again, archive_fetch compares its MD5",
-        )
-
-    def damage(self, error: TarError) -> OpsError:
-        """Return the error for an archive that cannot be read on."""
-        place = f"the class archive {self.within}" if self.within else "the archive"
-        return OpsError(
-            f"Archive {self.archive}",
-            f"{place} is damaged at byte {error.offset}: {error}",
-            "Fetch it again, archive_fetch compares its MD5; what was laid out before that byte is kept",
-        )
-
-    def entries(self, reader: ArchiveReader, end: int | None = None) -> Iterator[Member]:
-        """Yield the files of the archive, each with a plain name; anything else, but ``./``, is refused."""
-        try:
-            for member in members(reader, end):
-                name = member.name.removeprefix("./")
-                if member.kind == DIRECTORY and name in ("", ".", "/."):
-                    continue
-                if member.kind != FILE:
-                    raise self.error(member, f"is a {member.kind}")
-                if "/" in name or name in ("", ".", "..") or "\0" in name:
-                    raise self.error(member, "has a path where a plain name belongs")
-                if member.size > _LARGEST_IMAGE_BYTES and self.within:
-                    raise self.error(member, f"has {member.size} bytes, too many for an image")
-                yield Member(name, member.kind, member.size, member.offset, member.data_offset)
-        except TarError as error:
-            raise self.damage(error) from error
-
-    def read(self, reader: ArchiveReader, member: Member) -> bytes:
-        """Return the data of ``member``."""
-        try:
-            return reader.read(member.size)
-        except TarError as error:
-            raise self.damage(error) from error
-
-
 # From an archive
 
 
 def _extract(request: LayoutRequest, journal: Journal | None) -> dict[str, Any]:
     """Read the archive from where the journal says, and give the tree its name."""
     archive = request.archive or ""
-    if not os.path.isfile(archive):
-        raise OpsError(f"Archive {archive}", "there is no such file", "Fetch it first, with archive_fetch")
-    labels = _labels(request)
+    require_archive(archive)
+    labels = labels_for(request.rules)
     fresh = Journal(_EXTRACTING, request.layout, _source(archive), _digest(labels))
     journal = _begin(request, journal, fresh)
     if journal.state == _EXTRACTING:
@@ -334,10 +268,6 @@ def _extract(request: LayoutRequest, journal: Journal | None) -> dict[str, Any]:
     _check_counts(request, journal, request.partial)
     _finish(request, journal)
     return _changed_result(request, journal)
-
-
-def _labels(request: LayoutRequest) -> dict[str, str]:
-    return read_validation_labels(request.devkit or "") if request.layout == LABELLED_FILES else {}
 
 
 def _digest(labels: Mapping[str, str]) -> str:
@@ -387,22 +317,19 @@ def _mark_complete(request: LayoutRequest, journal: Journal) -> None:
 
 
 class _Extraction:
-    """One pass over an archive, from the journal's offset to its end. A context manager."""
+    """One pass over an archive, from the journal's resume point to its end. A context manager."""
 
     def __init__(self, request: LayoutRequest, archive: str, journal: Journal, labels: Mapping[str, str]) -> None:
         self._request = request
-        self._archive = archive
+        self._archive = ImageArchive(archive, request.rules, labels)
         self._journal = journal
-        self._labels = labels
-        self._names: set[str] = set()
         self._last_time = time.monotonic()
         self._last_offset = journal.offset
         self._progress = Progress(request.state_dir, "imagenet_layout")
-        self._size_bytes = os.path.getsize(archive)
 
     def __enter__(self) -> _Extraction:  # noqa: PYI034 (Self is newer than Python 3.9)
         with contextlib.ExitStack() as stack:
-            self._reader = stack.enter_context(ArchiveReader(self._archive))
+            stack.enter_context(self._archive)
             self._writer = stack.enter_context(TreeWriter(self._request.partial))
             self._stack = stack.pop_all()
         return self
@@ -412,98 +339,48 @@ class _Extraction:
 
     def run(self) -> None:
         """Lay out what is left of the archive; afterwards all of it is durable, and the journal says so."""
-        if not self._reader.compressed:
-            require_space(self._request.dest, self._size_bytes - self._journal.offset)
-        refusals = _Refusals(self._archive)
-        self._progress.start(
-            f"Laying out {os.path.basename(self._archive)}", self._size_bytes, "bytes", self._journal.offset
-        )
-        try:
-            self._reader.skip_to(self._journal.offset)
-        except TarError as error:
-            raise refusals.damage(error) from error
-        for member in refusals.entries(self._reader):
-            if self._request.layout == CLASS_ARCHIVES:
-                self._class_archive(member, refusals)
-            else:
-                self._image(member, refusals)
-            self._progress.update(self._reader.file_position)
-            self._journal_point(member.end)
+        journal = self._journal
+        size_bytes = self._archive.size_bytes
+        if not self._archive.compressed:
+            require_space(self._request.dest, size_bytes - journal.offset)
+        name = os.path.basename(self._archive.path)
+        self._progress.start(f"Laying out {name}", size_bytes, "bytes", journal.offset)
+        start = ResumePoint(journal.offset, journal.class_name, journal.class_end)
+        for image in self._archive.images(start, journal.classes if self._request.layout == CLASS_ARCHIVES else ()):
+            self._image(image)
+            self._progress.update(self._archive.file_position)
+            self._journal_point(image.after)
         self._writer.sync()
         self._refuse_lost_files()
-        self._journal.state = _EXTRACTED
-        self._journal.offset = self._reader.position
-        _write_journal(self._request, self._journal)
+        journal.state = _EXTRACTED
+        _write_journal(self._request, journal)
         self._progress.finish()
 
-    def _class_archive(self, member: Member, refusals: _Refusals) -> None:
-        """Lay out the archive of one class, which is an entry of the archive."""
-        class_name, extension = os.path.splitext(member.name)
-        if extension != ".tar" or not _is_class(self._request, class_name):
-            raise refusals.error(member, "is not named like the archive of a class")
-        if class_name in self._journal.classes:
-            raise refusals.error(member, "is there twice")
-        within = _Refusals(self._archive, member.name)
-        self._writer.make_directory(class_name)
-        names: set[str] = set()
-        for image in within.entries(self._reader, member.data_offset + member.size):
-            if not _is_image(self._request, class_name, image.name):
-                raise within.error(image, f"is not named like an image of {class_name}")
-            if image.name in names:
-                raise within.error(image, "is there twice")
-            names.add(image.name)
-            self._writer.write(class_name, image.name, within.read(self._reader, image))
-            self._journal.bytes += image.size
-            self._progress.update(self._reader.file_position)
-        if not names:
-            raise refusals.error(member, "holds no image")
-        self._journal.classes[class_name] = len(names)
+    def _image(self, image: ArchiveImage) -> None:
+        self._writer.make_directory(image.class_name)
+        self._writer.write(image.class_name, image.name, image.content)
+        self._journal.classes[image.class_name] = self._journal.classes.get(image.class_name, 0) + 1
+        self._journal.bytes += len(image.content)
 
-    def _image(self, member: Member, refusals: _Refusals) -> None:
-        """Lay out one image by the class that its label names."""
-        if not _is_image(self._request, "", member.name):
-            raise refusals.error(member, f"is not named like an image of the {self._request.split} split")
-        if member.size > _LARGEST_IMAGE_BYTES:
-            raise refusals.error(member, f"has {member.size} bytes, too many for an image")
-        class_name = _label_of(self._request, self._labels, member.name)
-        if member.name in self._names:
-            raise refusals.error(member, "is there twice")
-        self._names.add(member.name)
-        self._writer.make_directory(class_name)
-        self._writer.write(class_name, member.name, refusals.read(self._reader, member))
-        self._journal.classes[class_name] = self._journal.classes.get(class_name, 0) + 1
-        self._journal.bytes += member.size
-
-    def _journal_point(self, offset: int) -> None:
-        """Now and then make everything before ``offset`` durable, and say so."""
+    def _journal_point(self, point: ResumePoint) -> None:
+        """Now and then make everything before ``point`` durable, and say so."""
         now = time.monotonic()
-        if now - self._last_time < _JOURNAL_SECONDS and offset - self._last_offset < _JOURNAL_BYTES:
+        if now - self._last_time < _JOURNAL_SECONDS and point.offset - self._last_offset < _JOURNAL_BYTES:
             return
         self._writer.sync()
-        self._journal.offset = offset
+        self._journal.offset, self._journal.class_name, self._journal.class_end = point
         _write_journal(self._request, self._journal)
-        self._last_time, self._last_offset = time.monotonic(), offset
+        self._last_time, self._last_offset = time.monotonic(), point.offset
 
     def _refuse_lost_files(self) -> None:
         """Compare the tree with what was counted: a name that came before a restart and after it would show here."""
         if count_tree(self._request.partial) != self._journal.classes:
             raise OpsError(
                 f"Tree {self._request.partial}",
-                f"it does not hold the {self._journal.images} images of {self._archive}: a name is there twice, or"
+                f"it does not hold the {self._journal.images} images of {self._archive.path}: a name is there twice, or"
                 " something else wrote to the tree",
                 f"Remove {self._request.partial} and {self._request.journal}, then run again",
             )
-
-
-def _label_of(request: LayoutRequest, labels: Mapping[str, str], name: str) -> str:
-    label = labels.get(name)
-    if label is None or not _is_class(request, label):
-        raise OpsError(
-            f"Image {name}",
-            f"the development kit {request.devkit} has no label for it",
-            "Use the development kit that belongs to the images; nothing was put into the tree",
-        )
-    return label
 
 
 # From a directory
@@ -546,7 +423,7 @@ def _plan(request: LayoutRequest, directory: str) -> _Plan:
             f"it is not on the volume of {request.dest}, so its files cannot be moved by renaming them",
             "Name a dest on the same volume, or copy the directory there first",
         )
-    labels = _labels(request)
+    labels = labels_for(request.rules)
     moves = {name: _planned_class(request, labels, directory, name) for name in _flat_files(directory)}
     journal = Journal(_COMPLETE, request.layout, {}, _digest(labels))
     for name, class_name in moves.items():
@@ -568,9 +445,9 @@ def _planned_class(request: LayoutRequest, labels: Mapping[str, str], directory:
     path = os.path.join(directory, name)
     if os.path.islink(path) or not os.path.isfile(path):
         raise _out_of_place(path, "it is not a regular file")
-    if not _is_image(request, "", name):
+    if not request.rules.is_image("", name):
         raise _out_of_place(path, f"it is not named like an image of the {request.split} split")
-    return _label_of(request, labels, name)
+    return request.rules.label_of(labels, name)
 
 
 def _out_of_place(path: str, why: str) -> OpsError:
@@ -597,7 +474,7 @@ def _tree_files(request: LayoutRequest, directory: str) -> Iterator[tuple[str, s
             if os.path.samefile(request.dest, directory):
                 continue
             raise _out_of_place(class_entry.path, "it is not the directory of a class")
-        if not _is_class(request, class_entry.name):
+        if not request.rules.is_class(class_entry.name):
             raise _out_of_place(class_entry.path, "it is not named like a class")
         with os.scandir(class_entry.path) as images:
             for image in images:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.imagenet_ops import disk, layout, tree_writer
+from ansible.module_utils.imagenet_ops import disk, image_archive, layout, tree_writer
 from ansible.module_utils.imagenet_ops.errors import OpsError
 from ansible.module_utils.imagenet_ops.layout import LayoutRequest, lay_out
 
@@ -410,7 +410,7 @@ def test_a_class_that_is_there_twice(data: Path, tmp_path: Path) -> None:
 def test_entries_that_are_too_large_for_images(
     data: Path, tmp_path: Path, archives: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(layout, "_LARGEST_IMAGE_BYTES", 10)
+    monkeypatch.setattr(image_archive, "_LARGEST_IMAGE_BYTES", 10)
     (tmp_path / "bad.tar").write_bytes(one_class(("n01440764_1.JPEG", bytes(11))))
     assert "has 11 bytes, too many for an image" in failure(train(data, tmp_path / "bad.tar"))
     assert "too many for an image" in failure(validation(data, archives))
@@ -605,23 +605,31 @@ def test_a_resumed_run_does_not_read_again_what_is_safe(
     data: Path, archives: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(layout, "_JOURNAL_SECONDS", 0)
-    real_class_archive = layout._Extraction._class_archive
-    seen: list[str] = []
-
-    def class_archive(self: Any, member: Any, refusals: Any) -> None:
-        if len(seen) == 12:
-            seen.append("interrupted")
-            raise KeyboardInterrupt
-        seen.append(member.name)
-        real_class_archive(self, member, refusals)
-
-    monkeypatch.setattr(layout._Extraction, "_class_archive", class_archive)
+    seen = record_images(monkeypatch, interrupt_at=70)
     with pytest.raises(KeyboardInterrupt):
         lay_out(train(data, archives / TRAIN))
     lay_out(train(data, archives / TRAIN))
-    assert len(seen) == 21
-    assert len(set(seen)) == 21, "no class is read twice"
-    assert tree(data / "train") == unpacked_train(archives)
+    expected = unpacked_train(archives)
+    assert sorted(seen) == sorted(expected), "each image is read, and none twice"
+    assert tree(data / "train") == expected
+
+
+def record_images(monkeypatch: pytest.MonkeyPatch, interrupt_at: int) -> list[str]:
+    """Let reading be interrupted once, before the image of that number; return the list of the images given so far."""
+    real_images = image_archive.ImageArchive.images
+    seen: list[str] = []
+    interruptions = [interrupt_at]
+
+    def images(self: image_archive.ImageArchive, *arguments: Any) -> Iterator[image_archive.ArchiveImage]:
+        for image in real_images(self, *arguments):
+            if interruptions == [len(seen)]:
+                interruptions.clear()
+                raise KeyboardInterrupt
+            seen.append(f"{image.class_name}/{image.name}")
+            yield image
+
+    monkeypatch.setattr(image_archive.ImageArchive, "images", images)
+    return seen
 
 
 def test_other_labels_or_another_archive_begin_anew(
@@ -646,17 +654,7 @@ def test_a_name_before_a_restart_and_again_after_it(
     images = list(flat_images(archives).items())
     twice = tmp_path / "val.tar"
     twice.write_bytes(tar([*images, images[0]]))
-    real_image = layout._Extraction._image
-    count = 0
-
-    def image(self: Any, member: Any, refusals: Any) -> None:
-        nonlocal count
-        count += 1
-        if count == 10:
-            raise KeyboardInterrupt
-        real_image(self, member, refusals)
-
-    monkeypatch.setattr(layout._Extraction, "_image", image)
+    record_images(monkeypatch, interrupt_at=10)
     with pytest.raises(KeyboardInterrupt):
         lay_out(validation(data, archives, archive=str(twice)))
     assert "it does not hold the 41 images of" in failure(validation(data, archives, archive=str(twice)))
