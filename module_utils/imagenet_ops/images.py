@@ -1,4 +1,4 @@
-"""One image: what its first bytes say, whether it is bad and why, and its shrunk JPEG.
+"""One image: what its first bytes say, whether it is bad and why, and what becomes of it in a record.
 
 With the linear filter the result is, byte for byte, that of im2rec.py in mxnet 1.9.1: decoded to three channels with
 the EXIF orientation applied, the short side resized (small images are enlarged), encoded as JPEG. tests/conformance
@@ -31,14 +31,40 @@ class BadImageError(Exception):
 class Recipe(NamedTuple):
     """What is done to each image.
 
-    ``short_side_pixels`` 0 keeps the size. ``resize_filter`` is a key of `FILTERS`. ``quality`` is JPEG's, 1 to 100. An
-    image that says, or would get, more than ``max_image_pixels`` pixels is bad.
+    ``short_side_pixels`` 0 keeps the size, and without ``enlarge`` smaller images keep theirs. ``resize_filter`` is a
+    key of `FILTERS`. ``quality`` is JPEG's, 1 to 100. ``channels`` is 3 for colour or 1 for grey. With ``pass_through``
+    nothing is done to the bytes. An image that says, or would get, more than ``max_image_pixels`` pixels is bad.
     """
 
     short_side_pixels: int
     quality: int
     resize_filter: str
     max_image_pixels: int
+    enlarge: bool = True
+    channels: int = 3
+    pass_through: bool = False
+
+    def settings(self) -> dict[str, int | str | bool]:
+        """Return what the bytes of a record depend on, as the manifest names it.
+
+        OpenCV turns and mirrors an image as its EXIF orientation says, and the JPEG that it writes has no EXIF any
+        more; bytes that are passed through keep theirs, for the reader to apply.
+        """
+        common: dict[str, int | str | bool] = {
+            "pass_through": self.pass_through,
+            "max_image_pixels": self.max_image_pixels,
+        }
+        if self.pass_through:
+            return {**common, "exif_orientation": "kept"}
+        return {
+            **common,
+            "short_side_pixels": self.short_side_pixels,
+            "quality": self.quality,
+            "resize_filter": self.resize_filter,
+            "enlarge": self.enlarge,
+            "channels": self.channels,
+            "exif_orientation": "applied",
+        }
 
 
 class Header(NamedTuple):
@@ -91,34 +117,46 @@ def _frame_header(data: bytes) -> int:
             position += data[position] << 8 | data[position + 1]
 
 
-def resized(width: int, height: int, short_side_pixels: int) -> tuple[int, int]:
+def resized(width: int, height: int, recipe: Recipe) -> tuple[int, int]:
     """Return width and height resized in im2rec.py's way: the short side as asked, the long side rounded down."""
-    if not short_side_pixels:
+    side = recipe.short_side_pixels
+    if not side or recipe.pass_through or (min(width, height) < side and not recipe.enlarge):
         return width, height
     if height > width:
-        return short_side_pixels, height * short_side_pixels // width
-    return width * short_side_pixels // height, short_side_pixels
+        return side, height * side // width
+    return width * side // height, side
 
 
-def shrink(data: bytes, recipe: Recipe) -> tuple[bytes, str]:
-    """Return the image in ``data`` as the JPEG that ``recipe`` asks for, and the `Header.converted` of the original.
+def transform(data: bytes, recipe: Recipe) -> tuple[bytes, str]:
+    """Return what ``recipe`` makes of the image in ``data``, and the `Header.converted` of the original.
 
-    Raises BadImageError. Threads may call it side by side: OpenCV works without Python's lock.
+    Nothing is converted by passing through, so that is empty then. Raises BadImageError. Threads may call it side by
+    side: OpenCV works without Python's lock.
     """
     header = inspect(data)
     _check_size(header.width, header.height, recipe)
+    if recipe.pass_through:
+        if cut := _cut_short(data):
+            raise BadImageError(cut)
+        return data, ""
     try:
-        return _decode_resize_encode(data, recipe), header.converted
+        return _decode_resize_encode(data, header, recipe), header.converted
     except cv2.error as error:
-        raise BadImageError(f"damaged: OpenCV says {error.err}") from error
+        reason = " ".join(error.err.split())  # on one line, as the manifest and the journals want it
+        raise BadImageError(f"damaged: OpenCV says {reason}") from error
 
 
-def _decode_resize_encode(data: bytes, recipe: Recipe) -> bytes:
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+def _decode_resize_encode(data: bytes, header: Header, recipe: Recipe) -> bytes:
+    mode = cv2.IMREAD_GRAYSCALE if recipe.channels == 1 else cv2.IMREAD_COLOR
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), mode)
     if pixels is None:
-        raise BadImageError(_why_undecodable(data))
+        raise BadImageError(_cut_short(data) or "damaged: it does not decode")
     height, width = pixels.shape[:2]
-    size = resized(width, height, recipe.short_side_pixels)
+    # Turned by its EXIF orientation it may lie on its side.
+    if (width, height) not in ((header.width, header.height), (header.height, header.width)):
+        said = f"{header.width} x {header.height}"
+        raise BadImageError(f"damaged: its header says {said} pixels, its data has {width} x {height}")
+    size = resized(width, height, recipe)
     if size != (width, height):
         pixels = cv2.resize(pixels, size, interpolation=FILTERS[recipe.resize_filter])
     return cv2.imencode(".jpg", pixels, (cv2.IMWRITE_JPEG_QUALITY, recipe.quality))[1].tobytes()
@@ -127,7 +165,7 @@ def _decode_resize_encode(data: bytes, recipe: Recipe) -> bytes:
 def _check_size(width: int, height: int, recipe: Recipe) -> None:
     if not width or not height:
         raise BadImageError(f"damaged: its header says {width} x {height} pixels")
-    result = resized(width, height, recipe.short_side_pixels)
+    result = resized(width, height, recipe)
     for (columns, rows), when in (((width, height), "its header says"), (result, "resized it would have")):
         if columns * rows > recipe.max_image_pixels:
             raise BadImageError(f"too large: {when} {columns} x {rows} pixels, the limit is {recipe.max_image_pixels}")
@@ -135,10 +173,11 @@ def _check_size(width: int, height: int, recipe: Recipe) -> None:
         raise BadImageError(f"too long: {result[0]} x {result[1]} pixels, a JPEG's side has at most {MAX_SIDE_PIXELS}")
 
 
-def _why_undecodable(data: bytes) -> str:
+def _cut_short(data: bytes) -> str:
+    """Return how the image in ``data`` ends too soon, or "" where its end is there."""
     # A thumbnail has an end of its own, before the picture's frame header.
-    if data.startswith(_JPEG_BEGIN) and data.find(_JPEG_END, _frame_header(data)) < 0:
+    if data.startswith(_JPEG_BEGIN) and data.rfind(_JPEG_END, _frame_header(data)) < 0:
         return "truncated: the end of the JPEG is missing"
-    if data.startswith(_PNG_BEGIN) and b"IEND" not in data:
+    if data.startswith(_PNG_BEGIN) and data.rfind(b"IEND") < 0:
         return "truncated: the end of the PNG is missing"
-    return "damaged: it does not decode"
+    return ""

@@ -16,7 +16,9 @@ import random
 import re
 from array import array
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -38,27 +40,28 @@ class ListLine(NamedTuple):
     path: str
 
 
-class Tree:
-    """The images of ``directory``/<class>/, in sorted order; row n is the n-th image and its id.
+class ImageNames:
+    """The images of a split by class, in sorted order; row n is the n-th image and its id.
 
-    ``classes`` are the sorted names of the class directories, empty ones too. ``sizes`` has each row's length in
-    bytes, ``names_digest`` is a SHA-256 over all paths. ``ignored`` counts the files that are no images by name,
-    ``ignored_samples`` names a few of them.
+    ``where`` is the tree or archive that they are in. ``classes`` are the sorted names of the classes, empty ones too.
+    ``sizes`` has each row's length in bytes, ``names_digest`` is a SHA-256 over all paths.
     """
 
-    def __init__(self, directory: str) -> None:
-        """Read the directories. Raises OpsError for what im2rec.py would label wrongly, naming it."""
-        self.directory = directory
+    def __init__(self, where: str, images_of_classes: Iterable[tuple[str, list[tuple[str, int]]]]) -> None:
+        """Take each class, in sorted order, with the sorted names and the sizes of its images.
+
+        Raises OpsError for a name that a .lst cannot hold.
+        """
+        self.where = where
         self.classes: list[str] = []
-        self.ignored = 0
-        self.ignored_samples: list[str] = []
         self.sizes = array("Q")
         self._class_ends = array("Q")
         self._name_ends = array("Q")
         digest = hashlib.sha256()
         names: list[bytes] = []
         end = 0
-        for name, files in self._read():
+        for name, files in images_of_classes:
+            self._refuse_unfit(name, files)
             digest.update("".join(f"{name}/{file}\n" for file, _ in files).encode())
             self.sizes.extend(size for _, size in files)
             encoded = [file.encode() for file, _ in files]
@@ -80,7 +83,7 @@ class Tree:
         return bisect_right(self._class_ends, row)
 
     def path(self, row: int) -> str:
-        """Return the path of the image in ``row``, below ``directory``."""
+        """Return the path of the image in ``row``, below its split."""
         begin = self._name_ends[row - 1] if row else 0
         return f"{self.classes[self.class_of(row)]}/{self._names[begin : self._name_ends[row]].decode()}"
 
@@ -88,6 +91,30 @@ class Tree:
         """Return the number of images of each class directory."""
         begins = [0, *self._class_ends]
         return {name: end - begin for name, begin, end in zip(self.classes, begins, self._class_ends)}
+
+    def _refuse_unfit(self, class_name: str, files: list[tuple[str, int]]) -> None:
+        unfit = [name for name in (class_name, *(name for name, _ in files)) if _UNFIT_NAME.search(name)]
+        if unfit:
+            raise OpsError(
+                f"Images of {self.where}",
+                f"a .lst cannot hold the name {unfit[0]!r} in {class_name!r}: tabs, line ends, white space at the ends"
+                " and bytes that are not UTF-8 are not possible there",
+                "Rename it",
+            )
+
+
+class Tree(ImageNames):
+    """The images of ``directory``/<class>/.
+
+    ``ignored`` counts the files that are no images by name, ``ignored_samples`` names a few of them.
+    """
+
+    def __init__(self, directory: str) -> None:
+        """Read the directories. Raises OpsError for what im2rec.py would label wrongly, naming it."""
+        self.directory = directory
+        self.ignored = 0
+        self.ignored_samples: list[str] = []
+        super().__init__(directory, self._read())
 
     def _read(self) -> Iterator[tuple[str, list[tuple[str, int]]]]:
         """Yield each class and the names and sizes of its images."""
@@ -132,14 +159,6 @@ class Tree:
                     images.append((entry.name, entry.stat().st_size))
                 else:
                     self._ignore(f"{class_name}/{entry.name}")
-        unfit = [name for name in (class_name, *(name for name, _ in images)) if _UNFIT_NAME.search(name)]
-        if unfit:
-            raise OpsError(
-                f"Tree {self.directory}",
-                f"a .lst cannot hold the name {unfit[0]!r} in {class_name!r}: tabs, line ends, white space at the ends"
-                " and bytes that are not UTF-8 are not possible there",
-                "Rename it",
-            )
         return sorted(images)
 
     def _refuse_images_within(self, directory: str) -> None:
@@ -158,28 +177,28 @@ class Tree:
 
 
 class Listing:
-    """The images of a tree with their labels, in the order of the records.
+    """The images of a split with their labels, in the order of the records.
 
     ``order`` has, for each record, the row of its image, which is its id.
     """
 
-    def __init__(self, tree: Tree, classes: Sequence[str], shuffle_seed: int | None) -> None:
+    def __init__(self, names: ImageNames, classes: Sequence[str], shuffle_seed: int | None) -> None:
         """Label by the place in ``classes`` and shuffle from ``shuffle_seed``, or keep the sorted order if it is None.
 
-        Raises OpsError where ``tree`` has a class that is not in ``classes``.
+        Raises OpsError where ``names`` has a class that is not in ``classes``.
         """
-        self.tree = tree
+        self.names = names
         self.classes = classes
         index_of = {name: index for index, name in enumerate(classes)}
-        unknown = [name for name in tree.classes if name not in index_of]
+        unknown = [name for name in names.classes if name not in index_of]
         if unknown:
             raise OpsError(
-                f"Tree {tree.directory}",
-                f"{len(unknown)} of its directories are no known class: {_some(unknown)}",
-                "Move them away, or see that the classes come from the right place (the devkit, else the first split)",
+                f"Images of {names.where}",
+                f"{len(unknown)} of their classes are not known: {_some(unknown)}",
+                "Move them away, or see where the classes come from (a file, the devkit, or the first split)",
             )
-        self._indices = [index_of[name] for name in tree.classes]
-        self.order = array("I", range(len(tree)))
+        self._indices = [index_of[name] for name in names.classes]
+        self.order = array("I", range(len(names)))
         if shuffle_seed is not None:
             random.Random(shuffle_seed).shuffle(self.order)  # noqa: S311 (im2rec.py's order, not a secret)
 
@@ -189,63 +208,95 @@ class Listing:
 
     def label(self, row: int) -> int:
         """Return the class index of the image in ``row``."""
-        return self._indices[self.tree.class_of(row)]
+        return self._indices[self.names.class_of(row)]
 
     def sizes_digest(self, places: int) -> str:
         """Return a SHA-256 over the sizes of the files of the first ``places`` records: whether one of them changed."""
         rows = np.frombuffer(self.order, np.uint32)[:places]
-        return hashlib.sha256(np.frombuffer(self.tree.sizes, np.uint64)[rows].tobytes()).hexdigest()
+        return hashlib.sha256(np.frombuffer(self.names.sizes, np.uint64)[rows].tobytes()).hexdigest()
 
-    def lines(self, left_out: Collection[str]) -> Iterator[bytes]:
-        """Yield the text of the .lst, many lines at a time, without the images whose paths are ``left_out``."""
-        for begin in range(0, len(self.order), _LINES_AT_ONCE):
+    def lines(self, begin: int, stop: int, left_out: Collection[str]) -> Iterator[bytes]:
+        """Yield the text of a .lst with the records from place ``begin`` to before ``stop``, many lines at a time.
+
+        The images whose paths are ``left_out`` get no line.
+        """
+        for first in range(begin, stop, _LINES_AT_ONCE):
             lines = []
-            for row in self.order[begin : begin + _LINES_AT_ONCE]:
-                path = self.tree.path(row)
+            for row in self.order[first : min(first + _LINES_AT_ONCE, stop)]:
+                path = self.names.path(row)
                 if path not in left_out:
                     lines.append(f"{row}\t{self.label(row):f}\t{path}\n")
             yield "".join(lines).encode()
 
 
-def choose_classes(first: Tree, known: Collection[str] | None) -> list[str]:
-    """Return the classes in the order of their labels: sorted.
+def choose_classes(first: Mapping[str, int], where: str, known: Sequence[str] | None) -> list[str]:
+    """Return the classes in the order of their labels.
 
-    They are the ``known`` ones (from a devkit) or, where that is None, the directories of the ``first`` split. An empty
-    directory there is an error, because im2rec.py would skip it and shift the labels of all that follow.
+    They are the ``known`` ones or, where that is None, those of the ``first`` split (the number of images of each) in
+    sorted order. A class without an image is an error there, because im2rec.py would skip it and shift the labels of
+    all that follow; ``where`` says where the first split is.
     """
     if known is not None:
-        return sorted(known)
-    empty = [name for name, count in first.counts().items() if count == 0]
+        return list(known)
+    empty = [name for name, count in first.items() if count == 0]
     if empty:
         raise OpsError(
-            f"Tree {first.directory}",
-            f"{len(empty)} of its directories hold no image: {_some(empty)}; the data set's labels come from them",
-            "Fill or remove them, or name the devkit that lists the classes",
+            f"Images of {where}",
+            f"{len(empty)} classes hold no image: {_some(empty)}; the data set's labels come from them",
+            "Fill or remove them, or name the devkit or a file that lists the classes",
         )
-    return first.classes
+    return sorted(first)
 
 
-def check_counts(split: str, listing: Listing, classes: Sequence[str], total: int, least: int, most: int) -> None:
-    """Compare the images of ``listing`` with what is expected; 0 means not checked.
+def read_label_order(path: str) -> list[str]:
+    """Return the classes that the file at ``path`` lists, a line for each, in the order of their labels.
 
-    ``total`` images, and ``least`` to ``most`` in each of ``classes``. Raises OpsError with the names of some classes.
+    What follows a tab is words for people, and so is what follows a space where the line has no tab, as in the lists of
+    synsets that go round with ImageNet. Raises OpsError where a class is there twice or none at all.
     """
-    counts = {**dict.fromkeys(classes, 0), **listing.tree.counts()}
-    odd = [
-        f"{name} ({count})" for name, count in counts.items() if (least and count < least) or (most and count > most)
-    ]
-    faults = []
-    if total and len(listing) != total:
-        faults.append(f"{len(listing)} images are there, {total} are expected")
-    if odd:
-        bounds = str(least) if least == most else f"{least} to {most}" if most else f"at least {least}"
-        faults.append(f"{len(odd)} classes have not {bounds} images: {_some(odd)}")
-    if faults:
-        raise OpsError(
-            f"Split {split} in {listing.tree.directory}",
-            "; ".join(faults),
-            "Lay the archive out again (nothing was packed), or correct the expected numbers",
-        )
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = [line.rstrip("\r\n") for line in file]
+    except (OSError, UnicodeDecodeError) as error:
+        raise OpsError(f"Label order {path}", f"it cannot be read ({error})", "Name a text file") from error
+    classes = [line.split("\t")[0] if "\t" in line else line.split()[0] for line in lines if line.strip()]
+    twice = [name for name, count in Counter(classes).items() if count > 1]
+    if twice or not classes:
+        why = f"{len(twice)} classes are there more than once: {_some(twice)}" if twice else "it lists no class"
+        raise OpsError(f"Label order {path}", why, "Give it one line for each class")
+    return classes
+
+
+@dataclass(frozen=True)
+class Expected:
+    """How many images a split must have in all, and each class at least and at most; 0 means that it is not checked."""
+
+    images: int = 0
+    class_images_min: int = 0
+    class_images_max: int = 0
+
+    def check(self, split: str, where: str, found: Mapping[str, int], classes: Sequence[str]) -> None:
+        """Compare the images ``found`` in each class. Raises OpsError with the names of some of ``classes``."""
+        least, most = self.class_images_min, self.class_images_max
+        counts = {**dict.fromkeys(classes, 0), **found}
+        odd = [
+            f"{name} ({count})"
+            for name, count in counts.items()
+            if (least and count < least) or (most and count > most)
+        ]
+        total = sum(counts.values())
+        faults = []
+        if self.images and total != self.images:
+            faults.append(f"{total} images are there, {self.images} are expected")
+        if odd:
+            bounds = str(least) if least == most else f"{least} to {most}" if most else f"at least {least}"
+            faults.append(f"{len(odd)} classes have not {bounds} images: {_some(odd)}")
+        if faults:
+            raise OpsError(
+                f"Split {split} in {where}",
+                "; ".join(faults),
+                "Fetch the archive or lay it out again (no record was written), or correct the expected numbers",
+            )
 
 
 def parse_list_line(line: str, where: str) -> ListLine:

@@ -23,6 +23,13 @@ RECORD_FOLDER = "recordio"
 VERSION_DIGITS = 12
 
 
+def file_stems(split: str, shards: int) -> list[str]:
+    """Return the names, without .rec, .idx and .lst, of the files of a split: its own, or one for each shard."""
+    if shards == 1:
+        return [split]
+    return [f"{split}-{shard:05d}-of-{shards:05d}" for shard in range(shards)]
+
+
 class FileEntry(NamedTuple):
     """A file of the data set by its size and its SHA-256 in hex."""
 

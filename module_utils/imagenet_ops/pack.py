@@ -6,22 +6,22 @@ source is made anew, with a warning; files in use stay whole until their success
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Callable
 
 import cv2
 from ansible.module_utils.imagenet_ops.archives import read_verified
 from ansible.module_utils.imagenet_ops.devkit import read_words
 from ansible.module_utils.imagenet_ops.errors import OpsError
+from ansible.module_utils.imagenet_ops.image_archive import ArchiveRules
 from ansible.module_utils.imagenet_ops.images import MAX_SIDE_PIXELS, Recipe
-from ansible.module_utils.imagenet_ops.listing import SAMPLES, Listing, Tree, check_counts, choose_classes
+from ansible.module_utils.imagenet_ops.listing import SAMPLES, Expected, choose_classes, read_label_order
 from ansible.module_utils.imagenet_ops.manifest import (
     ENGINE_VERSION,
     LABELS_NAME,
@@ -34,30 +34,45 @@ from ansible.module_utils.imagenet_ops.manifest import (
     labels_tsv,
     read_manifest,
 )
-from ansible.module_utils.imagenet_ops.split_packer import Packed, SplitPacker
+from ansible.module_utils.imagenet_ops.split_input import ArchiveInput, Session, SplitInput, TreeInput
+from ansible.module_utils.imagenet_ops.split_packer import FinishedSplit, Packed
 from ansible.module_utils.imagenet_ops.state import Progress, exclusive, write_atomic
 from ansible.module_utils.imagenet_ops.workers import usable_processors
 
 QUARANTINE_FOLDER = "quarantine"
+SCRATCH_FOLDER = ".scratch"
+MAX_SHARDS = 99_999  # that five digits can name
 
 
 @dataclass(frozen=True)
 class SplitRequest:
-    """A split to pack: the tree ``source``, and how many images are expected in all and in each class (0: any)."""
+    """A split to pack: from the tree ``source``, or from ``archive``, whose images ``rules`` explain.
+
+    The rest says how many images are expected in all and in each class (0: any).
+    """
 
     name: str
-    source: str
+    source: str | None = None
+    archive: str | None = None
+    rules: ArchiveRules | None = None
     expected_images: int = 0
     class_images_min: int = 0
     class_images_max: int = 0
+
+    @property
+    def expected(self) -> Expected:
+        """The expected numbers."""
+        return Expected(self.expected_images, self.class_images_min, self.class_images_max)
 
 
 @dataclass(frozen=True)
 class PackRequest:
     """A data set to pack; the fields are the options of the module recordio_pack.
 
-    ``devkit`` lists the classes; where it is None, they are the first split's directories. ``shuffle_seed`` None keeps
-    the sorted order. ``workers`` 0 means all processors that may be used.
+    ``label_order`` is a file that lists the classes in the order of their labels; without it they are sorted.
+    ``devkit`` lists the classes too; where there is neither, they are those of the first split. ``shuffle_seed`` None
+    keeps the sorted order. ``workers`` 0 means all processors that may be used. ``scratch_dir`` is where archives are
+    spooled, ``bucket_bytes`` what shuffling them may take of the page cache.
     """
 
     dataset: str
@@ -66,28 +81,38 @@ class PackRequest:
     splits: Sequence[SplitRequest]
     recipe: Recipe
     devkit: str | None = None
+    label_order: str | None = None
     expected_classes: int = 0
     shuffle_seed: int | None = 100
+    shards: int = 1
     on_bad_image: str = "fail"
     workers: int = 0
+    scratch_dir: str | None = None
+    bucket_bytes: int = 256 * 1024 * 1024
 
     def settings(self) -> dict[str, Any]:
         """Return the settings as the manifest names them."""
         return {
-            **self.recipe._asdict(),
+            **self.recipe.settings(),
             "shuffle": self.shuffle_seed is not None,
             "shuffle_seed": self.shuffle_seed,
+            "shards": self.shards,
+            "label_order": "file" if self.label_order else "sorted",
             "on_bad_image": self.on_bad_image,
         }
 
 
 @dataclass
 class _Outcome:
-    """What became of a split: ``packed`` is None where check mode says that it would be packed."""
+    """What became of a split: ``packed`` is None where check mode says that it would be packed.
 
-    packer: SplitPacker
+    ``size_bytes`` is the size of its files, or what check mode knows of the .rec (0 if nothing).
+    """
+
+    source: SplitInput
     packed: Packed | None
     changed: bool
+    size_bytes: int
 
 
 def pack_dataset(request: PackRequest, check: bool, warn: Callable[[str], None]) -> dict[str, Any]:
@@ -128,6 +153,13 @@ def _validate(request: PackRequest) -> None:
         ),
         (recipe.max_image_pixels < 1, f"max_image_pixels is {recipe.max_image_pixels}, it must be at least 1"),
         (request.workers < 0, f"workers is {request.workers}, it must be 0 (all) or more"),
+        (not 1 <= request.shards <= MAX_SHARDS, f"shards is {request.shards}, it must be 1 to {MAX_SHARDS}"),
+        (recipe.channels not in (1, 3), f"channels is {recipe.channels}, it must be 3 (colour) or 1 (grey)"),
+        (request.bucket_bytes < 1, f"bucket_bytes is {request.bucket_bytes}, it must be at least 1"),
+        *(
+            ((split.source is None) == (split.archive is None), f"split {split.name} needs a source or an archive")
+            for split in request.splits
+        ),
     ]
     for is_fault, text in faults:
         if is_fault:
@@ -138,117 +170,100 @@ def _pack(request: PackRequest, progress: Progress | None, warn: Callable[[str],
     """Do the work; without ``progress`` (check mode) only look."""
     before = _identity_before(request.root)
     words = None if request.devkit is None else read_words(request.devkit)
-    classes, listings = _read_trees(request, words, progress, warn)
-    outcomes = {}
-    for split in request.splits:
-        packer = _packer(request, split, listings[split.name], classes)
-        outcome = _predict(packer) if progress is None else _pack_split(request, packer, progress, warn)
-        if outcome.packed is not None:
-            outcome.changed |= _treat_bad_images(request, packer, outcome.packed, check=progress is None)
-        outcomes[split.name] = outcome
-    labels = labels_tsv(classes, words or {})
-    result = _describe(request, len(classes), labels, outcomes, check=progress is None)
+    session = _session(request, progress, warn)
+    inputs = [_input(request, split, session) for split in request.splits]
+    # All is read and counted before the first record is written.
+    if progress:
+        progress.start("looking at the images", len(inputs), "splits")
+    for source in inputs:
+        source.read()
+    classes = _classes(request, words, inputs)
+    if classes is not None:
+        for split, source in zip(request.splits, inputs):
+            if source.counts is not None:
+                split.expected.check(split.name, source.where, source.counts, classes)
+    outcomes = {source.name: _pack_split(request, source, classes, check=progress is None) for source in inputs}
+    labels = labels_tsv(classes or [], words or {})
+    result = _describe(request, len(classes or []), labels, outcomes, check=progress is None)
     after = {"dataset_version": result["dataset_version"], "settings": request.settings(), "records": result["records"]}
     return {**result, "diff": {"before": before, "after": after if result["changed"] else before}}
 
 
-def _read_trees(
-    request: PackRequest,
-    words: Mapping[str, str] | None,
-    progress: Progress | None,
-    warn: Callable[[str], None],
-) -> tuple[list[str], dict[str, Listing]]:
-    """Return the classes and each split's listing, all counts compared, before anything is packed."""
-    if progress:
-        progress.start("reading the trees", len(request.splits), "splits")
-    trees = []
-    for split in request.splits:
-        tree = Tree(split.source)
-        if tree.ignored:
-            samples = ", ".join(tree.ignored_samples)
-            warn(f"Split {split.name}: {tree.ignored} files of {split.source} are no images by name ({samples})")
-        trees.append(tree)
-    classes = choose_classes(trees[0], words)
+def _session(request: PackRequest, progress: Progress | None, warn: Callable[[str], None]) -> Session:
+    # on_bad_image is not part of the settings: it decides whether to go on, not what the bytes are.
+    settings = {
+        **request.recipe.settings(),
+        "shuffle_seed": request.shuffle_seed,
+        "shards": request.shards,
+        "opencv": cv2.__version__,
+        "engine": ENGINE_VERSION,
+    }
+    quarantine = partial(_put_into_quarantine, request, check=progress is None)
+    return Session(
+        state_dir=request.state_dir,
+        recipe=request.recipe,
+        settings=settings,
+        shuffle_seed=request.shuffle_seed,
+        shards=request.shards,
+        workers=request.workers or usable_processors(),
+        stop_at_bad=request.on_bad_image == "fail",
+        quarantine=quarantine if request.on_bad_image == "quarantine" else None,
+        progress=progress,
+        warn=warn,
+    )
+
+
+def _input(request: PackRequest, split: SplitRequest, session: Session) -> SplitInput:
+    folder, manifest_path = (os.path.join(request.root, name) for name in (RECORD_FOLDER, MANIFEST_NAME))
+    finished = FinishedSplit(split.name, folder, request.state_dir, manifest_path)
+    if split.source is not None:
+        return TreeInput(finished, session, split.source)
+    scratch_dir = request.scratch_dir or os.path.join(request.root, SCRATCH_FOLDER)
+    spool_folder = os.path.join(scratch_dir, split.name)
+    rules = split.rules or ArchiveRules("any", "class_archives")
+    return ArchiveInput(finished, session, split.archive or "", rules, spool_folder, request.bucket_bytes)
+
+
+def _classes(request: PackRequest, words: Mapping[str, str] | None, inputs: Sequence[SplitInput]) -> list[str] | None:
+    """Return the classes in the order of their labels; None where they are in an archive that was not read yet."""
+    known = sorted(words) if words is not None else None
+    if request.label_order is not None:
+        known = read_label_order(request.label_order)
+    first = inputs[0]
+    if known is None and first.counts is None:
+        return None
+    classes = choose_classes(first.counts or {}, first.where, known)
     if request.expected_classes and len(classes) != request.expected_classes:
         raise OpsError(
             f"Data set {request.dataset}",
             f"there are {len(classes)} classes, {request.expected_classes} are expected",
-            "Complete the tree of the first split (nothing was packed), or correct expected_classes",
+            "Complete the first split (no record was written), or correct expected_classes",
         )
-    listings = {}
-    for split, tree in zip(request.splits, trees):
-        listing = Listing(tree, classes, request.shuffle_seed)
-        check_counts(
-            split.name, listing, classes, split.expected_images, split.class_images_min, split.class_images_max
-        )
-        if not len(listing):
-            raise OpsError(f"Split {split.name}", f"there is no image in {split.source}", "Lay the archive out first")
-        listings[split.name] = listing
-    return classes, listings
+    return classes
 
 
-def _packer(request: PackRequest, split: SplitRequest, listing: Listing, classes: Sequence[str]) -> SplitPacker:
-    # on_bad_image is not part of the key: it decides whether to go on, not what the bytes are.
-    key = {
-        **request.recipe._asdict(),
-        "shuffle_seed": request.shuffle_seed,
-        "opencv": cv2.__version__,
-        "engine": ENGINE_VERSION,
-        "classes": hashlib.sha256("\n".join(classes).encode()).hexdigest(),
-        "names": listing.tree.names_digest,
-    }
-    folder = os.path.join(request.root, RECORD_FOLDER)
-    manifest_path = os.path.join(request.root, MANIFEST_NAME)
-    return SplitPacker(split.name, folder, request.state_dir, manifest_path, key, listing)
-
-
-def _predict(packer: SplitPacker) -> _Outcome:
-    packed, _ = packer.packed()
-    return _Outcome(packer, packed, changed=packed is None)
-
-
-def _pack_split(request: PackRequest, packer: SplitPacker, progress: Progress, warn: Callable[[str], None]) -> _Outcome:
-    renamed = packer.finish_renaming()
-    packed, reason = packer.packed()
-    if packed is not None:
-        packer.remember(packed)
-        return _Outcome(packer, packed, changed=renamed)
-    if reason:
-        warn(f"Split {packer.name}: {reason}; it is packed again")
-    stop_at_bad = request.on_bad_image == "fail"
-    workers = request.workers or usable_processors()
-    return _Outcome(packer, packer.pack(request.recipe, workers, stop_at_bad, progress, warn), changed=True)
-
-
-def _treat_bad_images(request: PackRequest, packer: SplitPacker, packed: Packed, check: bool) -> bool:
-    """Apply on_bad_image to the bad images of a finished split; say whether files were put into quarantine."""
+def _pack_split(request: PackRequest, source: SplitInput, classes: Sequence[str] | None, check: bool) -> _Outcome:
+    packed, changed = source.pack(classes)
+    if packed is None:
+        return _Outcome(source, None, changed, source.rec_bytes())
     if request.on_bad_image == "fail" and packed.bad:
-        raise packer.bad_image(*packed.bad[0])
-    if request.on_bad_image != "quarantine":
-        return False
-    folder = os.path.join(request.root, QUARANTINE_FOLDER, packer.name)
-    changed = False
-    for path, _ in packed.bad:
-        source = os.path.join(packer.listing.tree.directory, path)
-        changed |= _put_into_quarantine(source, os.path.join(folder, path), check)
-    return changed
+        raise source.bad_image(*packed.bad[0])
+    if request.on_bad_image == "quarantine":
+        missing = [path for path, _ in packed.bad if not os.path.exists(_quarantined(request, source.name, path))]
+        for path, content in source.contents(missing) if missing else ():
+            changed |= _put_into_quarantine(request, source.name, path, content, check)
+    return _Outcome(source, packed, changed, sum(file.size_bytes for file in packed.files.values()))
 
 
-def _put_into_quarantine(source: str, target: str, check: bool) -> bool:
-    """Link or copy ``source`` to ``target`` unless it is there; say whether that was (or would be) done."""
-    if os.path.exists(target) and os.path.getsize(target) == os.path.getsize(source):
-        return False
+def _quarantined(request: PackRequest, split: str, path: str) -> str:
+    return os.path.join(request.root, QUARANTINE_FOLDER, split, path)
+
+
+def _put_into_quarantine(request: PackRequest, split: str, path: str, content: bytes, check: bool) -> bool:
+    target = _quarantined(request, split, path)
     if not check:
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        temporary = f"{target}.tmp"
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        try:
-            os.link(source, temporary)
-        except OSError:  # another filesystem, or one without links
-            shutil.copyfile(source, temporary)
-        os.replace(temporary, target)
-    return True
+    return _write_if_different(target, content, check)
 
 
 def _describe(
@@ -259,15 +274,15 @@ def _describe(
     result: dict[str, Any] = {
         "changed": any(outcome.changed for outcome in outcomes.values()),
         "classes": classes,
-        "records": {name: len(outcome.packer.listing) for name, outcome in outcomes.items()},
-        "bytes": 0,
+        "records": {split.name: _foreseen_records(split, outcomes[split.name]) for split in request.splits},
+        "bytes": sum(outcome.size_bytes for outcome in outcomes.values()),
         "bad_images": 0,
         "samples": [],
         "dataset_version": "",
         "manifest_sha256": "",
     }
     if len(finished) == len(outcomes):
-        splits = {name: _split_entry(outcomes[name].packer.listing, packed) for name, packed in finished.items()}
+        splits = {name: _split_entry(packed) for name, packed in finished.items()}
         entry = FileEntry(len(labels), hashlib.sha256(labels).hexdigest())
         archives = read_verified(request.state_dir)
         manifest = build_manifest(
@@ -279,7 +294,6 @@ def _describe(
         sha256 = hashlib.sha256(manifest).hexdigest()
         result.update(
             records={name: packed.records for name, packed in finished.items()},
-            bytes=sum(file.size_bytes for packed in finished.values() for file in packed.files.values()),
             bad_images=len(bad),
             samples=bad[:SAMPLES],
             dataset_version=sha256[:VERSION_DIGITS],
@@ -288,12 +302,16 @@ def _describe(
     return result
 
 
-def _split_entry(listing: Listing, packed: Packed) -> SplitEntry:
+def _foreseen_records(split: SplitRequest, outcome: _Outcome) -> int:
+    """Return how many records a split will have: the expected number where its archive was not read yet."""
+    return split.expected_images if outcome.source.counts is None else sum(outcome.source.counts.values())
+
+
+def _split_entry(packed: Packed) -> SplitEntry:
     bad = Counter(path.split("/")[0] for path, _ in packed.bad)
-    there = listing.tree.counts()
     return SplitEntry(
         records=packed.records,
-        classes={name: there.get(name, 0) - bad[name] for name in listing.classes},
+        classes={name: count - bad[name] for name, count in packed.images.items()},
         converted=packed.converted,
         bad_images=dict(packed.bad),
         files={name: FileEntry(file.size_bytes, file.sha256) for name, file in packed.files.items()},

@@ -85,6 +85,11 @@ def image_data(record_id: int, label: float, image: bytes) -> bytes:
     return _IMAGE_HEADER.pack(0, label, record_id, 0) + image
 
 
+def image_record_bytes(image_bytes: int) -> int:
+    """Return how long the record of an image of ``image_bytes`` is, but for 4 bytes for each aligned magic in it."""
+    return _PART.size + (IMAGE_HEADER_BYTES + image_bytes + 3) // 4 * 4
+
+
 def parse_image_data(data: bytes) -> ImageRecord:
     """Return what the ``data`` of an image record says; raises ValueError where it is too short for its own header.
 
@@ -126,16 +131,17 @@ class RecordWriter:
             lines.append(f"{record_id}\t{offset}\n")
             offset += len(record)
         index = "".join(lines).encode("ascii")
-        _write_all(self.rec_descriptor, records)
-        _write_all(self.idx_descriptor, [index])
+        write_all(self.rec_descriptor, records)
+        write_all(self.idx_descriptor, [index])
         self.rec_bytes = offset
         self.idx_bytes += len(index)
 
 
-def _write_all(descriptor: int, pieces: Sequence[bytes]) -> None:
+def write_all(descriptor: int, pieces: Sequence[bytes]) -> None:
+    """Write ``pieces``, at most 1024, one after another to a descriptor. Raises OSError where the disk is full."""
     written = os.writev(descriptor, pieces)
     if written < sum(map(len, pieces)):  # a signal came, or the disk is about to be full
-        _write_all(descriptor, [b"".join(pieces)[written:]])
+        write_all(descriptor, [b"".join(pieces)[written:]])
 
 
 class RecordReader:

@@ -1,0 +1,66 @@
+"""A journal of how far appended files are good, written beside the work: sync first, then say so."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Callable, Generic, TypeVar
+
+JOURNAL_INTERVAL_SECONDS = 5.0  # about as much work as a kill costs
+
+_Position = TypeVar("_Position")
+
+
+class SyncJournal(Generic[_Position]):
+    """Syncs ``descriptors`` and then calls ``write`` with a position, at most once in `JOURNAL_INTERVAL_SECONDS`."""
+
+    def __init__(self, write: Callable[[_Position], None], descriptors: tuple[int, ...]) -> None:
+        self._write = write
+        self._descriptors = descriptors
+        self._last = time.monotonic()
+        self._running: Future[None] | None = None
+        self._pool = ThreadPoolExecutor(1)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[SyncJournal[_Position]]:
+        """Hold the thread that syncs for the duration of the block."""
+        with self._pool:
+            yield self
+
+    def offer(self, position: _Position) -> None:
+        """Keep ``position`` if it is time to; raises what the syncing before failed with."""
+        busy = self._running is not None and not self._running.done()
+        if busy or time.monotonic() - self._last < JOURNAL_INTERVAL_SECONDS:
+            return
+        self._raise_failure()
+        self._last = time.monotonic()
+        self._running = self._pool.submit(self._sync, position)
+
+    def close(self, position: _Position) -> None:
+        """Keep the last ``position`` in any case."""
+        self._raise_failure()
+        self._sync(position)
+
+    def _sync(self, position: _Position) -> None:
+        for descriptor in self._descriptors:
+            os.fdatasync(descriptor)
+        self._write(position)
+
+    def _raise_failure(self) -> None:
+        if self._running is not None:
+            self._running.result()
+            self._running = None
+
+
+@contextlib.contextmanager
+def open_part(path: str, size_bytes: int) -> Iterator[int]:
+    """Open ``path`` for appending after its first ``size_bytes``; what an earlier run wrote beyond is cut off."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    try:
+        os.ftruncate(descriptor, size_bytes)
+        yield descriptor
+    finally:
+        os.close(descriptor)
