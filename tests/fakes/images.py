@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import io
+import random
 import struct
+import tarfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +93,25 @@ def mixed_images(classes: int = 5, images_per_class: int = 8) -> dict[str, bytes
     for orientation in range(1, 9):
         images[names[4 + 2 * orientation]] = rotated_jpeg(orientation, 61, 47, orientation)
     return images
+
+
+def write_class_archives(path: Path, images: Mapping[str, bytes], seed: int = 0) -> Path:
+    """Write ``images`` as an archive with an archive for each class, classes and images in no particular order."""
+    generator = random.Random(seed)
+    classes: dict[str, list[tuple[str, bytes]]] = {}
+    for name, content in generator.sample(sorted(images.items()), len(images)):
+        class_name, file_name = name.split("/")
+        classes.setdefault(class_name, []).append((file_name, content))
+    path.write_bytes(tar([(f"{name}.tar", tar(members)) for name, members in classes.items()]))
+    return path
+
+
+def tar(entries: Iterable[tuple[str, bytes]]) -> bytes:
+    """Return a tar archive with ``entries``, contents by name."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in entries:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()

@@ -1,7 +1,8 @@
-"""Packs trees with the real engine, each in a process of its own that kills itself at a given write, sync or rename.
+"""Packs with the real engine, each time in a process of its own that kills itself at a given write, sync or rename.
 
-Reads lines of JSON, [tree, root, workers, quality, number of the operation to be killed at or 0], and answers each with
-the status that the process ended with. Journals after each chunk of 3 images, so that there is much to interrupt.
+Reads lines of JSON, [split (the arguments of SplitRequest), root, workers, quality, number of the operation to be
+killed at or 0], and answers each with the status that the process ended with. Journals after each chunk of 3 images,
+and shuffles a spool in buckets of some images, so that there is much to interrupt.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import ansible.module_utils
 ROOT = Path(__file__).resolve().parent.parent.parent
 ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
 
-from ansible.module_utils.imagenet_ops import split_packer  # noqa: E402
+from ansible.module_utils.imagenet_ops import archive_spool, record_shuffle, record_source, sync_journal  # noqa: E402
+from ansible.module_utils.imagenet_ops.image_archive import ArchiveRules  # noqa: E402
 from ansible.module_utils.imagenet_ops.images import Recipe  # noqa: E402
 from ansible.module_utils.imagenet_ops.pack import PackRequest, SplitRequest, pack_dataset  # noqa: E402
 
@@ -33,14 +35,14 @@ def kill_at(number: int) -> None:
     def guarded(name: str) -> Any:
         operation = getattr(os, name)
 
-        def call(*arguments: Any) -> Any:
+        def call(*arguments: Any, **keywords: Any) -> Any:
             count = next(counter)
             if count == number:
                 if name == "writev":
                     content = b"".join(arguments[1])
                     os.write(arguments[0], content[: len(content) // 2])
                 os.kill(os.getpid(), signal.SIGKILL)
-            return operation(*arguments)
+            return operation(*arguments, **keywords)
 
         return call
 
@@ -48,15 +50,17 @@ def kill_at(number: int) -> None:
         setattr(os, name, guarded(name))
 
 
-def pack(tree: str, root: str, workers: int, quality: int) -> None:
+def pack(split: dict[str, str], root: str, workers: int, quality: int) -> None:
     request = PackRequest(
         dataset="test",
         root=root,
         state_dir=f"{root}/.state",
-        splits=[SplitRequest("train", tree)],
+        splits=[SplitRequest("train", **split, rules=ArchiveRules("any", "class_archives"))],
         recipe=Recipe(short_side_pixels=32, quality=quality, resize_filter="linear", max_image_pixels=10_000_000),
+        shards=3,
         on_bad_image="skip",
         workers=workers,
+        bucket_bytes=8_000,
     )
     pack_dataset(request, check=False, warn=exit_if_unexpected)
 
@@ -68,14 +72,19 @@ def exit_if_unexpected(warning: str) -> None:
 
 
 def main() -> None:
-    split_packer.JOURNAL_INTERVAL_SECONDS = 0.0
-    split_packer._CHUNK_IMAGES = 3
+    sync_journal.JOURNAL_INTERVAL_SECONDS = 0.0
+    record_shuffle.JOURNAL_INTERVAL_SECONDS = 0.0
+    record_shuffle._DEALT_AT_ONCE_BYTES = 8_000
+    record_source._CHUNK_IMAGES = archive_spool._BATCH_IMAGES = 3
+    # A kill leaves the page cache alone, and a real sync would wait for whatever else the machine writes.
+    unwritten = os.open(__file__, os.O_RDONLY)
+    record_shuffle.sync_filesystem = lambda _path: os.fsync(unwritten)
     for line in sys.stdin:
-        tree, root, workers, quality, number = json.loads(line)
+        split, root, workers, quality, number = json.loads(line)
         child = os.fork()
         if child == 0:
             kill_at(number)
-            pack(tree, root, workers, quality)
+            pack(split, root, workers, quality)
             os._exit(0)
         sys.stdout.write(f"{os.waitpid(child, 0)[1]}\n")
         sys.stdout.flush()

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from ansible.module_utils.imagenet_ops import images
-from ansible.module_utils.imagenet_ops.images import BadImageError, Header, Recipe, resized, shrink
+from ansible.module_utils.imagenet_ops.images import BadImageError, Header, Recipe, resized, transform
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,7 +23,7 @@ def decoded(data: bytes) -> Picture:
 
 def reason(data: bytes, recipe: Recipe = RECIPE) -> str:
     with pytest.raises(BadImageError) as caught:
-        shrink(data, recipe)
+        transform(data, recipe)
     return str(caught.value)
 
 
@@ -56,7 +56,7 @@ def test_bytes_between_the_markers_and_markers_without_length_are_passed_over() 
 
 @given(st.integers(1, 60000), st.integers(1, 60000), st.integers(1, 1000))
 def test_the_short_side_is_as_asked_and_the_long_side_rounded_down(width: int, height: int, side: int) -> None:
-    result = resized(width, height, side)
+    result = resized(width, height, RECIPE._replace(short_side_pixels=side))
     assert min(result) == side
     assert max(result) == side * max(width, height) // min(width, height)
     assert (result[0] > result[1]) <= (width > height)
@@ -65,7 +65,7 @@ def test_the_short_side_is_as_asked_and_the_long_side_rounded_down(width: int, h
 
 @given(st.integers(1, 60000), st.integers(1, 60000))
 def test_no_short_side_keeps_the_size(width: int, height: int) -> None:
-    assert resized(width, height, 0) == (width, height)
+    assert resized(width, height, RECIPE._replace(short_side_pixels=0)) == (width, height)
 
 
 @pytest.mark.parametrize(
@@ -82,17 +82,22 @@ def test_no_short_side_keeps_the_size(width: int, height: int) -> None:
     ],
 )
 def test_every_kind_becomes_a_jpeg_with_three_channels(data: bytes, shape: tuple[int, ...]) -> None:
-    result, _ = shrink(data, RECIPE)
+    result, _ = transform(data, RECIPE)
     assert result.startswith(b"\xff\xd8\xff")
     assert decoded(result).shape == shape
 
 
 def test_the_kinds_that_are_converted_are_told() -> None:
-    assert [shrink(data, RECIPE)[1] for data in (jpeg(), png(), CMYK_JPEG, grey_jpeg())] == ["", "png", "cmyk", "grey"]
+    assert [transform(data, RECIPE)[1] for data in (jpeg(), png(), CMYK_JPEG, grey_jpeg())] == [
+        "",
+        "png",
+        "cmyk",
+        "grey",
+    ]
 
 
 def test_a_cmyk_image_keeps_its_colours() -> None:
-    picture = decoded(shrink(CMYK_JPEG, RECIPE._replace(short_side_pixels=0))[0])
+    picture = decoded(transform(CMYK_JPEG, RECIPE._replace(short_side_pixels=0))[0])
     blue, green, red = (int(value) for value in picture[4, 2])
     assert red > 200
     assert max(green, blue) < 120
@@ -102,7 +107,7 @@ def test_a_cmyk_image_keeps_its_colours() -> None:
 
 
 def test_a_rotated_image_is_turned_upright() -> None:
-    upright = decoded(shrink(rotated_jpeg(3, 64, 48), RECIPE._replace(short_side_pixels=0))[0])
+    upright = decoded(transform(rotated_jpeg(3, 64, 48), RECIPE._replace(short_side_pixels=0))[0])
     lying = decoded(jpeg(64, 48))
     assert np.abs(upright[::-1, ::-1].astype(int) - lying).max() < 20
 
@@ -110,15 +115,15 @@ def test_a_rotated_image_is_turned_upright() -> None:
 def test_pixels_that_need_no_resizing_are_encoded_as_they_are() -> None:
     picture = decoded(jpeg(50, 32))
     expected = encode(".jpg", picture, cv2.IMWRITE_JPEG_QUALITY, 95)
-    assert shrink(jpeg(50, 32), RECIPE) == (expected, "")
-    assert shrink(jpeg(50, 32), RECIPE._replace(short_side_pixels=0)) == (expected, "")
+    assert transform(jpeg(50, 32), RECIPE) == (expected, "")
+    assert transform(jpeg(50, 32), RECIPE._replace(short_side_pixels=0)) == (expected, "")
 
 
 @pytest.mark.parametrize(("name", "filter_number"), [("linear", cv2.INTER_LINEAR), ("area", cv2.INTER_AREA)])
 def test_filter_and_quality_are_those_of_the_recipe(name: str, filter_number: int) -> None:
     small = cv2.resize(decoded(jpeg(300, 200)), (48, 32), interpolation=filter_number)
     expected = encode(".jpg", small, cv2.IMWRITE_JPEG_QUALITY, 71)
-    assert shrink(jpeg(300, 200), RECIPE._replace(resize_filter=name, quality=71)) == (expected, "")
+    assert transform(jpeg(300, 200), RECIPE._replace(resize_filter=name, quality=71)) == (expected, "")
 
 
 # --- bad images ------------------------------------------------------------------------------------------------------
@@ -154,7 +159,7 @@ def test_an_image_that_enlarging_would_blow_up_is_too_large() -> None:
 
 
 def test_the_pixel_limit_is_the_recipes() -> None:
-    assert shrink(jpeg(60, 60), RECIPE._replace(max_image_pixels=3600))
+    assert transform(jpeg(60, 60), RECIPE._replace(max_image_pixels=3600))
     assert reason(jpeg(60, 61), RECIPE._replace(max_image_pixels=3600)).startswith("too large: its header says 60 x 61")
 
 
@@ -178,7 +183,7 @@ def test_any_damage_gives_an_image_or_a_reason(data: bytes, seed: int, bytes_cha
     for _ in range(bytes_changed):
         damaged[generator.randrange(len(damaged))] = generator.randrange(256)
     try:
-        result, _ = shrink(bytes(damaged), RECIPE._replace(max_image_pixels=1_000_000))
+        result, _ = transform(bytes(damaged), RECIPE._replace(max_image_pixels=1_000_000))
     except BadImageError as error:
         text = str(error)
     else:

@@ -15,26 +15,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.imagenet_ops import split_packer
+from ansible.module_utils.imagenet_ops import record_source, sync_journal
 from ansible.module_utils.imagenet_ops.errors import OpsError
 from ansible.module_utils.imagenet_ops.images import Recipe
 from ansible.module_utils.imagenet_ops.listing import Listing, Tree
+from ansible.module_utils.imagenet_ops.record_source import TreeSource
 from ansible.module_utils.imagenet_ops.recordio import RecordReader, parse_image_data
-from ansible.module_utils.imagenet_ops.split_packer import Packed, SplitPacker
+from ansible.module_utils.imagenet_ops.split_packer import SUFFIXES, FinishedSplit, Packed, SplitPacker
 from ansible.module_utils.imagenet_ops.state import Progress
 from ansible.module_utils.imagenet_ops.verify import verify_dataset
 
 from tests.fakes import killed_packing
-from tests.fakes.images import jpeg, mixed_images, write_tree
+from tests.fakes.images import jpeg, mixed_images, write_class_archives, write_tree
 
 RECIPE = Recipe(short_side_pixels=32, quality=95, resize_filter="linear", max_image_pixels=10_000_000)
 NAMES = ["train.idx", "train.lst", "train.rec"]
+SHARDS = [f"train-{number:05d}-of-00003" for number in range(3)]  # of the runs that are killed
 
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(split_packer, "_CHUNK_IMAGES", 3)
-    monkeypatch.setattr(split_packer, "JOURNAL_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr(record_source, "_CHUNK_IMAGES", 3)
+    monkeypatch.setattr(sync_journal, "JOURNAL_INTERVAL_SECONDS", 0.0)
 
 
 class Workplace:
@@ -50,15 +52,22 @@ class Workplace:
         (root / "state").mkdir()
         self.warnings: list[str] = []
 
-    def packer(self, **key: Any) -> SplitPacker:
+    def finished(self) -> FinishedSplit:
+        return FinishedSplit("train", *(str(self.root / name) for name in ("recordio", "state", "manifest.json")))
+
+    def packer(self, shards: int = 1, **key: Any) -> SplitPacker:
         tree = Tree(str(self.tree))
         listing = Listing(tree, tree.classes, 100)
-        parts = ("train", str(self.root / "recordio"), str(self.root / "state"), str(self.root / "manifest.json"))
-        return SplitPacker(*parts, {"quality": 95, **key}, listing)
+        return SplitPacker(self.finished(), {"quality": 95, **key}, {}, listing, shards)
 
-    def pack(self, workers: int = 2, *, stop_at_bad: bool = False, **key: Any) -> Packed:
+    def found(self, **key: Any) -> tuple[Packed | None, str]:
+        return self.finished().find(self.packer(**key).key())
+
+    def pack(self, workers: int = 2, *, stop_at_bad: bool = False, recipe: Recipe = RECIPE, **key: Any) -> Packed:
+        packer = self.packer(**key)
         progress = Progress(str(self.root / "state"), "recordio_pack")
-        return self.packer(**key).pack(RECIPE, workers, stop_at_bad, progress, self.warnings.append)
+        source = TreeSource(packer.listing, recipe)
+        return packer.pack(source, workers, stop_at_bad, progress, self.warnings.append)
 
     def contents(self) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in sorted((self.root / "recordio").iterdir())}
@@ -154,19 +163,19 @@ def test_progress_counts_images(workplace: Workplace) -> None:
 
 
 def test_a_finished_split_is_known_again(workplace: Workplace) -> None:
-    assert workplace.packer().packed() == (None, "")
+    assert workplace.found() == (None, "")
     packed = workplace.pack()
-    assert workplace.packer().packed() == (packed, "")
+    assert workplace.found() == (packed, "")
 
 
 def test_a_touched_file_is_hashed_again_and_remembered(workplace: Workplace) -> None:
     workplace.pack()
     os.utime(workplace.root / "recordio" / "train.rec", ns=(1, 1))
-    packed, reason = workplace.packer().packed()
+    packed, reason = workplace.found()
     assert reason == ""
     assert packed is not None
     assert packed.files["train.rec"].mtime_ns == 1
-    workplace.packer().remember(packed)
+    workplace.finished().remember(packed)
     value = json.loads((workplace.root / "state" / "recordio_pack.train.json").read_text())
     assert value["files"]["train.rec"][2] == 1
 
@@ -193,16 +202,16 @@ def test_a_damaged_file_is_noticed(workplace: Workplace, name: str, how: str, re
     path = workplace.root / "recordio" / name
     size = path.stat().st_size
     damage(path, how)
-    assert workplace.packer().packed() == (None, f"{name} {reason} since it was packed".replace("SIZE", str(size)))
+    assert workplace.found() == (None, f"{name} {reason} since it was packed".replace("SIZE", str(size)))
 
 
 def test_other_settings_and_another_source_are_noticed(workplace: Workplace) -> None:
     workplace.pack()
-    _, reason = workplace.packer(quality=90, shuffle_seed=1).packed()
+    _, reason = workplace.found(quality=90, shuffle_seed=1)
     what = "quality 95 is now 90, shuffle_seed None is now 1"
     assert reason == f"it was packed with other settings or another source ({what})"
     (workplace.tree / "n00000000" / "n00000000_1.JPEG").write_bytes(b"another size")
-    packed, reason = workplace.packer().packed()
+    packed, reason = workplace.found()
     assert packed is None
     assert reason.startswith("it was packed with other settings or another source (sizes ")
 
@@ -212,7 +221,7 @@ def test_other_settings_and_another_source_are_noticed(workplace: Workplace) -> 
 
 def test_stopping_at_a_bad_image_names_it_and_goes_on_once_it_was_replaced(workplace: Workplace) -> None:
     packer = workplace.packer()
-    places = {packer.listing.tree.path(row): place for place, row in enumerate(packer.listing.order)}
+    places = {packer.listing.names.path(row): place for place, row in enumerate(packer.listing.order)}
     first, second = sorted(workplace.bad, key=lambda path: places[path])
     with pytest.raises(OpsError) as caught:
         workplace.pack(stop_at_bad=True)
@@ -311,7 +320,7 @@ def test_an_image_that_changes_while_packing_is_an_error(
     change(path)
     progress = Progress(str(workplace.root / "state"), "recordio_pack")
     with pytest.raises(OpsError) as caught:
-        packer.pack(RECIPE, 2, False, progress, workplace.warnings.append)
+        packer.pack(TreeSource(packer.listing, RECIPE), 2, False, progress, workplace.warnings.append)
     todo = "Check the disk and that nothing changes the tree, then run again: packing goes on from here"
     assert str(caught.value) == f"Image {path}: {why.replace('1234', str(size))}. {todo}"
 
@@ -384,7 +393,7 @@ def test_files_in_use_stay_until_their_successors_are_complete(
     free()
     assert {name: workplace.contents()[name] for name in NAMES} == before
     assert (workplace.root / "manifest.json").exists()
-    assert workplace.packer().packed()[0] is not None
+    assert workplace.found()[0] is not None
     workplace.pack(quality=90)
     assert not (workplace.root / "manifest.json").exists()
 
@@ -393,20 +402,32 @@ def test_files_in_use_stay_until_their_successors_are_complete(
 
 
 def lose_power(root: Path, generator: random.Random) -> None:
-    """Do to the part files what a power cut may do: what was not synced before the journal is lost or garbage."""
-    try:
-        position = json.loads((root / ".state" / "recordio_pack.train.part.json").read_text())["position"]
-    except (FileNotFoundError, KeyError):
-        return
-    for suffix in ("rec", "idx"):
-        path = root / "recordio" / f".train.{suffix}.part"
+    """Do to unfinished files what a power cut may do: what was not synced before the journal is lost or garbage."""
+
+    def cut(path: Path, kept_bytes: int) -> None:
         if path.exists():
             content = path.read_bytes()
-            kept = content[: position[f"{suffix}_bytes"]]
-            lost = len(content) - len(kept)
+            kept, lost = content[:kept_bytes], len(content) - kept_bytes
             path.write_bytes(
                 kept + generator.choice([b"", bytes(lost), generator.randbytes(lost), content[len(kept) :]])
             )
+
+    def journal(name: str) -> dict[str, Any]:
+        path = root / ".state" / name
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    position = journal("recordio_pack.train.part.json").get("position")
+    if position:
+        for suffix in ("rec", "idx"):
+            cut(root / "recordio" / f".{SHARDS[position['shard'] % 3]}.{suffix}.part", position[f"{suffix}_bytes"])
+    spool = journal("recordio_pack.train.spool.json")
+    folder = root / ".scratch" / "train"
+    if spool.get("stage") == "reading":
+        cut(folder / "spool", spool["position"]["spool_bytes"])
+        cut(folder / "index.tsv", spool["position"]["index_bytes"])
+    elif spool.get("stage") == "dealing":
+        for bucket, length in enumerate(spool["lengths"]):
+            cut(folder / f"bucket-{bucket:03d}", length)
 
 
 class Killer:
@@ -415,11 +436,12 @@ class Killer:
     def __init__(self, server: subprocess.Popen[str]) -> None:
         self._server = server
 
-    def run(self, tree: Path, root: Path, workers: int, kill_at: int = 0, quality: int = 95) -> bool:
-        """Pack and say whether it was killed; 0 lets it run to its end."""
+    def run(self, source: Path, root: Path, workers: int, kill_at: int = 0, quality: int = 95) -> bool:
+        """Pack a tree or an archive and say whether that was killed; 0 lets it run to its end."""
+        split = {"source" if source.is_dir() else "archive": str(source)}
         assert self._server.stdin
         assert self._server.stdout
-        self._server.stdin.write(json.dumps([str(tree), str(root), workers, quality, kill_at]) + "\n")
+        self._server.stdin.write(json.dumps([split, str(root), workers, quality, kill_at]) + "\n")
         self._server.stdin.flush()
         status = int(self._server.stdout.readline())
         assert status in (0, signal.SIGKILL)
@@ -435,34 +457,72 @@ def killer() -> Iterator[Killer]:
 
 
 def assert_same(root: Path, expected: Path) -> None:
-    for name in ("manifest.json", "labels.tsv", *(f"recordio/{name}" for name in NAMES)):
+    names = sorted(f"{shard}.{suffix}" for shard in SHARDS for suffix in SUFFIXES)
+    for name in ("manifest.json", "labels.tsv", *(f"recordio/{name}" for name in names)):
         assert (root / name).read_bytes() == (expected / name).read_bytes(), name
-    assert sorted(os.listdir(root / "recordio")) == NAMES
+    assert sorted(os.listdir(root / "recordio")) == names
+    assert not list(root.glob(".scratch/*"))
+
+
+def source_of(workplace: Workplace, kind: str) -> Path:
+    if kind == "tree":
+        return workplace.tree
+    images = {path.relative_to(workplace.tree).as_posix(): path.read_bytes() for path in workplace.tree.rglob("*.JPEG")}
+    return write_class_archives(workplace.root / "train.tar", images)
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["tree", "archive"])
+def test_a_run_that_is_killed_at_random_ends_with_the_same_bytes(
+    tmp_path: Path, killer: Killer, kind: str, workers: int
+) -> None:
+    generator = random.Random(f"{kind} {workers}")
+    workplace = Workplace(tmp_path)
+    source = source_of(workplace, kind)
+    # Whatever it is packed from, and however often it is killed: these bytes.
+    killer.run(workplace.tree, tmp_path / "undisturbed", 2)
+    operations = 64
+    while killer.run(source, tmp_path / "counting" / str(operations), workers, kill_at=operations):
+        operations += 64
+    kills = 0
+    for point in range(30):
+        root = tmp_path / "killed" / str(point)
+        kills += killer.run(source, root, workers, kill_at=generator.randrange(1, operations))
+        lose_power(root, generator)
+        killer.run(source, root, workers)
+        assert_same(root, tmp_path / "undisturbed")
+        shutil.rmtree(root)
+    assert kills >= 20
+
+
+@pytest.mark.parametrize("kind", ["tree", "archive"])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(
-    tmp_path: Path, killer: Killer, workers: int, seed: int
+    tmp_path: Path, killer: Killer, kind: str, seed: int
 ) -> None:
     generator = random.Random(seed)
     workplace = Workplace(tmp_path)
-    killer.run(workplace.tree, tmp_path / "undisturbed", workers)
+    source = source_of(workplace, kind)
+    killer.run(workplace.tree, tmp_path / "undisturbed", 2)
     root = tmp_path / "killed"
     kills = 0
-    while killer.run(workplace.tree, root, workers, kill_at=generator.randrange(10, 30)):
+    while killer.run(source, root, 2, kill_at=generator.randrange(12, 40)):
         kills += 1
         lose_power(root, generator)
     assert kills >= 5
     assert_same(root, tmp_path / "undisturbed")
 
 
-def test_a_run_may_be_killed_at_every_single_operation(tmp_path: Path, killer: Killer) -> None:
-    tree = write_tree(tmp_path / "tree", {f"a/{number}.jpg": jpeg(seed=number) for number in range(5)})
-    killer.run(tree, tmp_path / "undisturbed", 1)
+@pytest.mark.parametrize("kind", ["tree", "archive"])
+def test_a_run_may_be_killed_at_every_single_operation(tmp_path: Path, killer: Killer, kind: str) -> None:
+    images = {f"{number % 2}/{number}.jpg": jpeg(seed=number) for number in range(6)}
+    source = write_tree(tmp_path / "tree", images)
+    if kind == "archive":
+        source = write_class_archives(tmp_path / "train.tar", images)
+    killer.run(tmp_path / "tree", tmp_path / "undisturbed", 1)
     operations = 1
-    while killer.run(tree, root := tmp_path / str(operations), 1, kill_at=operations):
-        killer.run(tree, root, 1)
+    while killer.run(source, root := tmp_path / str(operations), 1, kill_at=operations):
+        killer.run(source, root, 1)
         assert_same(root, tmp_path / "undisturbed")
         operations += 1
     assert operations > 30
