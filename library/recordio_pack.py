@@ -47,9 +47,24 @@ options:
         required: true
       source:
         description: The tree, C(<source>/<class>/<image>). Files other than C(.JPEG), C(.jpg) and C(.png) are not
-          packed.
+          packed. One of I(source) and I(archive) is needed; the records are the same either way.
         type: path
-        required: true
+      archive:
+        description:
+          - The archive that the images are in. It is read once, from front to back, without being unpacked. What its
+            images become is spooled in O(scratch_dir), which takes up to twice the size of the records; that much must
+            be free before it begins.
+        type: path
+      layout:
+        description: How the archive is made, as of M(imagenet_layout).
+        type: str
+        choices: [class_archives, labelled_files]
+        default: class_archives
+      names:
+        description: Which names are right in the archive, as I(split) of M(imagenet_layout).
+        type: str
+        choices: [train, validation, any]
+        default: any
       expected_images:
         description: How many images there must be; V(0) means that it is not checked.
         type: int
@@ -70,12 +85,36 @@ options:
     description:
       - The ILSVRC development kit (C(ILSVRC2012_devkit_t12.tar.gz)). It lists the classes, and gives C(labels.tsv)
         their words.
-      - Without it the first split's directories are the classes, and the words stay empty.
+      - Without it the first split's classes are the classes, and the words stay empty.
+      - Archives with the layout V(labelled_files) need it.
+    type: path
+  label_order:
+    description:
+      - A text file that lists the classes in the order of their labels, a line for each; what follows a tab (or a
+        space, in a line without a tab) is ignored. Without it, the classes are sorted, as C(im2rec.py) has them.
     type: path
   short_side_pixels:
-    description: Length of the short side after resizing; smaller images are enlarged. V(0) keeps each image's size.
+    description: Length of the short side after resizing. V(0) keeps each image's size.
     type: int
     default: 256
+  enlarge:
+    description: Whether images whose short side is smaller are enlarged, as C(im2rec.py) does, or keep their size.
+    type: bool
+    default: true
+  channels:
+    description: V(3) for colour or V(1) for grey JPEGs.
+    type: int
+    choices: [1, 3]
+    default: 3
+  pass_through:
+    description:
+      - Whether to pack the bytes as they are. Resizing, quality and colour play no part then; what is no JPEG or PNG,
+        is empty or cut short, or says that it exceeds O(max_image_pixels), is bad as otherwise, but nothing is decoded.
+      - The EXIF orientation, which is applied otherwise, stays in the image for the reader to apply.
+      - The size of the records is known before they are written. It is shown in the progress, and as RV(bytes) in check
+        mode for trees.
+    type: bool
+    default: false
   quality:
     description: JPEG quality, 1 to 100.
     type: int
@@ -100,15 +139,29 @@ options:
     description: Seed of the shuffle. C(im2rec.py) always takes 100.
     type: int
     default: 100
+  shards:
+    description:
+      - Into how many files each split is divided. V(1) makes C(train.rec), V(16) makes
+        C(train-00000-of-00016.rec) and so on, each with its index and list and with a stretch of the order.
+    type: int
+    default: 1
+  scratch_dir:
+    description: Where archives are spooled; C(<root>/.scratch) by default. It is empty again at the end.
+    type: path
+  shuffle_memory_mib:
+    description: How much of the page cache, in MiB, may be used while the images of an archive are brought into the
+      order of the records.
+    type: int
+    default: 256
   on_bad_image:
     description:
       - What to do with a file that is no JPEG or PNG, is truncated, empty or damaged, or exceeds O(max_image_pixels).
-      - V(fail) stops at the first one and names it. After it was replaced, or this option changed, packing goes on from
-        there.
+      - V(fail) stops at the first one and names it. After it was replaced in the tree, or this option changed, packing
+        goes on from there.
       - V(skip) leaves it out of the three files and names it in the manifest with the reason. All other ids stay the
         same.
-      - V(quarantine) is V(skip), and puts a link to the image (a copy where links are not possible) into
-        C(<root>/quarantine/<split>/<class>/) for people to look at. The tree is not changed.
+      - V(quarantine) is V(skip), and puts a copy of the image into C(<root>/quarantine/<split>/<class>/) for people to
+        look at. The tree or archive is not changed.
       - CMYK and grey JPEGs and PNGs (whatever they are named) are not bad. They become three-channel JPEGs and are
         counted.
     type: str
@@ -120,7 +173,8 @@ options:
     default: 0
 attributes:
   check_mode:
-    description: Reads the trees, compares the counts, and says whether anything would be packed and how many records.
+    description: Lists the trees, compares the counts, and says whether anything would be packed and how many
+      records; of an archive that was not packed yet, the expected numbers.
     support: full
   diff_mode:
     description: Shows version, settings and numbers of records before and after.
@@ -151,6 +205,22 @@ EXAMPLES = r"""
         class_images_min: 50
         class_images_max: 50
   register: packed
+
+- name: Pack straight from the archive, in 16 shards
+  recordio_pack:
+    dataset: imagenet
+    root: /data/imagenet
+    state_dir: /data/imagenet/.state
+    devkit: /data/imagenet/archives/ILSVRC2012_devkit_t12.tar.gz
+    shards: 16
+    splits:
+      - name: train
+        archive: /data/imagenet/archives/ILSVRC2012_img_train.tar
+        names: train
+      - name: validation
+        archive: /data/imagenet/archives/ILSVRC2012_img_val.tar
+        layout: labelled_files
+        names: validation
 
 - name: Pack at a short side of 480 pixels and leave bad images out
   recordio_pack:
@@ -189,7 +259,8 @@ classes:
   type: int
   sample: 1000
 bytes:
-  description: Size of the records' files together, in bytes; V(0) in check mode if a split would be packed.
+  description: Size of the records' files together, in bytes. In check mode a split that would be packed counts with the
+    size of its C(.rec) where that is known (a tree, O(pass_through)), else not at all.
   returned: success
   type: int
 bad_images:
@@ -210,12 +281,19 @@ from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible.module_utils.imagenet_ops.module import run
 
 try:
+    from ansible.module_utils.imagenet_ops.image_archive import ArchiveRules
     from ansible.module_utils.imagenet_ops.images import Recipe
     from ansible.module_utils.imagenet_ops.pack import PackRequest, SplitRequest, pack_dataset
 except ImportError:
     IMPORT_ERROR = traceback.format_exc()
 else:
     IMPORT_ERROR = ""
+
+
+def _split(options: dict[str, Any], devkit: str | None) -> SplitRequest:
+    rules = ArchiveRules(options["names"], options["layout"], devkit)
+    counts = {name: options[name] for name in ("expected_images", "class_images_min", "class_images_max")}
+    return SplitRequest(options["name"], options["source"], options["archive"], rules, **counts)
 
 
 def main() -> None:
@@ -230,20 +308,37 @@ def main() -> None:
                 "required": True,
                 "options": {
                     "name": {"type": "str", "required": True},
-                    "source": {"type": "path", "required": True},
+                    "source": {"type": "path"},
+                    "archive": {"type": "path"},
+                    "layout": {
+                        "type": "str",
+                        "choices": ["class_archives", "labelled_files"],
+                        "default": "class_archives",
+                    },
+                    "names": {"type": "str", "choices": ["train", "validation", "any"], "default": "any"},
                     "expected_images": {"type": "int", "default": 0},
                     "class_images_min": {"type": "int", "default": 0},
                     "class_images_max": {"type": "int", "default": 0},
                 },
+                "mutually_exclusive": [("source", "archive")],
+                "required_one_of": [("source", "archive")],
             },
             "expected_classes": {"type": "int", "default": 0},
             "devkit": {"type": "path"},
+            "label_order": {"type": "path"},
             "short_side_pixels": {"type": "int", "default": 256},
             "quality": {"type": "int", "default": 95},
+            "enlarge": {"type": "bool", "default": True},
+            "channels": {"type": "int", "choices": [1, 3], "default": 3},
+            # Ansible takes the name for that of a password.
+            "pass_through": {"type": "bool", "default": False, "no_log": False},
             "resize_filter": {"type": "str", "choices": ["linear", "area"], "default": "linear"},
             "max_image_pixels": {"type": "int", "default": 100_000_000},
             "shuffle": {"type": "bool", "default": True},
             "shuffle_seed": {"type": "int", "default": 100},
+            "shards": {"type": "int", "default": 1},
+            "scratch_dir": {"type": "path"},
+            "shuffle_memory_mib": {"type": "int", "default": 256},
             "on_bad_image": {"type": "str", "choices": ["fail", "skip", "quarantine"], "default": "fail"},
             "workers": {"type": "int", "default": 0},
         },
@@ -258,18 +353,25 @@ def main() -> None:
             dataset=options["dataset"],
             root=options["root"],
             state_dir=options["state_dir"],
-            splits=[SplitRequest(**split) for split in options["splits"]],
+            splits=[_split(split, options["devkit"]) for split in options["splits"]],
             recipe=Recipe(
                 short_side_pixels=options["short_side_pixels"],
                 quality=options["quality"],
                 resize_filter=options["resize_filter"],
                 max_image_pixels=options["max_image_pixels"],
+                enlarge=options["enlarge"],
+                channels=options["channels"],
+                pass_through=options["pass_through"],
             ),
             devkit=options["devkit"],
+            label_order=options["label_order"],
             expected_classes=options["expected_classes"],
             shuffle_seed=options["shuffle_seed"] if options["shuffle"] else None,
+            shards=options["shards"],
             on_bad_image=options["on_bad_image"],
             workers=options["workers"],
+            scratch_dir=options["scratch_dir"],
+            bucket_bytes=options["shuffle_memory_mib"] * 1024 * 1024,
         )
         return pack_dataset(request, check=module.check_mode, warn=module.warn)
 

@@ -190,13 +190,7 @@ class Listing:
         self.names = names
         self.classes = classes
         index_of = {name: index for index, name in enumerate(classes)}
-        unknown = [name for name in names.classes if name not in index_of]
-        if unknown:
-            raise OpsError(
-                f"Images of {names.where}",
-                f"{len(unknown)} of their classes are not known: {_some(unknown)}",
-                "Move them away, or see where the classes come from (a file, the devkit, or the first split)",
-            )
+        refuse_unknown_classes(names.where, names.classes, classes)
         self._indices = [index_of[name] for name in names.classes]
         self.order = array("I", range(len(names)))
         if shuffle_seed is not None:
@@ -227,6 +221,18 @@ class Listing:
                 if path not in left_out:
                     lines.append(f"{row}\t{self.label(row):f}\t{path}\n")
             yield "".join(lines).encode()
+
+
+def refuse_unknown_classes(where: str, found: Iterable[str], classes: Collection[str]) -> None:
+    """Raise OpsError where one of the classes ``found`` in tree or archive ``where`` is none of ``classes``."""
+    known = set(classes)
+    unknown = [name for name in found if name not in known]
+    if unknown:
+        raise OpsError(
+            f"Images of {where}",
+            f"{len(unknown)} of their classes are not known: {_some(unknown)}",
+            "Move them away, or see where the classes come from (a file, the devkit, or the first split)",
+        )
 
 
 def choose_classes(first: Mapping[str, int], where: str, known: Sequence[str] | None) -> list[str]:

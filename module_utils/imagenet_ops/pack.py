@@ -21,7 +21,13 @@ from ansible.module_utils.imagenet_ops.devkit import read_words
 from ansible.module_utils.imagenet_ops.errors import OpsError
 from ansible.module_utils.imagenet_ops.image_archive import ArchiveRules
 from ansible.module_utils.imagenet_ops.images import MAX_SIDE_PIXELS, Recipe
-from ansible.module_utils.imagenet_ops.listing import SAMPLES, Expected, choose_classes, read_label_order
+from ansible.module_utils.imagenet_ops.listing import (
+    SAMPLES,
+    Expected,
+    choose_classes,
+    read_label_order,
+    refuse_unknown_classes,
+)
 from ansible.module_utils.imagenet_ops.manifest import (
     ENGINE_VERSION,
     LABELS_NAME,
@@ -180,8 +186,7 @@ def _pack(request: PackRequest, progress: Progress | None, warn: Callable[[str],
     classes = _classes(request, words, inputs)
     if classes is not None:
         for split, source in zip(request.splits, inputs):
-            if source.counts is not None:
-                split.expected.check(split.name, source.where, source.counts, classes)
+            _check(split.expected, source, classes)
     outcomes = {source.name: _pack_split(request, source, classes, check=progress is None) for source in inputs}
     labels = labels_tsv(classes or [], words or {})
     result = _describe(request, len(classes or []), labels, outcomes, check=progress is None)
@@ -242,6 +247,16 @@ def _classes(request: PackRequest, words: Mapping[str, str] | None, inputs: Sequ
     return classes
 
 
+def _check(expected: Expected, source: SplitInput, classes: Sequence[str]) -> None:
+    """Compare what a split holds with what is known and expected, as far as its images are known."""
+    if source.counts is None:
+        return
+    refuse_unknown_classes(source.where, source.counts, classes)
+    expected.check(source.name, source.where, source.counts, classes)
+    if not any(source.counts.values()):
+        raise OpsError(f"Split {source.name}", f"there is no image in {source.where}", "Lay the archive out first")
+
+
 def _pack_split(request: PackRequest, source: SplitInput, classes: Sequence[str] | None, check: bool) -> _Outcome:
     packed, changed = source.pack(classes)
     if packed is None:
@@ -249,8 +264,10 @@ def _pack_split(request: PackRequest, source: SplitInput, classes: Sequence[str]
     if request.on_bad_image == "fail" and packed.bad:
         raise source.bad_image(*packed.bad[0])
     if request.on_bad_image == "quarantine":
-        missing = [path for path, _ in packed.bad if not os.path.exists(_quarantined(request, source.name, path))]
-        for path, content in source.contents(missing) if missing else ():
+        paths = [path for path, _ in packed.bad]
+        if source.is_sequential:  # and kept its bad images while it was read
+            paths = [path for path in paths if not os.path.exists(_quarantined(request, source.name, path))]
+        for path, content in source.contents(paths) if paths else ():
             changed |= _put_into_quarantine(request, source.name, path, content, check)
     return _Outcome(source, packed, changed, sum(file.size_bytes for file in packed.files.values()))
 

@@ -51,7 +51,10 @@ class SplitInput(ABC):
     """A split's images. ``where`` is what they are in.
 
     ``counts`` has the number of images of each class after `read`, or None where that cannot be known yet.
+    ``is_sequential`` says that to read a few images again is to read them all.
     """
+
+    is_sequential = False
 
     def __init__(self, finished: FinishedSplit, session: Session, where: str) -> None:
         self.name = finished.name
@@ -88,8 +91,6 @@ class SplitInput(ABC):
         return {**self._session.settings, "classes": digest}
 
     def _packer(self, names: ImageNames, classes: Sequence[str], origin: Mapping[str, Any]) -> SplitPacker:
-        if not len(names):
-            raise OpsError(f"Split {self.name}", f"there is no image in {self.where}", "Lay the archive out first")
         listing = Listing(names, classes, self._session.shuffle_seed)
         return SplitPacker(self._finished, self._key(classes), origin, listing, self._session.shards)
 
@@ -149,6 +150,8 @@ class ArchiveInput(SplitInput):
 
     ``spool_folder`` is for its spool; shuffling may take ``bucket_bytes`` of the page cache.
     """
+
+    is_sequential = True
 
     def __init__(
         self,

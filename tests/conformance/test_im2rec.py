@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from ansible.module_utils.imagenet_ops.image_archive import ArchiveRules
 from ansible.module_utils.imagenet_ops.images import Recipe
 from ansible.module_utils.imagenet_ops.pack import PackRequest, SplitRequest, pack_dataset
 
@@ -36,6 +37,10 @@ def compare(mxnet: Any, folder: Path, ours: Path, tree: Path, recipe: Recipe) ->
     folder.mkdir(exist_ok=True)
     (folder / "train.lst").write_bytes((ours / "train.lst").read_bytes())
     options = ["--resize", str(recipe.short_side_pixels), "--quality", str(recipe.quality), "--num-thread", "2"]
+    if recipe.pass_through:
+        options = ["--pass-through"]
+    if recipe.channels == 1:
+        options += ["--color", "0"]
     mxnet.im2rec(folder / "train", tree, *options)
     for name in ("train.idx", "train.rec"):
         assert (ours / name).read_bytes() == (folder / name).read_bytes(), name
@@ -62,6 +67,25 @@ def sample_tree(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_records_and_index_are_those_of_im2rec(mxnet: Any, tmp_path: Path, tree: Path, side: int, quality: int) -> None:
     recipe = RECIPE._replace(short_side_pixels=side, quality=quality)
     compare(mxnet, tmp_path / "theirs", pack(tmp_path, recipe, train=tree), tree, recipe)
+
+
+@pytest.mark.parametrize("changes", [{"pass_through": True}, {"channels": 1}, {"channels": 1, "short_side_pixels": 0}])
+def test_other_records_are_those_of_im2rec_too(mxnet: Any, tmp_path: Path, tree: Path, changes: dict[str, Any]) -> None:
+    recipe = RECIPE._replace(**changes)
+    compare(mxnet, tmp_path / "theirs", pack(tmp_path, recipe, train=tree), tree, recipe)
+
+
+@pytest.mark.parametrize("bucket_bytes", [1 << 28, 1 << 20])
+def test_records_straight_from_the_archive_are_those_of_im2rec(
+    mxnet: Any, tmp_path: Path, sample: Path, sample_tree: Path, bucket_bytes: int
+) -> None:
+    split = SplitRequest(
+        "train", archive=str(sample / "ILSVRC2012_img_train.tar"), rules=ArchiveRules("train", "class_archives")
+    )
+    state = str(tmp_path / ".state")
+    request = PackRequest("test", str(tmp_path), state, [split], RECIPE, workers=2, bucket_bytes=bucket_bytes)
+    pack_dataset(request, check=False, warn=no_warning)
+    compare(mxnet, tmp_path / "theirs", tmp_path / "recordio", sample_tree, RECIPE)
 
 
 @pytest.mark.parametrize(("side", "quality"), [(256, 95), (480, 90)])

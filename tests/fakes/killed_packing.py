@@ -25,6 +25,7 @@ from ansible.module_utils.imagenet_ops.image_archive import ArchiveRules  # noqa
 from ansible.module_utils.imagenet_ops.images import Recipe  # noqa: E402
 from ansible.module_utils.imagenet_ops.pack import PackRequest, SplitRequest, pack_dataset  # noqa: E402
 
+RULES = ArchiveRules("any", "class_archives")
 OPERATIONS = ("writev", "fsync", "fdatasync", "ftruncate", "replace", "unlink")
 
 
@@ -55,7 +56,7 @@ def pack(split: dict[str, str], root: str, workers: int, quality: int) -> None:
         dataset="test",
         root=root,
         state_dir=f"{root}/.state",
-        splits=[SplitRequest("train", **split, rules=ArchiveRules("any", "class_archives"))],
+        splits=[SplitRequest("train", split.get("source"), split.get("archive"), RULES)],
         recipe=Recipe(short_side_pixels=32, quality=quality, resize_filter="linear", max_image_pixels=10_000_000),
         shards=3,
         on_bad_image="skip",
@@ -73,12 +74,12 @@ def exit_if_unexpected(warning: str) -> None:
 
 def main() -> None:
     sync_journal.JOURNAL_INTERVAL_SECONDS = 0.0
-    record_shuffle.JOURNAL_INTERVAL_SECONDS = 0.0
-    record_shuffle._DEALT_AT_ONCE_BYTES = 8_000
     record_source._CHUNK_IMAGES = archive_spool._BATCH_IMAGES = 3
     # A kill leaves the page cache alone, and a real sync would wait for whatever else the machine writes.
     unwritten = os.open(__file__, os.O_RDONLY)
-    record_shuffle.sync_filesystem = lambda _path: os.fsync(unwritten)
+    vars(record_shuffle).update(
+        JOURNAL_INTERVAL_SECONDS=0.0, _DEALT_AT_ONCE_BYTES=8_000, sync_filesystem=lambda _path: os.fsync(unwritten)
+    )
     for line in sys.stdin:
         split, root, workers, quality, number = json.loads(line)
         child = os.fork()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import recordio_pack
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.imagenet_ops.image_archive import ArchiveRules
 from ansible.module_utils.imagenet_ops.images import Recipe
 from ansible.module_utils.imagenet_ops.pack import PackRequest, SplitRequest
 from ansible.module_utils.testing import patch_module_args
@@ -55,7 +56,8 @@ def test_options_reach_the_engine(monkeypatch: pytest.MonkeyPatch, capsys: pytes
                 "expected_images": 9,
                 "class_images_min": 1,
                 "class_images_max": 2,
-            }
+            },
+            {"name": "validation", "archive": "/v.tar", "layout": "labelled_files", "names": "validation"},
         ],
         expected_classes=3,
         devkit="/d",
@@ -66,21 +68,41 @@ def test_options_reach_the_engine(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         shuffle_seed=7,
         on_bad_image="skip",
         workers=5,
+        label_order="/o",
+        enlarge=False,
+        channels=1,
+        pass_through=True,
+        shards=4,
+        scratch_dir="/x",
+        shuffle_memory_mib=3,
     )
     run_module(capsys, dataset="a", root="/r", state_dir="/s", splits=[], shuffle=False)
     assert requests == [
-        PackRequest("a", "/r", "/s", [SplitRequest("train", "/t", 0, 0, 0)], Recipe(256, 95, "linear", 100_000_000)),
         PackRequest(
             "a",
             "/r",
             "/s",
-            [SplitRequest("train", "/t", 9, 1, 2)],
-            Recipe(480, 90, "area", 1000),
+            [SplitRequest("train", "/t", rules=ArchiveRules("any", "class_archives"))],
+            Recipe(256, 95, "linear", 100_000_000),
+        ),
+        PackRequest(
+            "a",
+            "/r",
+            "/s",
+            [
+                SplitRequest("train", "/t", None, ArchiveRules("any", "class_archives", "/d"), 9, 1, 2),
+                SplitRequest("validation", None, "/v.tar", ArchiveRules("validation", "labelled_files", "/d")),
+            ],
+            Recipe(480, 90, "area", 1000, enlarge=False, channels=1, pass_through=True),
             devkit="/d",
             expected_classes=3,
             shuffle_seed=7,
             on_bad_image="skip",
             workers=5,
+            label_order="/o",
+            shards=4,
+            scratch_dir="/x",
+            bucket_bytes=3 << 20,
         ),
         PackRequest("a", "/r", "/s", [], Recipe(256, 95, "linear", 100_000_000), shuffle_seed=None),
     ]

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from ansible.module_utils.imagenet_ops.errors import OpsError
 from ansible.module_utils.imagenet_ops.listing import (
+    Expected,
     Listing,
     ListLine,
     Tree,
-    check_counts,
     choose_classes,
     parse_list_line,
+    read_label_order,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +26,7 @@ def tree(root: Path, *names: str) -> Tree:
 
 
 def lst(listing: Listing, left_out: frozenset[str] = frozenset()) -> str:
-    return b"".join(listing.lines(left_out)).decode()
+    return b"".join(listing.lines(0, len(listing), left_out)).decode()
 
 
 def error_of(root: Path) -> str:
@@ -104,7 +105,9 @@ def test_a_directory_within_a_class_may_hold_anything_but_images(tmp_path: Path)
 )
 def test_what_im2rec_would_label_wrongly_is_an_error(tmp_path: Path, names: list[str], error: str) -> None:
     write_tree(tmp_path, dict.fromkeys(names, b""))
-    assert error_of(tmp_path) == f"Tree {tmp_path}: {error.format(root=tmp_path)}"
+    what, _, rest = error_of(tmp_path).partition(": ")
+    assert what in (f"Tree {tmp_path}", f"Images of {tmp_path}")
+    assert rest == error.format(root=tmp_path)
 
 
 @pytest.mark.parametrize("name", [" a/1.jpg", "a\n/1.jpg", "a/1\r.jpg", "a/\u2003.jpg", "a/1.jpg\n.png"])
@@ -172,18 +175,18 @@ def test_a_directory_that_is_no_class_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OpsError) as caught:
         Listing(found, ["a", "c"], None)
     assert str(caught.value) == (
-        f"Tree {tmp_path}: 2 of its directories are no known class: b, lost+found. Move them away, or see that the"
-        " classes come from the right place (the devkit, else the first split)"
+        f"Images of {tmp_path}: 2 of their classes are not known: b, lost+found. Move them away, or see where the"
+        " classes come from (a file, the devkit, or the first split)"
     )
 
 
 def test_the_digest_of_the_sizes_sees_only_the_records_that_are_asked_for(tmp_path: Path) -> None:
     names = [f"a/{number}.jpg" for number in range(20)]
     before = Listing(tree(tmp_path, *names), ["a"], 100)
-    changed = before.tree.path(before.order[12])
+    changed = before.names.path(before.order[12])
     (tmp_path / changed).write_bytes(b"another length")
     after = Listing(Tree(str(tmp_path)), ["a"], 100)
-    assert after.tree.names_digest == before.tree.names_digest
+    assert after.names.names_digest == before.names.names_digest
     equal = [before.sizes_digest(places) == after.sizes_digest(places) for places in range(21)]
     assert equal == [True] * 13 + [False] * 8
 
@@ -191,39 +194,62 @@ def test_the_digest_of_the_sizes_sees_only_the_records_that_are_asked_for(tmp_pa
 # --- classes and counts ----------------------------------------------------------------------------------------------
 
 
-def test_classes_are_the_directories_of_the_first_split(tmp_path: Path) -> None:
-    assert choose_classes(tree(tmp_path, "b/1.jpg", "a/1.jpg"), None) == ["a", "b"]
+def test_classes_are_those_of_the_first_split_in_sorted_order() -> None:
+    assert choose_classes({"b": 1, "a": 2}, "train", None) == ["a", "b"]
 
 
-def test_known_classes_count_whatever_the_directories_are(tmp_path: Path) -> None:
-    (tmp_path / "c").mkdir()
-    assert choose_classes(tree(tmp_path, "b/1.jpg"), {"n2": "tench", "n1": ""}) == ["n1", "n2"]
+def test_known_classes_count_whatever_the_first_split_has() -> None:
+    assert choose_classes({"b": 1, "c": 0}, "train", ["n2", "n1"]) == ["n2", "n1"]
 
 
-def test_an_empty_directory_would_shift_labels_and_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "b").mkdir()
-    found = tree(tmp_path, "a/1.jpg", "c/1.jpg")
+def test_an_empty_class_would_shift_labels_and_is_an_error() -> None:
     with pytest.raises(OpsError) as caught:
-        choose_classes(found, None)
+        choose_classes({"a": 1, "b": 0, "c": 1}, "/data/train", None)
     assert str(caught.value) == (
-        f"Tree {tmp_path}: 1 of its directories hold no image: b; the data set's labels come from them."
-        " Fill or remove them, or name the devkit that lists the classes"
+        "Images of /data/train: 1 classes hold no image: b; the data set's labels come from them."
+        " Fill or remove them, or name the devkit or a file that lists the classes"
     )
 
 
-def counted(root: Path, total: int, least: int, most: int) -> str:
-    found = tree(root, "a/1.jpg", "b/1.jpg", "b/2.jpg", "b/3.jpg", "c/1.jpg", "c/2.jpg")
-    listing = Listing(found, ["a", "b", "c", "d"], None)
+@pytest.mark.parametrize(
+    "text", ["n2\nn1\n", "n2 tench, Tinca tinca\nn1 goldfish\n", "n2\ttench\r\nn1\tgoldfish\r\n\n"]
+)
+def test_a_file_gives_the_order_of_the_labels(tmp_path: Path, text: str) -> None:
+    (tmp_path / "order.txt").write_text(text)
+    assert read_label_order(str(tmp_path / "order.txt")) == ["n2", "n1"]
+
+
+def test_a_tab_ends_a_class_that_has_spaces(tmp_path: Path) -> None:
+    (tmp_path / "order.txt").write_text("red rose\tRosa\nlily\t\n")
+    assert read_label_order(str(tmp_path / "order.txt")) == ["red rose", "lily"]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (b"", "it lists no class"),
+        (b"a\nb\na\n", "1 classes are there more than once: a"),
+        (b"\xff", "it cannot be read"),
+    ],
+)
+def test_a_file_that_gives_no_order_is_an_error(tmp_path: Path, text: bytes, why: str) -> None:
+    (tmp_path / "order.txt").write_bytes(text)
+    with pytest.raises(OpsError, match=why) as caught:
+        read_label_order(str(tmp_path / "order.txt"))
+    assert caught.value.what == f"Label order {tmp_path}/order.txt"
+
+
+def counted(total: int, least: int, most: int) -> str:
     try:
-        check_counts("train", listing, ["a", "b", "c", "d"], total, least, most)
+        Expected(total, least, most).check("train", "/data/train", {"a": 1, "b": 3, "c": 2}, ["a", "b", "c", "d"])
     except OpsError as error:
         return str(error)
     return ""
 
 
 @pytest.mark.parametrize(("total", "least", "most"), [(0, 0, 0), (6, 0, 0), (6, 0, 3)])
-def test_counts_that_are_as_expected_pass(tmp_path: Path, total: int, least: int, most: int) -> None:
-    assert counted(tmp_path, total, least, most) == ""
+def test_counts_that_are_as_expected_pass(total: int, least: int, most: int) -> None:
+    assert counted(total, least, most) == ""
 
 
 @pytest.mark.parametrize(
@@ -237,18 +263,17 @@ def test_counts_that_are_as_expected_pass(tmp_path: Path, total: int, least: int
         (5, 1, 0, "6 images are there, 5 are expected; 1 classes have not at least 1 images: d (0)"),
     ],
 )
-def test_a_mismatch_names_the_classes(tmp_path: Path, total: int, least: int, most: int, why: str) -> None:
-    assert counted(tmp_path, total, least, most) == (
-        f"Split train in {tmp_path}: {why}."
-        " Lay the archive out again (nothing was packed), or correct the expected numbers"
+def test_a_mismatch_names_the_classes(total: int, least: int, most: int, why: str) -> None:
+    assert counted(total, least, most) == (
+        f"Split train in /data/train: {why}."
+        " Fetch the archive or lay it out again (no record was written), or correct the expected numbers"
     )
 
 
-def test_a_mismatch_names_only_a_few_classes(tmp_path: Path) -> None:
+def test_a_mismatch_names_only_a_few_classes() -> None:
     names = [f"n{number:03d}" for number in range(100)]
-    found = tree(tmp_path, *(f"{name}/1.jpg" for name in names))
     with pytest.raises(OpsError, match=r"100 classes have not 50 images: n000 \(1\), .*, n004 \(1\), \.\.\.\."):
-        check_counts("validation", Listing(found, names, None), names, 0, 50, 50)
+        Expected(0, 50, 50).check("validation", "/data/validation", dict.fromkeys(names, 1), names)
 
 
 # --- lines that are read ---------------------------------------------------------------------------------------------
