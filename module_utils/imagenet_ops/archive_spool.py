@@ -92,9 +92,14 @@ class ArchiveSpool:
         self._key = dict(key)
 
     def journal(self) -> dict[str, Any] | None:
-        """Return the journal, with ``stage`` and what belongs to it; None where there is none of this key."""
+        """Return the journal, with ``stage`` and what belongs to it; None where there is none of this key.
+
+        A spool that was read but has no index any more was removed by somebody.
+        """
         value = read_json(self._journal_path)
-        return value if isinstance(value, dict) and value.get("key") == self._key else None
+        if not isinstance(value, dict) or value.get("key") != self._key:
+            return None
+        return value if value["stage"] == READING or os.path.exists(self._index_path) else None
 
     def write_journal(self, stage: str, **values: Any) -> None:
         """Keep ``stage`` and the ``values`` that belong to it."""

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from ansible.module_utils.imagenet_ops import images
-from ansible.module_utils.imagenet_ops.images import BadImageError, Header, Recipe, resized, transform
+from ansible.module_utils.imagenet_ops.images import BadImageError, Header, Recipe, inspect, resized, transform
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -194,3 +194,53 @@ def test_any_damage_gives_an_image_or_a_reason(data: bytes, seed: int, bytes_cha
 @given(st.binary(max_size=200), st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"]))
 def test_any_bytes_give_a_reason(data: bytes, begin: bytes) -> None:
     assert reason(begin + data)
+
+
+# --- other recipes ---------------------------------------------------------------------------------------------------
+
+
+def test_without_enlarging_small_images_keep_their_size() -> None:
+    recipe = RECIPE._replace(short_side_pixels=200, enlarge=False)
+    assert decoded(transform(jpeg(300, 150), recipe)[0]).shape == (150, 300, 3)
+    assert decoded(transform(jpeg(300, 400), recipe)[0]).shape == (266, 200, 3)
+
+
+@pytest.mark.parametrize("data", [jpeg(40, 30), grey_jpeg(), png(), CMYK_JPEG])
+def test_one_channel_makes_grey_jpegs(data: bytes) -> None:
+    result, _ = transform(data, RECIPE._replace(channels=1))
+    assert inspect(result).converted == "grey"
+
+
+@pytest.mark.parametrize("data", [jpeg(40, 30), grey_jpeg(), png(), CMYK_JPEG, rotated_jpeg(6)])
+def test_passing_through_changes_nothing(data: bytes) -> None:
+    assert transform(data, RECIPE._replace(pass_through=True)) == (data, "")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "zero bytes long"),
+        (b"<html>", "not an image: neither JPEG nor PNG, it begins with b'<html>'"),
+        (jpeg()[:-2], "truncated: the end of the JPEG is missing"),
+        (png()[:-12], "truncated: the end of the PNG is missing"),
+        (huge_png(60_000, 60_000), "too large: its header says 60000 x 60000 pixels, the limit is 10000000"),
+    ],
+)
+def test_passing_through_refuses_what_is_no_image(data: bytes, reason: str) -> None:
+    with pytest.raises(BadImageError) as caught:
+        transform(data, RECIPE._replace(pass_through=True, max_image_pixels=10_000_000))
+    assert str(caught.value) == reason
+
+
+def test_a_header_that_does_not_say_what_the_data_holds_is_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    # OpenCV itself believes the header, so that only another reader of it could say otherwise.
+    monkeypatch.setattr(images, "inspect", lambda _: Header(20, 10, ""))
+    with pytest.raises(BadImageError) as caught:
+        transform(jpeg(40, 30), RECIPE)
+    assert str(caught.value) == "damaged: its header says 20 x 10 pixels, its data has 40 x 30"
+
+
+def test_the_manifest_says_what_became_of_the_exif_orientation() -> None:
+    assert RECIPE.settings()["exif_orientation"] == "applied"
+    passed = RECIPE._replace(pass_through=True).settings()
+    assert passed == {"pass_through": True, "max_image_pixels": RECIPE.max_image_pixels, "exif_orientation": "kept"}

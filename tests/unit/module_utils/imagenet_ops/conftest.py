@@ -1,0 +1,43 @@
+"""A workplace whose archive readings are counted, and steps so small that there is something to interrupt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.imagenet_ops import archive_spool, record_shuffle, record_source, sync_journal
+from ansible.module_utils.imagenet_ops.image_archive import BEGIN, ImageArchive, ResumePoint
+
+from tests.fakes.archive_packing import Workplace
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Workplace:
+    return Workplace(tmp_path)
+
+
+@pytest.fixture
+def reading(monkeypatch: pytest.MonkeyPatch) -> list[ResumePoint]:
+    """Collect where each pass over an archive begins."""
+    begins: list[ResumePoint] = []
+    original = ImageArchive.images
+
+    def images(self: ImageArchive, start: ResumePoint = BEGIN, finished: Any = ()) -> Iterator[Any]:
+        begins.append(start)
+        return original(self, start, finished)
+
+    monkeypatch.setattr(ImageArchive, "images", images)
+    return begins
+
+
+@pytest.fixture
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (record_source, archive_spool):
+        for name in ("_CHUNK_IMAGES", "_BATCH_IMAGES"):
+            if name in vars(module):
+                monkeypatch.setattr(module, name, 3)
+    for module in (sync_journal, record_shuffle):
+        monkeypatch.setattr(module, "JOURNAL_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr(record_shuffle, "_DEALT_AT_ONCE_BYTES", 5_000)
