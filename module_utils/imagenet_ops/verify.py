@@ -12,7 +12,7 @@ import itertools
 import os
 import random
 from collections import Counter
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from typing import Any, BinaryIO, NamedTuple, TextIO
 
@@ -25,7 +25,7 @@ from ansible.module_utils.imagenet_ops.manifest import (
     RECORD_FOLDER,
     FileEntry,
     Manifest,
-    SplitEntry,
+    file_stems,
     read_manifest,
 )
 from ansible.module_utils.imagenet_ops.recordio import ImageRecord, RecordReader, parse_image_data
@@ -84,7 +84,8 @@ def verify_dataset(root: str, dataset_version: str | None, full: bool, decode_sa
             )
         files = {LABELS_NAME: manifest.labels}
         for name, split in manifest.splits.items():
-            if set(split.files) != {f"{name}.{suffix}" for suffix in SUFFIXES}:
+            stems = file_stems(name, manifest.settings.get("shards", 1))
+            if set(split.files) != {f"{stem}.{suffix}" for stem in stems for suffix in SUFFIXES}:
                 why = f"it does not name the {', '.join(SUFFIXES)} of split {name}, and no others"
                 raise OpsError(f"Manifest in {root}", why, _ADVICE)
             files.update({f"{RECORD_FOLDER}/{name}": entry for name, entry in split.files.items()})
@@ -92,8 +93,8 @@ def verify_dataset(root: str, dataset_version: str | None, full: bool, decode_sa
             _check_file(os.path.join(root, name), entry, full and not name.endswith(".rec"))
         classes = _read_labels(os.path.join(root, LABELS_NAME), manifest)
         decoded = sum(
-            _SplitVerifier(root, name, split, classes, full).run(manifest.sha256, decode_samples)
-            for name, split in manifest.splits.items()
+            _verify_split(manifest, name, os.path.join(root, RECORD_FOLDER), classes, full, decode_samples)
+            for name in manifest.splits
         )
     except OSError as error:
         raise OpsError(f"File {error.filename or root}", f"it cannot be read ({error.strerror})", _ADVICE) from error
@@ -135,27 +136,63 @@ def _read_labels(path: str, manifest: Manifest) -> list[str]:
             if len(fields) != 3 or fields[0] != str(index):
                 raise OpsError(f"File {path}, line {index + 1}", f"it is no label {index}: {line[:80]!r}", _ADVICE)
             classes.append(fields[1])
-    if len(classes) != manifest.classes or classes != sorted(set(classes)):
-        raise OpsError(f"File {path}", f"it does not hold {manifest.classes} classes in sorted order", _ADVICE)
+    by_file = manifest.settings.get("label_order") == "file"
+    if len(classes) != manifest.classes or (sorted(classes) if by_file else classes) != sorted(set(classes)):
+        order = "" if by_file else " in sorted order"
+        raise OpsError(f"File {path}", f"it does not hold {manifest.classes} classes{order}", _ADVICE)
     return classes
 
 
-class _SplitVerifier:
-    """Verifies one split; ``classes`` are those of labels.tsv, ``full`` as in `verify_dataset`."""
+def _verify_split(
+    manifest: Manifest, name: str, folder: str, classes: Sequence[str], full: bool, decode_samples: int
+) -> int:
+    """Verify all shards of a split and return how many images were decoded."""
+    split = manifest.splits[name]
+    wanted = _choose(split.records, decode_samples, manifest.sha256)
+    counts: Counter[str] = Counter()
+    index_of = {name: index for index, name in enumerate(classes)}
+    records = decoded = 0
+    for stem in file_stems(name, manifest.settings.get("shards", 1)):
+        shard = _ShardVerifier(os.path.join(folder, stem), split.files[f"{stem}.rec"], records, index_of, full, counts)
+        decoded += shard.run(wanted)
+        records += shard.records
+    if records != split.records:
+        why = f"its lists have {records} lines, the manifest says {split.records}"
+        raise OpsError(f"Split {name} in {folder}", why, _ADVICE)
+    odd = [f"{name} ({counts[name]}, not {count})" for name, count in split.classes.items() if counts[name] != count]
+    if odd:
+        why = f"{len(odd)} classes do not have the records that the manifest says: {', '.join(odd[:SAMPLES])}"
+        raise OpsError(f"Split {name}", why, _ADVICE)
+    return decoded
 
-    def __init__(self, root: str, name: str, split: SplitEntry, classes: Sequence[str], full: bool) -> None:
-        folder = os.path.join(root, RECORD_FOLDER)
-        self._rec, self._idx, self._lst = (os.path.join(folder, f"{name}.{suffix}") for suffix in SUFFIXES)
-        self._rec_entry = split.files[f"{name}.rec"]
-        self._name = name
-        self._split = split
-        self._index_of = {name: index for index, name in enumerate(classes)}
+
+class _ShardVerifier:
+    """Verifies one .rec with its .idx and .lst, those with the path ``stem``.
+
+    ``rec_entry`` is what the manifest says of the .rec, ``first_place`` the place of its first record in the split.
+    ``index_of`` has the label of each class, ``counts`` is where the records of each class are counted, ``full`` is as
+    in `verify_dataset`. After `run`, ``records`` is how many there are.
+    """
+
+    def __init__(
+        self,
+        stem: str,
+        rec_entry: FileEntry,
+        first_place: int,
+        index_of: Mapping[str, int],
+        full: bool,
+        counts: Counter[str],
+    ) -> None:
+        self._rec, self._idx, self._lst = (f"{stem}.{suffix}" for suffix in SUFFIXES)
+        self._rec_entry = rec_entry
+        self._first_place = first_place
+        self._index_of = index_of
         self._full = full
-        self._counts: Counter[str] = Counter()
+        self._counts = counts
+        self.records = 0
 
-    def run(self, seed: str, decode_samples: int) -> int:
-        """Verify and return how many images were decoded; ``seed`` decides which."""
-        wanted = _choose(self._split.records, decode_samples, seed)
+    def run(self, wanted: Container[int]) -> int:
+        """Verify and decode the records at the places ``wanted`` of the split; return how many these were."""
         decoded = 0
         raw: BinaryIO | _HashingFile
         raw = _HashingFile(self._rec) if self._full else open(self._rec, "rb", buffering=0)  # noqa: SIM115 (closing, below)
@@ -165,17 +202,17 @@ class _SplitVerifier:
                 decoded = sum(chunks)
             if isinstance(raw, _HashingFile):
                 _check_hash(self._rec, raw.sha256.hexdigest(), self._rec_entry)
-        self._check_counts()
         return decoded
 
     def _chunks(self, reader: RecordReader, wanted: Container[int]) -> Iterator[list[tuple[_Entry, ImageRecord]]]:
         """Check the records, all or the ``wanted`` ones, and yield the wanted ones for decoding."""
         chunk = []
         for entry in self._entries():
-            if not self._full and entry.place not in wanted:
+            is_wanted = self._first_place + entry.place in wanted
+            if not self._full and not is_wanted:
                 continue
             record = self._read(reader, entry)
-            if entry.place in wanted:
+            if is_wanted:
                 chunk.append((entry, record))
                 if len(chunk) == _CHUNK_IMAGES:
                     yield chunk
@@ -232,9 +269,7 @@ class _SplitVerifier:
                 record_id, begin = next_id, end
             if record_id >= 0:
                 raise OpsError(f"File {self._idx}, line {place + 1}", "the list has no such line", _ADVICE)
-            if place != self._split.records:
-                why = f"it has {place} lines, the manifest says {self._split.records}"
-                raise OpsError(f"File {self._lst}", why, _ADVICE)
+            self.records = place
 
     def _index_lines(self, file: Iterator[str]) -> Iterator[tuple[int, int]]:
         for number, line in enumerate(file, 1):
@@ -255,16 +290,6 @@ class _SplitVerifier:
             why = f"the label {line.label:g} is not that of the class in {line.path}"
             raise OpsError(f"File {self._lst}, line {number}", why, _ADVICE)
         self._counts[name] += 1
-
-    def _check_counts(self) -> None:
-        odd = [
-            f"{name} ({self._counts[name]}, not {count})"
-            for name, count in self._split.classes.items()
-            if self._counts[name] != count
-        ]
-        if odd:
-            why = f"{len(odd)} classes do not have the records that the manifest says: {', '.join(odd[:SAMPLES])}"
-            raise OpsError(f"Split {self._name}", why, _ADVICE)
 
     def _error(self, entry: _Entry, why: str) -> OpsError:
         return OpsError(f"Record file {self._rec}, record {entry.place} at byte {entry.begin}", why, _ADVICE)

@@ -45,6 +45,21 @@ def root(packed: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def sharded(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("sharded")
+    splits = [SplitRequest(name, str(packed / name)) for name in ("train", "validation")]
+    recipe = Recipe(short_side_pixels=32, quality=95, resize_filter="linear", max_image_pixels=10_000_000)
+    pack_dataset(PackRequest("test", str(root), str(root / ".state"), splits, recipe, shards=3), False, pytest.fail)
+    return root
+
+
+@pytest.fixture
+def shards(sharded: Path, tmp_path: Path) -> Path:
+    shutil.copytree(sharded, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
 def error(root: Path, *, full: bool = True, samples: int = 8, version: str | None = None) -> str:
     with pytest.raises(OpsError) as caught:
         verify_dataset(str(root), version, full, samples)
@@ -255,7 +270,7 @@ def without_last_line(content: bytes) -> bytes:
     [
         (["idx"], "train.idx, line 40: the list has the id "),
         (["lst"], "train.idx, line 40: the list has no such line"),
-        (["idx", "lst"], "train.lst: it has 39 lines, the manifest says 40"),
+        (["idx", "lst"], "recordio: its lists have 39 lines, the manifest says 40"),
     ],
 )
 def test_lines_that_are_missing_are_found(root: Path, suffixes: list[str], why: str) -> None:
@@ -362,3 +377,44 @@ def test_a_disk_that_fails_is_an_error(root: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(verify, "hash_file", fails)
     assert error(root) == f"File train.rec: it cannot be read (Input/output error). {ADVICE}"
+
+
+# --- shards ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("samples", "decoded"), [(0, 0), (5, 10), (-1, 54)])
+@pytest.mark.parametrize("full", [False, True])
+def test_shards_are_one_split(sharded: Path, samples: int, decoded: int, *, full: bool) -> None:
+    result = verify_dataset(str(sharded), None, full, samples)
+    assert (result["records"], result["decoded"]) == ({"train": 40, "validation": 14}, decoded)
+
+
+def test_damage_in_a_shard_names_the_shard(shards: Path) -> None:
+    path = shards / "recordio" / "train-00001-of-00003.rec"
+    begin = int((path.with_suffix(".idx")).read_text().splitlines()[4].split("\t")[1])
+    edit(path, lambda content: content[: begin + 12] + b"\x7f" + content[begin + 13 :])
+    assert error(shards).startswith(f"Record file {path}, record 4 at byte {begin}: it has the label ")
+
+
+def test_a_shard_in_the_place_of_another_is_found(shards: Path) -> None:
+    for suffix in ("rec", "idx", "lst"):
+        shutil.copy(*(shards / "recordio" / f"train-0000{number}-of-00003.{suffix}" for number in (0, 1)))
+    believe(shards)
+    assert "4 classes do not have the records that the manifest says" in error(shards, full=False)
+
+
+def test_classes_may_be_in_any_order_only_where_a_file_gave_it(root: Path) -> None:
+    def exchange(content: bytes) -> bytes:
+        return (
+            content.replace(b"0\tn00000000", b"0\tn0000000X")
+            .replace(b"1\tn00000001", b"1\tn00000000")
+            .replace(b"n0000000X", b"n00000001")
+        )
+
+    edit(root / "labels.tsv", exchange)
+    believe(root)
+    assert "it does not hold 5 classes in sorted order" in error(root)
+    manifest = json.loads((root / "manifest.json").read_text())
+    manifest["settings"]["label_order"] = "file"
+    (root / "manifest.json").write_text(json.dumps(manifest))
+    assert "is not that of the class in" in error(root)
