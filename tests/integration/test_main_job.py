@@ -137,6 +137,16 @@ def test_a_kept_host_runs_every_step_again_without_a_change(lab: Lab) -> None:
     assert lab.playbook("playbooks/prepare.yml", *settings, "--check").all_unchanged()
 
 
+def test_the_trees_give_the_bytes_of_the_archives(lab: Lab) -> None:
+    """Packed from the archives before, and once more from the trees: the manifest names every byte of both."""
+    (host,) = ours(lab)["instances"]
+    before = lab.ssh(host, "sha256sum /data/imagenet/manifest.json")
+    lab.ssh(host, "sudo rm /data/imagenet/.state/recordio_pack.train.json /data/imagenet/manifest.json")
+    run = lab.playbook("playbooks/steps/pack.yml", "-e", "data_jpeg_quality=90", "-e", "dataset_records_source=tree")
+    assert run.task_changed("dataset_records : Pack the splits into records")
+    assert lab.ssh(host, "sha256sum /data/imagenet/manifest.json") == before
+
+
 def test_release_terminates_the_kept_host(lab: Lab) -> None:
     lab.playbook("playbooks/steps/release.yml", "-e", "data_jpeg_quality=90")
     assert ours(lab)["instances"] == []
