@@ -31,7 +31,7 @@ options:
   layout:
     description:
       - C(class_archives) for an archive that holds an archive for each class.
-      - C(labelled_files) for images whose classes are in the I(devkit).
+      - C(labelled_files) for images whose classes are in a file with I(labels), or in the I(devkit).
     type: str
     choices: [class_archives, labelled_files]
     required: true
@@ -46,7 +46,14 @@ options:
   devkit:
     description:
       - The development kit C(ILSVRC2012_devkit_t12.tar.gz), or the directory that was unpacked from it. Needed for
-        C(labelled_files).
+        C(labelled_files) without I(labels).
+    type: path
+  labels:
+    description:
+      - A file with the classes of C(labelled_files), used in place of the I(devkit). Its form is recognised. A list of
+        WordNet ids has one in each line, in the order of the names of ILSVRC2012's validation images
+        (C(imagenet_2012_validation_synset_labels.txt)). A CSV has the columns C(ImageId,PredictionString)
+        (Kaggle's C(LOC_val_solution.csv)), or C(file,label) for any data set.
     type: path
   dest:
     description: Path of the tree. It must not hold anything that this module did not put there.
@@ -74,7 +81,7 @@ attributes:
     description: Shows the counts of the tree that would come, or has come.
     support: full
 requirements:
-  - numpy and scipy, for C(labelled_files)
+  - numpy and scipy, for I(devkit)
 seealso:
   - module: archive_fetch
   - module: recordio_pack
@@ -140,6 +147,7 @@ def main() -> None:
             "archive": {"type": "path"},
             "directory": {"type": "path"},
             "devkit": {"type": "path"},
+            "labels": {"type": "path"},
             "dest": {"type": "path", "required": True},
             "state_dir": {"type": "path", "required": True},
             "expected_images": {"type": "int", "default": 0},
@@ -147,7 +155,10 @@ def main() -> None:
         },
         mutually_exclusive=[("archive", "directory")],
         required_one_of=[("archive", "directory")],
-        required_if=[("layout", "labelled_files", ["devkit"]), ("layout", "class_archives", ["archive"])],
+        required_if=[
+            ("layout", "labelled_files", ["devkit", "labels"], True),
+            ("layout", "class_archives", ["archive"]),
+        ],
         supports_check_mode=True,
     )
     request = LayoutRequest(**module.params)

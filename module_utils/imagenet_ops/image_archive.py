@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from ansible.module_utils.imagenet_ops.devkit import read_validation_labels
 from ansible.module_utils.imagenet_ops.errors import OpsError
+from ansible.module_utils.imagenet_ops.label_file import read_label_file
 from ansible.module_utils.imagenet_ops.tar_stream import (
     BLOCK_BYTES,
     DIRECTORY,
@@ -63,13 +64,14 @@ class ArchiveRules:
     """Which names are right, and how an image comes to its class.
 
     ``layout`` is CLASS_ARCHIVES (an archive of archives, one for each class) or LABELLED_FILES (images whose classes
-    the ``devkit`` knows). ``split`` says which names are right: those of ILSVRC2012's ``train`` or ``validation``, or
-    ``any``.
+    are in a file with ``labels``, in a form of `label_file`, or in the ``devkit``). ``split`` says which names are
+    right: those of ILSVRC2012's ``train`` or ``validation``, or ``any``.
     """
 
     split: str
     layout: str
     devkit: str | None = None
+    labels: str | None = None
 
     def is_class(self, name: str) -> bool:
         """Return whether ``name`` can be a class: a WordNet id, or for other data sets any plain name."""
@@ -88,10 +90,12 @@ class ArchiveRules:
         """Return the class that ``labels`` have for the image ``name``. Raises OpsError where they have none."""
         label = labels.get(name)
         if label is None or not self.is_class(label):
+            place = "development kit" if self.labels is None else "file with labels"
+            why = "has no label for it" if label is None else f"gives it {label!r}, which is not named like a class"
             raise OpsError(
                 f"Image {name}",
-                f"the development kit {self.devkit} has no label for it",
-                "Use the development kit that belongs to the images; nothing was put into the tree",
+                f"the {place} {self.labels or self.devkit} {why}",
+                f"Use the {place} that belongs to the images; nothing was put into the tree",
             )
         return label
 
@@ -101,7 +105,9 @@ def labels_for(rules: ArchiveRules) -> dict[str, str]:
 
     Raises OpsError.
     """
-    return read_validation_labels(rules.devkit or "") if rules.layout == LABELLED_FILES else {}
+    if rules.layout != LABELLED_FILES:
+        return {}
+    return read_validation_labels(rules.devkit or "") if rules.labels is None else read_label_file(rules.labels)
 
 
 def require_archive(path: str) -> int:

@@ -55,8 +55,8 @@ class LayoutRequest:
     """What to lay out: ``archive`` or ``directory`` (flat, already unpacked) to the tree at ``dest``.
 
     ``layout`` is CLASS_ARCHIVES (an archive of archives, one for each class) or LABELLED_FILES (images whose classes
-    the ``devkit`` knows). ``split`` says which names are right: those of ILSVRC2012's ``train`` or ``validation``, or
-    ``any``. Counts of 0 are not checked.
+    are in a file with ``labels``, in a form of `label_file`, or in the ``devkit``). ``split`` says which names are
+    right: those of ILSVRC2012's ``train`` or ``validation``, or ``any``. Counts of 0 are not checked.
     """
 
     split: str
@@ -66,13 +66,14 @@ class LayoutRequest:
     archive: str | None = None
     directory: str | None = None
     devkit: str | None = None
+    labels: str | None = None
     expected_images: int = 0
     expected_classes: int = 0
 
     @property
     def rules(self) -> ArchiveRules:
         """Which names are right, and where the classes come from."""
-        return ArchiveRules(self.split, self.layout, self.devkit)
+        return ArchiveRules(self.split, self.layout, self.devkit, self.labels)
 
     @property
     def partial(self) -> str:
@@ -140,8 +141,8 @@ def _checked(request: LayoutRequest) -> LayoutRequest:
         why = "one of archive and directory is needed, and not both"
     elif request.layout == CLASS_ARCHIVES and request.archive is None:
         why = "class_archives are read from an archive"
-    elif request.layout == LABELLED_FILES and request.devkit is None:
-        why = "labelled_files need the devkit, which has the labels"
+    elif request.layout == LABELLED_FILES and request.devkit is None and request.labels is None:
+        why = "labelled_files need labels: a file with them, or the devkit"
     else:
         return replace(request, dest=os.path.abspath(request.dest))
     raise OpsError("Options of imagenet_layout", why, "Correct them and run again")

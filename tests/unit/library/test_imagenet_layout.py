@@ -81,7 +81,7 @@ def test_what_failed_is_the_message(capsys: pytest.CaptureFixture[str], archives
     [
         ({"archive": None}, "one of the following is required: archive, directory"),
         ({"directory": "/x"}, "parameters are mutually exclusive: archive|directory"),
-        ({"layout": "labelled_files"}, "layout is labelled_files but all of the following are missing: devkit"),
+        ({"layout": "labelled_files"}, "layout is labelled_files but any of the following are missing: devkit, labels"),
         ({"archive": None, "directory": "/x"}, "layout is class_archives but all of the following are missing: arch"),
         ({"split": "test"}, "value of split must be one of: train, validation, any, got: test"),
     ],

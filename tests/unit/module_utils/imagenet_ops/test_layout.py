@@ -72,7 +72,7 @@ def validation(data: Path, archives: Path, **settings: Any) -> LayoutRequest:
         layout="labelled_files",
         dest=settings.pop("dest", str(data / "validation")),
         state_dir=str(data / ".state"),
-        devkit=str(archives / DEVKIT),
+        devkit=settings.pop("devkit", str(archives / DEVKIT)),
         **settings,
     )
 
@@ -144,6 +144,17 @@ def test_validation_tree_and_its_second_run(data: Path, archives: Path) -> None:
     assert (result["changed"], result["images"], result["classes"]) == (True, 40, 20)
     assert tree(data / "validation") == unpacked_validation(archives)
     assert lay_out(request)["changed"] is False
+
+
+def test_labels_of_a_file(data: Path, archives: Path, tmp_path: Path) -> None:
+    truth = dict(line.split() for line in (archives / "validation_synsets.txt").read_text().splitlines())
+    labels = tmp_path / "labels"
+    labels.write_text("".join(f"{truth[name]}\n" for name in sorted(truth)))
+    lay_out(validation(data, archives, devkit=None, labels=str(labels)))
+    assert tree(data / "validation") == unpacked_validation(archives)
+    labels.write_text("file,label\n" + "".join(f"{name},tench\n" for name in truth))
+    message = failure(validation(data, archives, devkit=None, labels=str(labels), dest=str(data / "other")))
+    assert f"the file with labels {labels} gives it 'tench', which is not named like a class. Use the file" in message
 
 
 def test_a_compressed_archive(data: Path, archives: Path, tmp_path: Path) -> None:
@@ -531,7 +542,7 @@ def test_a_journal_of_another_version(data: Path, archives: Path) -> None:
         ({"archive": None}, "one of archive and directory is needed, and not both"),
         ({"directory": "/x"}, "one of archive and directory is needed, and not both"),
         ({"archive": None, "directory": "/x", "layout": "class_archives"}, "class_archives are read from an archive"),
-        ({"devkit": None}, "labelled_files need the devkit, which has the labels"),
+        ({"devkit": None}, "labelled_files need labels: a file with them, or the devkit"),
     ],
 )
 def test_options_that_do_not_fit_together(data: Path, archives: Path, changes: dict[str, Any], why: str) -> None:
