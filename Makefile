@@ -51,6 +51,11 @@ conformance: setup ## records against MXNet 1.9.1's own im2rec.py and readers
 integration: setup ## the playbooks in the embedded lab (root or sudo)
 	$(PYTEST) tests/integration
 
+.PHONY: bench
+bench: setup ## measurements beside the tools of today, into artifacts/bench.json (ARGS="pack" or "--scale 0.1")
+	@bin/setup conformance
+	@$(PYTHON_ENVIRONMENT)/python -m bench $(ARGS)
+
 .PHONY: other-pythons
 other-pythons: ## module code under Python 3.9, everything without a lab under 3.12 with the newest ansible
 	@bin/other-pythons

@@ -66,5 +66,5 @@ def test_ansible_lint_leaves_nothing_out() -> None:
 def test_mypy_is_strict_and_looks_at_everything() -> None:
     settings = PYPROJECT["tool"]["mypy"]
     assert settings["strict"] is True
-    assert set(settings["files"]) == {"library", "module_utils", "lab", "plugins", "tests"}
+    assert set(settings["files"]) == {"bench", "contrib", "library", "module_utils", "lab", "plugins", "tests"}
     assert not any(name.startswith("ansible") for override in settings["overrides"] for name in override["module"])

@@ -1,0 +1,48 @@
+"""`python -m bench [--scale S] [AREA ...]`: measures, keeps artifacts/bench.json, prints the table."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import tempfile
+from pathlib import Path
+
+import ansible.module_utils
+
+ROOT = Path(__file__).resolve().parent.parent
+ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
+
+from bench.report import Bench, Target, keep, table  # noqa: E402 (needs the path above)
+
+AREAS = ("pack",)
+
+
+def main() -> int:
+    """Measure; 1 if a target is missed."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("areas", nargs="*", metavar="AREA", help=f"what to measure: {', '.join(AREAS)} (all)")
+    parser.add_argument("--scale", type=float, default=1.0, help="a fraction of the work, to try the bench itself")
+    parser.add_argument("--directory", type=Path, help="where scratch files go: on the disk that is to be measured")
+    arguments = parser.parse_args()
+    unknown = set(arguments.areas) - set(AREAS)
+    if unknown:
+        parser.error(f"there is no area {', '.join(sorted(unknown))}; there are {', '.join(AREAS)}")
+    targets: list[Target] = []
+    with tempfile.TemporaryDirectory(prefix="imagenet-ops-bench-", dir=arguments.directory) as directory:
+        bench = Bench(Path(directory), arguments.scale)
+        for name in arguments.areas or AREAS:
+            print(f"==> {name}", flush=True)
+            area = importlib.import_module(f"bench.{name}")
+            targets += area.TARGETS
+            area.measure(bench)
+    print(table(targets, bench))
+    if arguments.scale == 1.0:
+        keep(ROOT / "artifacts" / "bench.json", bench.figures)
+    else:
+        print("A fraction of the work shows that the bench runs, not how fast anything is: nothing is kept.")
+    return int(not all(target.is_met(bench.figures.get(target.name)) for target in targets))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""Packs once, as the module does, in a process of its own: `python -m bench.pack_once REQUEST.json`.
+
+The request has ``root`` and ``split`` (arguments of SplitRequest), and changes of the settings.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import ansible.module_utils
+
+ansible.module_utils.__path__.append(str(Path(__file__).resolve().parent.parent / "module_utils"))
+
+from ansible.module_utils.imagenet_ops.image_archive import ArchiveRules  # noqa: E402
+from ansible.module_utils.imagenet_ops.images import Recipe  # noqa: E402
+from ansible.module_utils.imagenet_ops.pack import PackRequest, SplitRequest, pack_dataset  # noqa: E402
+
+
+def main() -> None:
+    """Pack what the file named by the first argument asks for."""
+    asked = json.loads(Path(sys.argv[1]).read_text())
+    recipe = Recipe(256, 95, "linear", 100_000_000, pass_through=asked.get("pass_through", False))
+    rules = ArchiveRules("any", "class_archives")
+    split = SplitRequest("train", asked.get("source"), asked.get("archive"), rules)
+    root = asked["root"]
+    request = PackRequest("bench", root, f"{root}/.state", [split], recipe, workers=asked["workers"])
+    pack_dataset(request, check=False, warn=sys.exit)
+    # The peak of this program alone; what a parent is told by wait4 begins with the parent's own size.
+    status = Path("/proc/self/status").read_text()
+    print(re.search(r"VmHWM:\s+(\d+) kB", status)[1])  # type: ignore[index]
+
+
+if __name__ == "__main__":
+    main()
