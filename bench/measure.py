@@ -31,13 +31,14 @@ def run(command: Sequence[str], log: Path) -> Cost:
     return Cost(wall_seconds, usage.ru_utime + usage.ru_stime)
 
 
-def interleaved(runs: Mapping[str, Callable[[], Cost]], rounds: int) -> dict[str, Cost]:
-    """Run each of ``runs`` in turn, ``rounds`` times, and return the medians: what disturbs one disturbs all."""
-    costs: dict[str, list[Cost]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, execute in runs.items():
-            costs[name].append(execute())
-    return {name: Cost(*map(statistics.median, zip(*values, strict=True))) for name, values in costs.items()}
+def interleaved(runs: Mapping[str, Callable[[], Cost]], rounds: int) -> list[dict[str, Cost]]:
+    """Run each of ``runs`` in turn, ``rounds`` times, and return the costs of each round."""
+    return [{name: execute() for name, execute in runs.items()} for _ in range(rounds)]
+
+
+def median(rounds: Sequence[dict[str, Cost]], figure: Callable[[dict[str, Cost]], float]) -> float:
+    """Return the median of ``figure`` over the rounds: what disturbs a round disturbs all that it compares."""
+    return statistics.median(map(figure, rounds))
 
 
 def drop_caches() -> None:

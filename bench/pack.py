@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 from ansible.module_utils.imagenet_ops.recordio import RecordWriter, frame, image_data
 
-from bench.measure import Cost, LoopDisk, drop_caches, interleaved, run
+from bench.measure import Cost, LoopDisk, drop_caches, interleaved, median, run
 from bench.report import Bench, Target
 from lab.archives import TRAIN, prepare
 
@@ -41,7 +41,7 @@ TARGETS = (
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT.parent / "shared" / "imagenet-sample" / TRAIN
 IMAGES = 5_000
-ROUNDS = 3
+ROUNDS = 5
 RECORD_BYTES = 43_000  # what an image of ImageNet has at 256 pixels and quality 95
 WRITER_RECORDS = 60_000
 
@@ -51,7 +51,7 @@ def measure(bench: Bench) -> None:
     images = _images(bench, int(IMAGES * bench.scale))
     tree = _write_tree(bench.directory / "tree", images)
     _beside_im2rec(bench, tree, images)
-    _memory(bench, images)
+    _memory(bench, tree, len(images))
     _beside_cat(bench, tree)
     _writer(bench)
     shutil.rmtree(tree)
@@ -124,10 +124,10 @@ def _im2rec(bench: Bench, prefix: Path, tree: Path) -> Callable[[], Cost]:
     return execute
 
 
-def _floor_cpu_seconds(images: list[bytes]) -> float:
-    """Return the CPU seconds of the codec alone: the same calls on the same bytes, in one thread."""
+def _floor(images: list[bytes]) -> Cost:
+    """Return the cost of the codec alone: the same calls on the same bytes, in one thread."""
     cv2.setNumThreads(0)
-    began = time.process_time()
+    began, cpu_began = time.monotonic(), time.process_time()
     for data in images:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         if pixels is None:
@@ -135,7 +135,7 @@ def _floor_cpu_seconds(images: list[bytes]) -> float:
         height, width = pixels.shape[:2]
         size = (256, height * 256 // width) if height > width else (width * 256 // height, 256)
         cv2.imencode(".jpg", cv2.resize(pixels, size), (cv2.IMWRITE_JPEG_QUALITY, 95))
-    return time.process_time() - began
+    return Cost(time.monotonic() - began, time.process_time() - cpu_began)
 
 
 def _beside_im2rec(bench: Bench, tree: Path, images: list[bytes]) -> None:
@@ -147,17 +147,12 @@ def _beside_im2rec(bench: Bench, tree: Path, images: list[bytes]) -> None:
     shutil.copy(records / "train.lst", theirs)
     # The same process with next to nothing to do is its start-up.
     few = _write_tree(bench.directory / "few", images[:1])
-    floors: list[float] = []
 
-    def floor() -> Cost:
-        floors.append(_floor_cpu_seconds(images))
-        return Cost(0, 0)
-
-    costs = interleaved(
+    rounds = interleaved(
         {
             "start": _ours(bench, "start", source=str(few), workers=1),
             "one": ours[1],
-            "floor": floor,
+            "floor": lambda: _floor(images),
             "two": ours[2],
             "theirs": _im2rec(bench, theirs / "train", tree),
         },
@@ -166,54 +161,91 @@ def _beside_im2rec(bench: Bench, tree: Path, images: list[bytes]) -> None:
     for suffix in ("rec", "idx"):
         if (records / f"train.{suffix}").read_bytes() != (theirs / f"train.{suffix}").read_bytes():
             raise RuntimeError(f"our train.{suffix} is not that of im2rec.py")
-    one, two, peer = costs["one"], costs["two"], costs["theirs"]
-    net, bare = one.cpu_seconds - costs["start"].cpu_seconds, statistics.median(floors)
-    bench.record("pack.floor_ratio", net / bare, f"{net:.2f} s of CPU, the codec alone {bare:.2f} s")
-    both = f"{two.cpu_seconds:.2f} s of CPU, im2rec.py {peer.cpu_seconds:.2f} s"
-    bench.record("pack.im2rec_cpu_ratio", two.cpu_seconds / peer.cpu_seconds, both)
-    both = f"{two.wall_seconds:.2f} s, im2rec.py {peer.wall_seconds:.2f} s"
-    bench.record("pack.im2rec_wall_ratio_2_workers", two.wall_seconds / peer.wall_seconds, both)
-    both = f"{one.wall_seconds:.2f} s with one worker, {two.wall_seconds:.2f} s with two"
-    bench.record("pack.two_worker_speedup", one.wall_seconds / two.wall_seconds, both)
+
+    def cpu(name: str) -> float:
+        return median(rounds, lambda costs: costs[name].cpu_seconds)
+
+    def wall(name: str) -> float:
+        return median(rounds, lambda costs: costs[name].wall_seconds)
+
+    bench.record(
+        "pack.floor_ratio",
+        median(rounds, lambda c: (c["one"].cpu_seconds - c["start"].cpu_seconds) / c["floor"].cpu_seconds),
+        f"{cpu('one') - cpu('start'):.2f} s of CPU, the codec alone {cpu('floor'):.2f} s",
+    )
+    bench.record(
+        "pack.im2rec_cpu_ratio",
+        median(rounds, lambda c: c["two"].cpu_seconds / c["theirs"].cpu_seconds),
+        f"{cpu('two'):.2f} s of CPU, im2rec.py {cpu('theirs'):.2f} s",
+    )
+    bench.record(
+        "pack.im2rec_wall_ratio_2_workers",
+        median(rounds, lambda c: c["two"].wall_seconds / c["theirs"].wall_seconds),
+        f"{wall('two'):.2f} s, im2rec.py {wall('theirs'):.2f} s",
+    )
+    bench.record(
+        "pack.two_worker_speedup",
+        median(rounds, lambda c: c["one"].wall_seconds / c["two"].wall_seconds),
+        f"{wall('one'):.2f} s with one worker, {wall('two'):.2f} s with two",
+    )
     bench.record("pack.rss_mib", _peak_mib(bench, "ours-2"))
     for path in (few, theirs, bench.directory / "ours-1", bench.directory / "ours-2"):
         shutil.rmtree(path)
 
 
-def _memory(bench: Bench, images: list[bytes]) -> None:
-    peaks = {}
-    for name, chosen in (("tenth", images[: len(images) // 10]), ("all", images)):
-        tree = _write_tree(bench.directory / f"tree-{name}", chosen)
-        _ours(bench, f"memory-{name}", source=str(tree))()
-        peaks[name] = _peak_mib(bench, f"memory-{name}")
-        shutil.rmtree(tree)
-        shutil.rmtree(bench.directory / f"memory-{name}")
-    both = f"{peaks['tenth']:.0f} MiB for {len(images) // 10} images, {peaks['all']:.0f} MiB for {len(images)}"
-    bench.record("pack.rss_growth_10x", peaks["all"] / peaks["tenth"], both)
+def _repeat(tree: Path, root: Path, times: int) -> Path:
+    """Make a tree with each image of ``tree`` so many times, as links: more records of the same few bytes on disk."""
+    for path in sorted(tree.rglob("*.JPEG")):
+        folder = root / path.parent.name
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in range(times):
+            (folder / f"{path.stem}_{number}.JPEG").hardlink_to(path)
+    return root
+
+
+def _memory(bench: Bench, tree: Path, count: int) -> None:
+    peaks = []
+    for times in (1, 10):
+        source = _repeat(tree, bench.directory / f"times-{times}", times)
+        _ours(bench, "memory", source=str(source))()
+        peaks.append(_peak_mib(bench, "memory"))
+        shutil.rmtree(source)
+        shutil.rmtree(bench.directory / "memory")
+    both = f"{peaks[0]:.0f} MiB for {count} images, {peaks[1]:.0f} MiB for {10 * count}"
+    bench.record("pack.rss_growth_10x", peaks[1] / peaks[0], both)
 
 
 def _beside_cat(bench: Bench, tree: Path) -> None:
-    size_mb = sum(path.stat().st_size for path in tree.rglob("*.JPEG")) / 1e6
+    source = _repeat(tree, bench.directory / "four", 4)
+    size_mb = sum(path.stat().st_size for path in source.rglob("*.JPEG")) / 1e6
     copy = bench.directory / "cat"
-    cat = ["sh", "-c", f"find {tree} -name '*.JPEG' -print0 | xargs -0 cat > {copy} && sync {copy}"]
-    costs = interleaved(
-        {
-            "ours": _ours(bench, "passed", source=str(tree), pass_through=True),
-            "cat": lambda: run(cat, bench.directory / "cat.log"),
-        },
-        ROUNDS,
-    )
-    ours, theirs = (size_mb / costs[name].wall_seconds for name in ("ours", "cat"))
-    bench.record("pack.passthrough_vs_cat", ours / theirs, f"{ours:.0f} MB/s, cat {theirs:.0f} MB/s")
+    cat = ["sh", "-c", f"find {source} -name '*.JPEG' -print0 | xargs -0 cat > {copy} && sync {copy}"]
+
+    def remove_and_cat() -> Cost:
+        copy.unlink(missing_ok=True)
+        os.sync()
+        return run(cat, bench.directory / "cat.log")
+
+    passed = _ours(bench, "passed", source=str(source), pass_through=True)
+    rounds = interleaved({"ours": passed, "cat": remove_and_cat}, ROUNDS)
+    ours, theirs = (size_mb / median(rounds, _wall_of(name)) for name in ("ours", "cat"))
+    ratio = median(rounds, lambda c: c["cat"].wall_seconds / c["ours"].wall_seconds)
+    bench.record("pack.passthrough_vs_cat", ratio, f"{ours:.0f} MB/s, cat {theirs:.0f} MB/s")
     copy.unlink()
-    shutil.rmtree(bench.directory / "passed")
+    for path in (source, bench.directory / "passed"):
+        shutil.rmtree(path)
+
+
+def _wall_of(name: str) -> Callable[[dict[str, Cost]], float]:
+    return lambda costs: costs[name].wall_seconds
 
 
 def _writer(bench: Bench) -> None:
     """Measure the writer alone, and what the disk takes of the same bytes in the same calls."""
-    image = os.urandom(RECORD_BYTES - 32)
     count = int(WRITER_RECORDS * bench.scale) // 32 * 32
-    record = frame(image_data(1, 1.0, image))
+    # Framed already, for that is the workers' part; different ones, for one alone would lie in the processor's cache.
+    records = [frame(image_data(number, 1.0, os.urandom(RECORD_BYTES - 32))) for number in range(1024)]
+    chunks = [records[begin : begin + 32] for begin in range(0, len(records), 32)]
     path, index = bench.directory / "writer.rec", bench.directory / "writer.idx"
 
     def seconds(write: Callable[[int, int], None]) -> float:
@@ -232,13 +264,11 @@ def _writer(bench: Bench) -> None:
     def ours(rec: int, idx: int) -> None:
         writer = RecordWriter(rec, idx)
         for begin in range(0, count, 32):
-            # Framing is part of a record's way to the disk.
-            records = [frame(image_data(number, 1.0, image)) for number in range(begin, begin + 32)]
-            writer.write(range(begin, begin + 32), records)
+            writer.write(range(begin, begin + 32), chunks[begin // 32 % len(chunks)])
 
     def plain(rec: int, _: int) -> None:
-        for _begin in range(0, count, 32):
-            os.writev(rec, [record] * 32)
+        for begin in range(0, count, 32):
+            os.writev(rec, chunks[begin // 32 % len(chunks)])
 
     rates = [(count / seconds(ours), count / seconds(plain)) for _ in range(ROUNDS)]
     mine, disk = (statistics.median(values) for values in zip(*rates, strict=True))

@@ -189,7 +189,7 @@ class ArchiveInput(SplitInput):
         """Return what tells the archive, and how it is read, from others: its hash if it has one, or its time."""
         status = os.stat(self.where)
         name = os.path.basename(self.where)
-        rules = {name: value for name, value in asdict(self._rules).items() if name != "devkit"}
+        rules = {name: value for name, value in asdict(self._rules).items() if name not in ("devkit", "labels")}
         labels = hashlib.sha256(canonical_json(dict(self._labels))).hexdigest()
         identity = {"name": name, "size_bytes": status.st_size, "rules": rules, "labels": labels}
         verified = find_verified(self._session.state_dir, self.where)
