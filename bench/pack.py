@@ -70,7 +70,8 @@ def _images(bench: Bench, count: int) -> list[bytes]:
             content = outer.extractfile(member)
             if content is not None:
                 with tarfile.open(fileobj=io.BytesIO(content.read())) as inner:
-                    found += [inner.extractfile(image).read() for image in inner]  # type: ignore[union-attr]
+                    files = (inner.extractfile(image) for image in inner)
+                    found += [file.read() for file in files if file is not None]
     print(f"  {count} images, the {len(found)} of {archive.name} again and again", flush=True)
     return [found[number % len(found)] for number in range(count)]
 

@@ -6,7 +6,6 @@ The request has ``root`` and ``split`` (arguments of SplitRequest), and changes 
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import ansible.module_utils
 
 ansible.module_utils.__path__.append(str(Path(__file__).resolve().parent.parent / "module_utils"))
 
+# Ansible finds module_utils of a checkout only inside a playbook; hence the line above, and the imports after it.
 from ansible.module_utils.imagenet_ops.image_archive import ArchiveRules  # noqa: E402
 from ansible.module_utils.imagenet_ops.images import Recipe  # noqa: E402
 from ansible.module_utils.imagenet_ops.pack import PackRequest, SplitRequest, pack_dataset  # noqa: E402
@@ -29,8 +29,8 @@ def main() -> None:
     request = PackRequest("bench", root, f"{root}/.state", [split], recipe, workers=asked["workers"])
     pack_dataset(request, check=False, warn=sys.exit)
     # The peak of this program alone; what a parent is told by wait4 begins with the parent's own size.
-    status = Path("/proc/self/status").read_text()
-    print(re.search(r"VmHWM:\s+(\d+) kB", status)[1])  # type: ignore[index]
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    print(status["VmHWM"].split()[0])
 
 
 if __name__ == "__main__":
