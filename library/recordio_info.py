@@ -29,6 +29,15 @@ options:
     type: str
     choices: [sizes, full]
     default: sizes
+  reader:
+    description:
+      - V(imagenet_ops) reads as O(verify) and O(decode_samples) say.
+      - V(mxnet) reads and decodes every record with MXNet's own ImageRecordIter instead, the reader that training uses,
+        and compares their number and labels with manifest and lists. The module must run with the Python of an
+        environment that has MXNet 1.9.1.
+    type: str
+    choices: [imagenet_ops, mxnet]
+    default: imagenet_ops
   decode_samples:
     description: How many images of each split to decode, spread evenly, always the same ones; V(-1) means all.
     type: int
@@ -40,6 +49,7 @@ attributes:
 requirements:
   - numpy
   - opencv-python-headless
+  - mxnet 1.9.1 (for O(reader=mxnet))
 """
 
 EXAMPLES = r"""
@@ -53,6 +63,13 @@ EXAMPLES = r"""
     root: /data/imagenet
     verify: full
     decode_samples: -1
+
+- name: Read all of it with the reader that training uses
+  recordio_info:
+    root: /data/imagenet
+    reader: mxnet
+  vars:
+    ansible_python_interpreter: /opt/imagenet-ops-mxnet/bin/python
 """
 
 RETURN = r"""
@@ -93,6 +110,7 @@ from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible.module_utils.imagenet_ops.module import run
 
 try:
+    from ansible.module_utils.imagenet_ops.mxnet_reader import read_with_mxnet
     from ansible.module_utils.imagenet_ops.verify import verify_dataset
 except ImportError:
     IMPORT_ERROR = traceback.format_exc()
@@ -106,6 +124,7 @@ def main() -> None:
             "root": {"type": "path", "required": True},
             "dataset_version": {"type": "str"},
             "verify": {"type": "str", "choices": ["sizes", "full"], "default": "sizes"},
+            "reader": {"type": "str", "choices": ["imagenet_ops", "mxnet"], "default": "imagenet_ops"},
             "decode_samples": {"type": "int", "default": 32},
         },
         supports_check_mode=True,
@@ -115,6 +134,8 @@ def main() -> None:
 
     def work() -> dict[str, Any]:
         options = module.params
+        if options["reader"] == "mxnet":
+            return read_with_mxnet(options["root"], options["dataset_version"])
         full = options["verify"] == "full"
         return verify_dataset(options["root"], options["dataset_version"], full, options["decode_samples"])
 

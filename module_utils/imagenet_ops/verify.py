@@ -13,7 +13,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any, BinaryIO, NamedTuple, TextIO
 
 import cv2
@@ -34,7 +34,7 @@ from ansible.module_utils.imagenet_ops.workers import ordered_map, usable_proces
 
 _BUFFER_BYTES = 1 << 20
 _CHUNK_IMAGES = 32
-_ADVICE = "Restore it from the backup, make the volume anew from a snapshot, or pack the data set again"
+ADVICE = "Restore it from the backup, make the volume anew from a snapshot, or pack the data set again"
 
 
 class _Entry(NamedTuple):
@@ -74,30 +74,52 @@ def verify_dataset(root: str, dataset_version: str | None, full: bool, decode_sa
     all if it is negative. Raises OpsError that names the file, and where it can the byte, at the first difference.
     """
     cv2.setNumThreads(0)
-    try:
-        manifest = read_manifest(root)
-        if dataset_version and dataset_version != manifest.dataset_version:
-            raise OpsError(
-                f"Data set in {root}",
-                f"it is version {manifest.dataset_version}, not {dataset_version}",
-                "Mount the volume of that version or ask for this one; where they should be the same, it was changed",
-            )
-        files = {LABELS_NAME: manifest.labels}
-        for name, split in manifest.splits.items():
-            stems = file_stems(name, manifest.settings.get("shards", 1))
-            if set(split.files) != {f"{stem}.{suffix}" for stem in stems for suffix in SUFFIXES}:
-                why = f"it does not name the {', '.join(SUFFIXES)} of split {name}, and no others"
-                raise OpsError(f"Manifest in {root}", why, _ADVICE)
-            files.update({f"{RECORD_FOLDER}/{name}": entry for name, entry in split.files.items()})
-        for name, entry in files.items():
-            _check_file(os.path.join(root, name), entry, full and not name.endswith(".rec"))
-        classes = _read_labels(os.path.join(root, LABELS_NAME), manifest)
+    with unreadable_files(root):
+        manifest = checked_manifest(root, dataset_version, full)
+        classes = read_labels(root, manifest)
         decoded = sum(
             _verify_split(manifest, name, os.path.join(root, RECORD_FOLDER), classes, full, decode_samples)
             for name in manifest.splits
         )
+    return describe(manifest, decoded)
+
+
+@contextmanager
+def unreadable_files(root: str) -> Iterator[None]:
+    """Turn an OSError about a file of the data set in ``root`` into an OpsError that names it."""
+    try:
+        yield
     except OSError as error:
-        raise OpsError(f"File {error.filename or root}", f"it cannot be read ({error.strerror})", _ADVICE) from error
+        raise OpsError(f"File {error.filename or root}", f"it cannot be read ({error.strerror})", ADVICE) from error
+
+
+def checked_manifest(root: str, dataset_version: str | None, full: bool) -> Manifest:
+    """Return the manifest of the data set in ``root`` after comparing its version and the size of every file.
+
+    ``full`` also compares the SHA-256 of every file but the .rec, which are hashed while they are read. Raises
+    OpsError.
+    """
+    manifest = read_manifest(root)
+    if dataset_version and dataset_version != manifest.dataset_version:
+        raise OpsError(
+            f"Data set in {root}",
+            f"it is version {manifest.dataset_version}, not {dataset_version}",
+            "Mount the volume of that version or ask for this one; where they should be the same, it was changed",
+        )
+    files = {LABELS_NAME: manifest.labels}
+    for name, split in manifest.splits.items():
+        stems = file_stems(name, manifest.settings.get("shards", 1))
+        if set(split.files) != {f"{stem}.{suffix}" for stem in stems for suffix in SUFFIXES}:
+            why = f"it does not name the {', '.join(SUFFIXES)} of split {name}, and no others"
+            raise OpsError(f"Manifest in {root}", why, ADVICE)
+        files.update({f"{RECORD_FOLDER}/{name}": entry for name, entry in split.files.items()})
+    for name, entry in files.items():
+        _check_file(os.path.join(root, name), entry, full and not name.endswith(".rec"))
+    return manifest
+
+
+def describe(manifest: Manifest, decoded: int) -> dict[str, Any]:
+    """Return the result of the module recordio_info for a data set of which ``decoded`` images were decoded."""
     return {
         "changed": False,
         "dataset_version": manifest.dataset_version,
@@ -109,7 +131,7 @@ def verify_dataset(root: str, dataset_version: str | None, full: bool, decode_sa
     }
 
 
-def _open_text(path: str) -> TextIO:
+def open_text(path: str) -> TextIO:
     """Open a text file for reading line by line; bytes that are not UTF-8 are for the comparisons to find."""
     return open(path, encoding="utf-8", errors="surrogateescape", newline="\n")
 
@@ -117,29 +139,30 @@ def _open_text(path: str) -> TextIO:
 def _check_file(path: str, entry: FileEntry, compare_hash: bool) -> None:
     size_bytes = os.stat(path).st_size
     if size_bytes != entry.size_bytes:
-        raise OpsError(f"File {path}", f"it has {size_bytes} bytes, the manifest says {entry.size_bytes}", _ADVICE)
+        raise OpsError(f"File {path}", f"it has {size_bytes} bytes, the manifest says {entry.size_bytes}", ADVICE)
     if compare_hash:
         _check_hash(path, hash_file(path), entry)
 
 
 def _check_hash(path: str, sha256: str, entry: FileEntry) -> None:
     if sha256 != entry.sha256:
-        raise OpsError(f"File {path}", f"its SHA-256 is {sha256}, the manifest says {entry.sha256}", _ADVICE)
+        raise OpsError(f"File {path}", f"its SHA-256 is {sha256}, the manifest says {entry.sha256}", ADVICE)
 
 
-def _read_labels(path: str, manifest: Manifest) -> list[str]:
-    """Return the classes of labels.tsv in the order of their labels."""
+def read_labels(root: str, manifest: Manifest) -> list[str]:
+    """Return the classes of labels.tsv in the order of their labels. Raises OpsError where it is no such file."""
+    path = os.path.join(root, LABELS_NAME)
     classes = []
-    with _open_text(path) as file:
+    with open_text(path) as file:
         for index, line in enumerate(file):
             fields = line.rstrip("\n").split("\t")
             if len(fields) != 3 or fields[0] != str(index):
-                raise OpsError(f"File {path}, line {index + 1}", f"it is no label {index}: {line[:80]!r}", _ADVICE)
+                raise OpsError(f"File {path}, line {index + 1}", f"it is no label {index}: {line[:80]!r}", ADVICE)
             classes.append(fields[1])
     by_file = manifest.settings.get("label_order") == "file"
     if len(classes) != manifest.classes or (sorted(classes) if by_file else classes) != sorted(set(classes)):
         order = "" if by_file else " in sorted order"
-        raise OpsError(f"File {path}", f"it does not hold {manifest.classes} classes{order}", _ADVICE)
+        raise OpsError(f"File {path}", f"it does not hold {manifest.classes} classes{order}", ADVICE)
     return classes
 
 
@@ -158,11 +181,11 @@ def _verify_split(
         records += shard.records
     if records != split.records:
         why = f"its lists have {records} lines, the manifest says {split.records}"
-        raise OpsError(f"Split {name} in {folder}", why, _ADVICE)
+        raise OpsError(f"Split {name} in {folder}", why, ADVICE)
     odd = [f"{name} ({counts[name]}, not {count})" for name, count in split.classes.items() if counts[name] != count]
     if odd:
         why = f"{len(odd)} classes do not have the records that the manifest says: {', '.join(odd[:SAMPLES])}"
-        raise OpsError(f"Split {name}", why, _ADVICE)
+        raise OpsError(f"Split {name}", why, ADVICE)
     return decoded
 
 
@@ -250,7 +273,7 @@ class _ShardVerifier:
     def _entries(self) -> Iterator[_Entry]:
         """Yield what index and list say of each record, after comparing the two."""
         with ExitStack() as stack:
-            idx, lst = (stack.enter_context(_open_text(path)) for path in (self._idx, self._lst))
+            idx, lst = (stack.enter_context(open_text(path)) for path in (self._idx, self._lst))
             begins = itertools.chain(self._index_lines(idx), [(-1, self._rec_entry.size_bytes)])
             record_id, begin = next(begins)
             place = 0
@@ -259,16 +282,16 @@ class _ShardVerifier:
                 if record_id != line.record_id:
                     found = "has ended" if record_id < 0 else f"has the id {record_id}"
                     why = f"the list has the id {line.record_id}, the index {found}"
-                    raise OpsError(f"File {self._idx}, line {place}", why, _ADVICE)
+                    raise OpsError(f"File {self._idx}, line {place}", why, ADVICE)
                 self._check_label(line, place)
                 next_id, end = next(begins)
                 if end <= begin:
                     why = f"the record at byte {begin} cannot be followed by one at byte {end}"
-                    raise OpsError(f"File {self._idx}, line {place + 1}", why, _ADVICE)
+                    raise OpsError(f"File {self._idx}, line {place + 1}", why, ADVICE)
                 yield _Entry(place - 1, line, begin, end)
                 record_id, begin = next_id, end
             if record_id >= 0:
-                raise OpsError(f"File {self._idx}, line {place + 1}", "the list has no such line", _ADVICE)
+                raise OpsError(f"File {self._idx}, line {place + 1}", "the list has no such line", ADVICE)
             self.records = place
 
     def _index_lines(self, file: Iterator[str]) -> Iterator[tuple[int, int]]:
@@ -278,9 +301,9 @@ class _ShardVerifier:
                 values = int(record_id), int(offset)
             except ValueError as error:
                 why = f"it does not hold an id and an offset: {line[:80]!r}"
-                raise OpsError(f"File {self._idx}, line {number}", why, _ADVICE) from error
+                raise OpsError(f"File {self._idx}, line {number}", why, ADVICE) from error
             if number == 1 and values[1] != 0:
-                raise OpsError(f"File {self._idx}, line 1", f"the first record begins at {values[1]}, not 0", _ADVICE)
+                raise OpsError(f"File {self._idx}, line 1", f"the first record begins at {values[1]}, not 0", ADVICE)
             yield values
 
     def _check_label(self, line: ListLine, number: int) -> None:
@@ -288,11 +311,11 @@ class _ShardVerifier:
         name = line.path.partition("/")[0]
         if self._index_of.get(name) != line.label:
             why = f"the label {line.label:g} is not that of the class in {line.path}"
-            raise OpsError(f"File {self._lst}, line {number}", why, _ADVICE)
+            raise OpsError(f"File {self._lst}, line {number}", why, ADVICE)
         self._counts[name] += 1
 
     def _error(self, entry: _Entry, why: str) -> OpsError:
-        return OpsError(f"Record file {self._rec}, record {entry.place} at byte {entry.begin}", why, _ADVICE)
+        return OpsError(f"Record file {self._rec}, record {entry.place} at byte {entry.begin}", why, ADVICE)
 
 
 def _choose(records: int, samples: int, seed: str) -> Container[int]:

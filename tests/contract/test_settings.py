@@ -31,6 +31,13 @@ def test_hosts_get_the_packages_that_the_tests_ran_with(python: str, oldest: str
     assert {name: installed.get(name) for name in wanted} == wanted
 
 
+def test_hosts_get_the_mxnet_that_the_records_were_checked_with() -> None:
+    lines = tree.text("roles/python_environment/files/requirements-mxnet.txt").splitlines()
+    installed = pins([line for line in lines if line and not line.startswith("#")], "3.11")
+    wanted = pins(PYPROJECT["dependency-groups"]["conformance"], "3.11")
+    assert {name: installed.get(name) for name in wanted} == wanted
+
+
 def test_every_dependency_is_pinned() -> None:
     lines = [line for group in PYPROJECT["dependency-groups"].values() for line in group if isinstance(line, str)]
     assert [line for line in lines if not re.fullmatch(r"==[\w.]+", str(Requirement(line).specifier))] == []

@@ -142,8 +142,10 @@ def test_the_trees_give_the_bytes_of_the_archives(lab: Lab) -> None:
     (host,) = ours(lab)["instances"]
     before = lab.ssh(host, "sha256sum /data/imagenet/manifest.json")
     lab.ssh(host, "sudo rm /data/imagenet/.state/recordio_pack.train.json /data/imagenet/manifest.json")
-    run = lab.playbook("playbooks/steps/pack.yml", "-e", "data_jpeg_quality=90", "-e", "dataset_records_source=tree")
+    settings = ("-e", "data_jpeg_quality=90", "-e", "dataset_records_source=tree", "-e", "dataset_verify_reader=mxnet")
+    run = lab.playbook("playbooks/steps/pack.yml", *settings)
     assert run.task_changed("dataset_records : Pack the splits into records")
+    assert not run.task_changed("dataset_verify : MXNet | Read every record as training does")
     assert lab.ssh(host, "sha256sum /data/imagenet/manifest.json") == before
 
 
@@ -241,6 +243,13 @@ def test_deploy_again_changes_nothing_and_limit_reaches_only_its_hosts(lab: Lab)
     limited = lab.playbook("playbooks/deploy.yml", "-e", f"data_version={version}", "--limit", "gpu_b")
     assert sorted(limited.recap) == ["gpu-2", "gpu-4"]
     assert limited.all_unchanged()
+
+
+def test_deploy_may_end_with_the_reader_that_training_uses(lab: Lab) -> None:
+    run = lab.playbook("playbooks/deploy.yml", "--limit", "gpu-1", "-e", "dataset_verify_reader=mxnet")
+    assert not run.task_changed("dataset_verify : MXNet | Read every record as training does")
+    assert run.table("host", "result")[0][-1] == "ok"
+    assert lab.playbook("playbooks/deploy.yml", "--limit", "gpu-1", "-e", "dataset_verify_reader=mxnet").all_unchanged()
 
 
 def test_a_new_version_takes_the_place_of_the_old_one(lab: Lab) -> None:
