@@ -43,7 +43,7 @@ from ansible.module_utils.imagenet_ops.manifest import (
 from ansible.module_utils.imagenet_ops.split_input import ArchiveInput, Session, SplitInput, TreeInput
 from ansible.module_utils.imagenet_ops.split_packer import FinishedSplit, Packed
 from ansible.module_utils.imagenet_ops.state import Progress, exclusive, write_atomic
-from ansible.module_utils.imagenet_ops.workers import usable_processors
+from ansible.module_utils.imagenet_ops.workers import reuse_memory, usable_processors
 
 QUARANTINE_FOLDER = "quarantine"
 SCRATCH_FOLDER = ".scratch"
@@ -127,6 +127,7 @@ def pack_dataset(request: PackRequest, check: bool, warn: Callable[[str], None])
     ``warn`` is given a sentence about each thing that a person should know. Raises OpsError.
     """
     _validate(request)
+    reuse_memory()
     cv2.setNumThreads(0)  # the work is divided by images; OpenCV's own threads would only get in the way
     if check:
         return _pack(request, None, warn)

@@ -19,7 +19,7 @@ from ansible.module_utils.imagenet_ops.disk import sync_filesystem
 from ansible.module_utils.imagenet_ops.errors import OpsError
 from ansible.module_utils.imagenet_ops.listing import Listing
 from ansible.module_utils.imagenet_ops.record_source import Chunk, stretches
-from ansible.module_utils.imagenet_ops.recordio import frame, image_data, image_record_bytes, write_all
+from ansible.module_utils.imagenet_ops.recordio import frame_image, image_record_bytes, write_all
 from ansible.module_utils.imagenet_ops.state import Progress
 from ansible.module_utils.imagenet_ops.sync_journal import JOURNAL_INTERVAL_SECONDS, open_part
 from ansible.module_utils.imagenet_ops.workers import ordered_map
@@ -204,7 +204,7 @@ class SpoolSource:
                 "Remove that folder and run again: the archive is read anew",
             )
         chunk.ids.append(row)
-        chunk.records.append(frame(image_data(row, float(self._listing.label(row)), image)))
+        chunk.records.append(frame_image(row, float(self._listing.label(row)), image))
         if number in self._spooled.converted:
             chunk.converted.append(self._spooled.converted[number])
 

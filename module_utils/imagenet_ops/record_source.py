@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 from ansible.module_utils.imagenet_ops.errors import OpsError
 from ansible.module_utils.imagenet_ops.images import BadImageError, Recipe, transform
 from ansible.module_utils.imagenet_ops.listing import ImageNames, Listing
-from ansible.module_utils.imagenet_ops.recordio import frame, image_data, image_record_bytes
+from ansible.module_utils.imagenet_ops.recordio import frame_image, image_record_bytes
 from ansible.module_utils.imagenet_ops.workers import ordered_map
 
 # What one thread takes at a time: one image a task costs a third more, and a few huge ones must not fill the memory.
@@ -83,7 +83,7 @@ class TreeSource:
                 chunk.bad.append([path, str(error)])
                 continue
             chunk.ids.append(row)
-            chunk.records.append(frame(image_data(row, float(listing.label(row)), image)))
+            chunk.records.append(frame_image(row, float(listing.label(row)), image))
             if converted:
                 chunk.converted.append(converted)
         return chunk

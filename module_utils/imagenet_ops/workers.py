@@ -1,13 +1,21 @@
-"""How many processors this process may use, and an ordered, bounded pool of threads."""
+"""How many processors this process may use, how it keeps its memory, and an ordered, bounded pool of threads."""
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Callable, TypeVar
+
+# Parameters of glibc's mallopt (malloc.h), and what they are set to.
+_MALLOPT = {
+    -8: 1,  # M_ARENA_MAX: one arena for all threads, for each keeps what its thread once needed
+    -1: 256 << 20,  # M_TRIM_THRESHOLD: what is free at the end goes back to the kernel only beyond this
+    -3: 32 << 20,  # M_MMAP_THRESHOLD: smaller blocks come from the arena and not as fresh pages each time
+}
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -65,6 +73,18 @@ def _read_words(path: str) -> list[str]:
             return file.read().split()
     except OSError:
         return []
+
+
+def reuse_memory() -> None:
+    """Make malloc hand out again what was freed, instead of giving it back to the kernel and asking for fresh pages.
+
+    Images of a megabyte come and go a thousand times a second; zeroing pages for them takes half a percent of the time
+    of packing. Call it before threads are started. Other C libraries than glibc are left as they are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for parameter, value in _MALLOPT.items():
+            mallopt(parameter, value)
 
 
 def ordered_map(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ansible.module_utils.imagenet_ops import recordio
 from ansible.module_utils.imagenet_ops.errors import OpsError
-from ansible.module_utils.imagenet_ops.recordio import MAGIC, RecordReader, RecordWriter, frame, image_data
+from ansible.module_utils.imagenet_ops.recordio import MAGIC, RecordReader, RecordWriter, frame, frame_image, image_data
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -105,6 +105,11 @@ def test_an_image_record_has_flag_label_id_and_zero_before_the_image() -> None:
 @given(st.integers(0, 2**64 - 1), st.floats(width=32, allow_nan=False), st.binary())
 def test_an_image_record_is_read_as_it_was_made(record_id: int, label: float, image: bytes) -> None:
     assert recordio.parse_image_data(image_data(record_id, label, image)) == (record_id, label, (label,), image)
+
+
+@given(st.sampled_from([0, 7, 0xCED7230A, 0xCED7230A << 32, 2**64 - 1]), st.sampled_from([0.0, 999.0]), DATA)
+def test_an_image_is_framed_like_any_data(record_id: int, label: float, image: bytes) -> None:
+    assert frame_image(record_id, label, image) == frame(image_data(record_id, label, image))
 
 
 def test_labels_in_a_vector_follow_the_header() -> None:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
+import platform
+import resource
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.imagenet_ops.workers import ordered_map, usable_processors
+from ansible.module_utils.imagenet_ops.workers import ordered_map, reuse_memory, usable_processors
 
 
 @pytest.fixture
@@ -102,3 +105,27 @@ def test_closing_ends_the_threads_and_drops_what_has_not_begun() -> None:
     results.close()
     assert len(done) < 20
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
+
+
+def _faults_of_buffers(count: int, prepare: bool) -> int:
+    """Return how many fresh pages it takes to have buffers of 20 MiB, one after another; in a process of its own."""
+    if prepare:
+        reuse_memory()
+    bytearray(20 << 20)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(count):
+        bytes(bytearray(20 << 20))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc, whose malloc is meant")
+def test_memory_that_was_freed_is_used_again() -> None:
+    with multiprocessing.get_context("fork").Pool(2, maxtasksperchild=1) as pool:
+        plain, reused = (pool.apply(_faults_of_buffers, (10, prepare)) for prepare in (False, True))
+    pages_of_a_buffer = (20 << 20) // resource.getpagesize()
+    assert reused < 5 * pages_of_a_buffer < 10 * pages_of_a_buffer < plain
+
+
+def test_any_c_library_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctypes.CDLL", lambda _: object())
+    reuse_memory()
