@@ -15,7 +15,9 @@ description:
     with other bytes than were asked for, and an HTML page or a login form in place of the file.
   - A file that is already at I(dest) is hashed once and adopted where it is the expected one, else it is left as it is
     and the module fails.
-  - A verified archive is recorded in I(state_dir); the next run then needs milliseconds.
+  - A verified archive is recorded in I(state_dir), with the checksums of its pieces of 16 MiB; the next run then needs
+    milliseconds. Should the archive turn out damaged later (I(deep_check)), or a download of it that is not over
+    HTTPS, only the pieces that differ are fetched again, from another of I(urls) where there is one.
   - Shows its progress in C(<state_dir>/archive_fetch.progress.json).
 version_added: "1.0.0"
 author: The authors of imagenet-ops
@@ -25,6 +27,9 @@ options:
       - Where the file is, best first. Mirrors of the same size are used together; one that fails is left out while
         another answers.
       - Beside C(http) and C(https), paths and C(file) URLs of the host itself; such a file is copied.
+      - C(s3://bucket/key) and C(s3://bucket/key?versionId=...) are read with the credentials that boto3 finds on the
+        host, such as its instance profile (C(s3:GetObject), and C(s3:ListBucket) to tell an absent object from one
+        that is not allowed). They need boto3 on the host.
       - Proxies are taken from the environment (C(http_proxy), C(https_proxy), C(no_proxy)).
     type: list
     elements: str
@@ -74,11 +79,37 @@ options:
         to a minute; a server that asks for a longer one (Retry-After) is obeyed.
     type: int
     default: 8
+  region:
+    description: Region of the bucket of an C(s3) URL. That of the environment where left out.
+    type: str
+    default: ""
+  endpoint_url:
+    description: S3 endpoint, where it is not that of AWS.
+    type: str
+    default: ""
+  bytes_per_second:
+    description: The most that all connections together may take; 0 is no limit.
+    type: int
+    default: 0
+  quiet_hours:
+    description:
+      - A time of day in which nothing is downloaded, such as C(08:00-18:30), in the host's local time (UTC on most
+        cloud images); C(22:00-06:00) spans midnight. The download goes on by itself afterwards.
+      - A server without ranges cannot go on in the middle; such a download begins outside of these hours and is not
+        stopped by them.
+    type: str
+    default: ""
+  deep_check:
+    description:
+      - Read an archive again that was verified before, and repair it where it was damaged since. Without, size and
+        modification time tell that it is unchanged.
+    type: bool
+    default: false
 attributes:
   check_mode:
     description:
       - Writes nothing; asks the server and says how many bytes would be downloaded. A file that is at I(dest) and was
-        never verified is judged by its size alone.
+        never verified is judged by its size alone; I(deep_check) reads it in check mode too.
     support: full
   diff_mode:
     description: Shows the file that would come, or has come.
@@ -99,6 +130,18 @@ EXAMPLES = r"""
     md5: 29b22e2961454d5413ddabcf34fc5622
     username: "{{ imagenet_username }}"
     password: "{{ imagenet_access_key }}"
+
+- name: Fetch slowly, at night, from the bucket of another team or else from the web
+  archive_fetch:
+    urls:
+      - s3://datasets-of-another-team/imagenet/ILSVRC2012_img_train.tar
+      - https://image-net.org/data/ILSVRC/2012/ILSVRC2012_img_train.tar
+    dest: /data/imagenet/archives/ILSVRC2012_img_train.tar
+    state_dir: /data/imagenet/.state
+    size_bytes: 147897477120
+    md5: 1d675b47d978889d74fa0da5fadfb00e
+    bytes_per_second: 20000000
+    quiet_hours: 08:00-18:30
 
 - name: Take an archive that is already on a network filesystem
   archive_fetch:
@@ -164,6 +207,11 @@ def main() -> None:
             "connections": {"type": "int", "default": 4},
             "timeout_seconds": {"type": "int", "default": 60},
             "retries": {"type": "int", "default": 8},
+            "region": {"type": "str", "default": ""},
+            "endpoint_url": {"type": "str", "default": ""},
+            "bytes_per_second": {"type": "int", "default": 0},
+            "quiet_hours": {"type": "str", "default": ""},
+            "deep_check": {"type": "bool", "default": False},
         },
         required_by={"password": "username"},
         supports_check_mode=True,
@@ -181,6 +229,11 @@ def main() -> None:
         connections=params["connections"],
         timeout_seconds=params["timeout_seconds"],
         retries=params["retries"],
+        region=params["region"],
+        endpoint_url=params["endpoint_url"],
+        bytes_per_second=params["bytes_per_second"],
+        quiet_hours=params["quiet_hours"],
+        deep_check=params["deep_check"],
     )
 
     def work() -> dict[str, Any]:

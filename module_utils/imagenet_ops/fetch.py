@@ -1,8 +1,9 @@
 """Brings an archive of any size to this host, once, and proves that it is the right one.
 
 It is downloaded to ``<dest>.part``, with a journal of what has arrived in ``<dest>.part.json``; hashed while it
-arrives; renamed when it is complete and right; and recorded as verified (archives.py), so that the next run need not
-read it.
+arrives; renamed when it is complete and right; and recorded as verified (archives.py) with the checksums of its pieces
+(pieces.py), so that the next run need not read it. One that is found damaged later becomes a ``.part`` again, of which
+only the damaged pieces are missing.
 """
 
 from __future__ import annotations
@@ -12,15 +13,25 @@ import errno
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ansible.module_utils.imagenet_ops.archives import VerifiedArchive, find_verified, read_record, write_verified
 from ansible.module_utils.imagenet_ops.disk import disk_error, require_space
 from ansible.module_utils.imagenet_ops.errors import OpsError
-from ansible.module_utils.imagenet_ops.hashing import hash_file
+from ansible.module_utils.imagenet_ops.hashing import Digests, hash_file
 from ansible.module_utils.imagenet_ops.http_source import HttpSource
+from ansible.module_utils.imagenet_ops.pace import Pace, QuietHours
+from ansible.module_utils.imagenet_ops.pieces import (
+    PIECE_BYTES,
+    PieceRecord,
+    Pieces,
+    ranges_text,
+    read_pieces,
+    write_pieces,
+)
+from ansible.module_utils.imagenet_ops.s3_source import S3Source
 from ansible.module_utils.imagenet_ops.sources import Facts, FileSource, PassingError, Source, local_path
 from ansible.module_utils.imagenet_ops.state import Progress, exclusive, fsync_directory, read_json, write_json
 from ansible.module_utils.imagenet_ops.transfer import Attempts, Policy, Ranges, Target, transfer, transfer_whole
@@ -55,7 +66,11 @@ class Wanted:
 
 @dataclass(frozen=True)
 class FetchRequest:
-    """What to fetch, from where (mirrors of one file, in order of preference), to where, and how hard to try."""
+    """What to fetch, from where (mirrors of one file, in order of preference), to where, and how hard to try.
+
+    ``region`` and ``endpoint_url`` are for s3 URLs. ``bytes_per_second`` limits all connections together (0: not at
+    all), ``quiet_hours`` (``08:00-18:30``, "" for none) stop them. ``deep_check`` reads a verified archive again.
+    """
 
     urls: Sequence[str]
     dest: str
@@ -67,6 +82,11 @@ class FetchRequest:
     connections: int = 4
     timeout_seconds: float = 60
     retries: int = 8
+    region: str = ""
+    endpoint_url: str = ""
+    bytes_per_second: int = 0
+    quiet_hours: str = ""
+    deep_check: bool = False
 
     @property
     def name(self) -> str:
@@ -98,8 +118,10 @@ def fetch(request: FetchRequest, *, check_mode: bool = False) -> dict[str, Any]:
         os.makedirs(os.path.dirname(request.dest) or ".", exist_ok=True)
         # One at a time for a whole volume: archives that are written side by side slow one another down on a disk.
         with exclusive(os.path.join(request.state_dir, "archive_fetch.lock")):
-            present = _adopt(request)
-            return _result(request, present, changed=False) if present is not None else _download(request)
+            if not os.path.exists(request.dest):
+                return _download(request)
+            archive = _verified(request) or _verify(request)
+            return _repair(request, archive) if isinstance(archive, _Damaged) else _result(request, archive)
     except OSError as error:
         raise disk_error(request.dest, error) from error
 
@@ -114,15 +136,21 @@ def _check(request: FetchRequest) -> None:
         ("connections", request.connections),
         ("timeout_seconds", request.timeout_seconds),
         ("retries", request.retries + 1),
+        ("bytes_per_second", request.bytes_per_second + 1),
         ("urls", len(request.urls)),
     ):
         if number <= 0:
             raise OpsError(f"Option {name}", "it is too small", "Raise it and run again")
+    _pace(request)
 
 
-def _result(request: FetchRequest, archive: VerifiedArchive, *, changed: bool) -> dict[str, Any]:
+def _pace(request: FetchRequest) -> Pace:
+    return Pace(request.bytes_per_second, QuietHours.parse(request.quiet_hours) if request.quiet_hours else None)
+
+
+def _result(request: FetchRequest, archive: VerifiedArchive) -> dict[str, Any]:
     return {
-        "changed": changed,
+        "changed": False,
         "dest": request.dest,
         "size_bytes": archive.size_bytes,
         "md5": archive.md5,
@@ -132,27 +160,118 @@ def _result(request: FetchRequest, archive: VerifiedArchive, *, changed: bool) -
     }
 
 
-def _adopt(request: FetchRequest) -> VerifiedArchive | None:
-    """Return the archive that is at ``dest`` already, hashed now if that was not done before; None where there is none.
+@dataclass(frozen=True)
+class _Damaged:
+    """An archive at ``dest`` that was right once: what it should be, how it differs, and the bytes that do."""
 
-    People bring archives that they have had for years. One that is not what was asked for is their file all the same:
-    OpsError, and it stays as it is.
+    wanted: Wanted
+    difference: str
+    ranges: Sequence[tuple[int, int]]
+
+
+def _verified(request: FetchRequest) -> VerifiedArchive | None:
+    """Return the archive at ``dest`` by its record; None where it has to be read.
+
+    One that is not what was asked for is the user's file all the same: OpsError, and it stays as it is.
     """
-    if not os.path.exists(request.dest):
-        return None
     archive = find_verified(request.state_dir, request.dest)
-    if archive is not None:
-        _refuse_other(request, request.wanted, archive)
-        return archive
+    if archive is None or request.deep_check:
+        return None
+    _refuse_other(request, request.wanted, archive)
+    return archive
+
+
+def _verify(request: FetchRequest) -> VerifiedArchive | _Damaged:
+    """Read the archive at ``dest`` and record it as verified; people bring archives that they have had for years.
+
+    One that is not the right one is left as it is (OpsError), unless it is a verified one that was damaged since.
+    """
     known = _known(request)
     _refuse_size(request, known)
-    archive = _hash(request)
-    _refuse_other(request, known, archive)
-    write_verified(request.state_dir, archive)
+    progress = Progress(request.state_dir, "archive_fetch")
+    progress.start(f"Verifying {request.name}", os.stat(request.dest).st_size, "bytes")
+    archive, digests = _read(request, known, progress.update)
+    progress.finish()
+    damaged = _judge(request, known, archive, digests.pieces)
+    if damaged is not None:
+        return damaged
+    _record(request, archive, digests.pieces)
     with contextlib.suppress(FileNotFoundError):
         # Left by a run that was killed between renaming the archive and recording it.
         os.unlink(request.journal)
     return archive
+
+
+def _read(request: FetchRequest, known: Wanted, report: Callable[[int], None]) -> tuple[VerifiedArchive, Digests]:
+    """Return what the file at ``dest`` is."""
+    before = os.stat(request.dest)
+    record = _known_pieces(request, known)
+    digests = hash_file(request.dest, report, PIECE_BYTES if record is None else record.pieces.piece_bytes)
+    after = os.stat(request.dest)
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise OpsError(f"Archive {request.dest}", "something else is writing to it", "Wait for that, then run again")
+    return VerifiedArchive(request.name, after.st_size, after.st_mtime_ns, digests.md5, digests.sha256), digests
+
+
+def _judge(request: FetchRequest, known: Wanted, archive: VerifiedArchive, pieces: Pieces) -> _Damaged | None:
+    """Return how the archive at ``dest`` is damaged, None where it is right; OpsError where it is quite another."""
+    difference = known.difference(archive.size_bytes, archive.md5, archive.sha256)
+    if difference is None:
+        return None
+    record = _known_pieces(request, known)
+    ranges = [] if record is None else record.damaged(pieces)
+    # Of a damaged archive most is right; of another edition, nothing.
+    if not ranges or len(ranges) * 2 > len(pieces.crc32s):
+        raise _not_the_archive(request, difference)
+    return _Damaged(known, difference, ranges)
+
+
+def _known_pieces(request: FetchRequest, wanted: Wanted) -> PieceRecord | None:
+    """Return the checksums of the pieces of what is wanted, where it was verified before and a hash says so."""
+    record = read_pieces(request.state_dir, request.name) if wanted.has_hash else None
+    if record is None or wanted.difference(record.size_bytes, record.md5, record.sha256) is not None:
+        return None
+    return record
+
+
+def _record(request: FetchRequest, archive: VerifiedArchive, pieces: Pieces) -> None:
+    """Write down that the archive is verified; the pieces first, for nothing would ask for them later."""
+    write_pieces(request.state_dir, PieceRecord(archive.name, archive.size_bytes, archive.md5, archive.sha256, pieces))
+    write_verified(request.state_dir, archive)
+
+
+def _repair(request: FetchRequest, damaged: _Damaged) -> dict[str, Any]:
+    """Fetch the damaged pieces of the archive at ``dest`` anew; it is not touched before a source has answered."""
+    request = replace(request, wanted=damaged.wanted)
+    sources, size_bytes = _sources_of_repair(request, damaged)
+    done = Ranges([(0, size_bytes)])
+    for start, end in damaged.ranges:
+        done.remove(start, end)
+    _write_journal(request, size_bytes, _versions(sources), done.pairs())
+    os.replace(request.dest, request.part)
+    fsync_directory(os.path.dirname(request.dest) or ".")
+    return _complete(request, sources, size_bytes, before=_damaged_text(request, damaged))
+
+
+def _sources_of_repair(request: FetchRequest, damaged: _Damaged) -> tuple[list[tuple[Source, Facts]], int]:
+    """Return what `_probe` does, where the damaged pieces can be had; else OpsError, which tells of the damage too."""
+    try:
+        sources, size_bytes = _probe(request)
+        if sources[0][1].ranges:
+            return sources, size_bytes
+        reason, todo = f"{sources[0][0].name} gives no parts of files", "Name a mirror that does in urls and run again"
+    except OpsError as error:
+        reason, todo = f"{error.what}: {error.why}", error.todo
+    raise OpsError(
+        f"Archive {request.dest}",
+        f"it is damaged: {damaged.difference}, and {ranges_text(damaged.ranges)} are not what they were when it was"
+        f" verified; it was left as it is, for they could not be fetched ({reason})",
+        todo,
+    )
+
+
+def _damaged_text(request: FetchRequest, damaged: _Damaged) -> str:
+    return f"{request.name}: damaged, {ranges_text(damaged.ranges)}\n"
 
 
 def _known(request: FetchRequest) -> Wanted:
@@ -190,23 +309,10 @@ def _not_the_archive(request: FetchRequest, difference: str) -> OpsError:
     )
 
 
-def _hash(request: FetchRequest) -> VerifiedArchive:
-    """Return what the file at ``dest`` is, by reading it."""
-    before = os.stat(request.dest)
-    progress = Progress(request.state_dir, "archive_fetch")
-    progress.start(f"Verifying {request.name}", before.st_size, "bytes")
-    md5, sha256 = hash_file(request.dest, progress.update)
-    after = os.stat(request.dest)
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise OpsError(f"Archive {request.dest}", "something else is writing to it", "Wait for that, then run again")
-    progress.finish()
-    return VerifiedArchive(request.name, after.st_size, after.st_mtime_ns, md5, sha256)
-
-
 def _predict(request: FetchRequest) -> dict[str, Any]:
-    """Return what `fetch` would, without writing anything and without reading a whole archive."""
+    """Return what `fetch` would, without writing anything, and without reading an archive unless for a deep check."""
     if os.path.exists(request.dest):
-        return _result(request, _presumed(request), changed=False)
+        return _predict_present(request)
     sources, size_bytes = _probe(request)
     resumed_bytes = _resumable(request, sources, size_bytes).total
     if os.path.isdir(os.path.dirname(request.dest)):
@@ -216,28 +322,39 @@ def _predict(request: FetchRequest) -> dict[str, Any]:
     return _changed_result(request, archive, resumed_bytes)
 
 
-def _presumed(request: FetchRequest) -> VerifiedArchive:
-    """Return the archive at ``dest`` by its record, or else by its size alone: to hash it is not for check mode."""
-    archive = find_verified(request.state_dir, request.dest)
+def _predict_present(request: FetchRequest) -> dict[str, Any]:
+    archive = _verified(request)
     if archive is not None:
-        _refuse_other(request, request.wanted, archive)
-        return archive
+        return _result(request, archive)
     known = _known(request)
     _refuse_size(request, known)
-    return _unread(request, known, os.stat(request.dest).st_size)
+    if not request.deep_check:
+        return _result(request, _unread(request, known, os.stat(request.dest).st_size))
+    archive, digests = _read(request, known, lambda _position: None)
+    damaged = _judge(request, known, archive, digests.pieces)
+    if damaged is None:
+        return _result(request, archive)
+    request = replace(request, wanted=damaged.wanted)
+    _, size_bytes = _sources_of_repair(request, damaged)
+    resumed_bytes = size_bytes - sum(end - start for start, end in damaged.ranges)
+    whole = _unread(request, damaged.wanted, size_bytes)
+    return _changed_result(request, whole, resumed_bytes, before=_damaged_text(request, damaged))
 
 
 def _unread(request: FetchRequest, wanted: Wanted, size_bytes: int) -> VerifiedArchive:
     return VerifiedArchive(request.name, size_bytes, 0, wanted.md5 or "", wanted.sha256 or "")
 
 
-def _changed_result(request: FetchRequest, archive: VerifiedArchive, resumed_bytes: int) -> dict[str, Any]:
+def _changed_result(
+    request: FetchRequest, archive: VerifiedArchive, resumed_bytes: int, before: str | None = None
+) -> dict[str, Any]:
     after = f"{archive.name}: {archive.size_bytes} bytes, MD5 {archive.md5 or 'not known yet'}\n"
     return {
-        **_result(request, archive, changed=True),
+        **_result(request, archive),
+        "changed": True,
         "downloaded_bytes": archive.size_bytes - resumed_bytes,
         "resumed_bytes": resumed_bytes,
-        "diff": {"before": f"{archive.name}: absent\n", "after": after},
+        "diff": {"before": before or f"{archive.name}: absent\n", "after": after},
     }
 
 
@@ -245,6 +362,8 @@ def _source(request: FetchRequest, url: str) -> Source:
     path = local_path(url)
     if path is not None:
         return FileSource(path)
+    if url.startswith("s3://"):
+        return S3Source(url, request.region, request.endpoint_url, request.connections, request.timeout_seconds)
     return HttpSource(url, request.username, request.password, request.headers, request.timeout_seconds)
 
 
@@ -351,6 +470,13 @@ def _require_space(request: FetchRequest, size_bytes: int) -> None:
 
 def _download(request: FetchRequest) -> dict[str, Any]:
     sources, size_bytes = _probe(request)
+    return _complete(request, sources, size_bytes)
+
+
+def _complete(
+    request: FetchRequest, sources: list[tuple[Source, Facts]], size_bytes: int, before: str | None = None
+) -> dict[str, Any]:
+    """Fetch what ``part`` lacks, and give it its name; ``before`` is what the result says of the time before."""
     done = _resumable(request, sources, size_bytes)
     resumed_bytes = done.total
     _require_space(request, size_bytes)
@@ -361,14 +487,14 @@ def _download(request: FetchRequest) -> dict[str, Any]:
     try:
         if not resumed_bytes:
             _allocate(descriptor, size_bytes)
-        md5, sha256 = _transfer(request, sources, Target(request.part, descriptor, size_bytes), done)
+        digests = _transfer(request, sources, Target(request.part, descriptor, size_bytes), done)
         os.fsync(descriptor)
         mtime_ns = os.fstat(descriptor).st_mtime_ns
     finally:
         os.close(descriptor)
-    archive = VerifiedArchive(request.name, size_bytes, mtime_ns, md5, sha256)
-    _accept(request, archive)
-    return _changed_result(request, archive, resumed_bytes)
+    archive = VerifiedArchive(request.name, size_bytes, mtime_ns, digests.md5, digests.sha256)
+    _accept(request, archive, digests.pieces)
+    return _changed_result(request, archive, resumed_bytes, before)
 
 
 def _remove(path: str) -> None:
@@ -391,17 +517,24 @@ def _allocate(descriptor: int, size_bytes: int) -> None:
         os.ftruncate(descriptor, size_bytes)
 
 
-def _transfer(
-    request: FetchRequest, sources: list[tuple[Source, Facts]], target: Target, done: Ranges
-) -> tuple[str, str]:
-    """Fill ``target``, with a journal and progress; return MD5 and SHA-256."""
-    versions = {source.name: facts.validator for source, facts in sources}
+def _versions(sources: list[tuple[Source, Facts]]) -> dict[str, str]:
+    return {source.name: facts.validator for source, facts in sources}
+
+
+def _write_journal(
+    request: FetchRequest, size_bytes: int, versions: Mapping[str, str], done: Sequence[tuple[int, int]]
+) -> None:
+    write_json(
+        request.journal, {"format": _JOURNAL_FORMAT, "size_bytes": size_bytes, "sources": versions, "done": done}
+    )
+
+
+def _transfer(request: FetchRequest, sources: list[tuple[Source, Facts]], target: Target, done: Ranges) -> Digests:
+    """Fill ``target``, with a journal and progress; return its hashes."""
+    versions = _versions(sources)
 
     def checkpoint(ranges: list[tuple[int, int]]) -> None:
-        write_json(
-            request.journal,
-            {"format": _JOURNAL_FORMAT, "size_bytes": target.size_bytes, "sources": versions, "done": ranges},
-        )
+        _write_journal(request, target.size_bytes, versions, ranges)
 
     progress = Progress(request.state_dir, "archive_fetch")
     progress.start(f"Downloading {request.name}", target.size_bytes, "bytes", done.total)
@@ -417,18 +550,19 @@ def _transfer(
             verifying = True
             progress.start(f"Verifying {request.name}", target.size_bytes, "bytes", hashed_bytes)
 
-    policy = Policy(request.connections, request.retries, checkpoint, report)
+    policy = Policy(request.connections, request.retries, checkpoint, report, pace=_pace(request))
     source, facts = sources[0]
     if facts.ranges:
         checkpoint(done.pairs())
-        hashes = transfer(sources, target, done, policy)
+        known = _known_pieces(request, replace(request.wanted, size_bytes=target.size_bytes))
+        digests = transfer(sources, target, done, policy, known)
     else:
-        hashes = transfer_whole(source, facts, target, policy)
+        digests = transfer_whole(source, facts, target, policy)
     progress.finish()
-    return hashes
+    return digests
 
 
-def _accept(request: FetchRequest, archive: VerifiedArchive) -> None:
+def _accept(request: FetchRequest, archive: VerifiedArchive, pieces: Pieces) -> None:
     """Give the finished download its name and its record; where it is not what was wanted, set it aside."""
     directory = os.path.dirname(request.dest) or "."
     difference = request.wanted.difference(archive.size_bytes, archive.md5, archive.sha256)
@@ -437,9 +571,12 @@ def _accept(request: FetchRequest, archive: VerifiedArchive) -> None:
     fsync_directory(directory)
     _remove(request.journal)
     if difference is not None:
+        record = _known_pieces(request, replace(request.wanted, size_bytes=archive.size_bytes))
+        ranges = [] if record is None else record.damaged(pieces)
+        where = f" ({ranges_text(ranges)} are not what they were when it was verified before)" if ranges else ""
         raise OpsError(
             f"Archive {request.dest}",
-            f"it was downloaded, but {difference}; it was set aside as {final} and is not used",
+            f"it was downloaded, but {difference}{where}; it was set aside as {final} and is not used",
             "Check the URL and the expected values, remove what was set aside, and run again",
         )
-    write_verified(request.state_dir, archive)
+    _record(request, archive, pieces)

@@ -19,7 +19,6 @@ import re
 import socket
 import ssl
 import threading
-import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -32,6 +31,7 @@ from ansible.module_utils.imagenet_ops.sources import (
     Session,
     Source,
     SourceChangedError,
+    StallWatch,
     Stream,
 )
 
@@ -44,8 +44,6 @@ _QUOTED_CHARACTERS = 160
 _MAXIMUM_REDIRECTS = 10
 # A server may ask for a pause; one of more than an hour is an outage, and trying earlier does no harm.
 _LONGEST_PAUSE_SECONDS = 3600.0
-# Less than this over a whole timeout is a stall even where a byte comes now and then.
-_SLOWEST_BYTES_PER_SECOND = 1024
 _REDIRECTS = {301, 302, 303, 307, 308}
 # Answers that may be another in a minute.
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
@@ -375,8 +373,7 @@ class _HttpStream(Stream):
         self._left = length
         self._length_known = response.length is not None
         self._timeout_seconds = timeout_seconds
-        self._window_began = time.monotonic()
-        self._window_bytes = 0
+        self._watch = StallWatch(timeout_seconds)
 
     def read(self, limit: int) -> bytes:
         """Return the next bytes; after the last one asked for, those that the server sends beyond it."""
@@ -384,23 +381,13 @@ class _HttpStream(Stream):
             return b""
         wanted = min(limit, self._left) or 1
         try:
-            block = self._response.read1(wanted)
+            block = self._watch.read(lambda: self._response.read1(wanted))
         except (http.client.HTTPException, OSError) as error:
             raise PassingError(_describe(error, self._timeout_seconds)) from error
         if not block and self._left:
             raise PassingError(f"the connection ended {self._left} bytes too early")
         self._left -= min(self._left, len(block))
-        self._watch(len(block))
         return block
-
-    def _watch(self, count: int) -> None:
-        self._window_bytes += count
-        elapsed = time.monotonic() - self._window_began
-        if elapsed < self._timeout_seconds:
-            return
-        if self._left and self._window_bytes < _SLOWEST_BYTES_PER_SECOND * elapsed:
-            raise PassingError(f"only {self._window_bytes} bytes came in {elapsed:.0f} s")
-        self._window_began, self._window_bytes = time.monotonic(), 0
 
     def close(self) -> None:
         """Keep the connection for the next request where the answer was read to its end."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import abc
 import os
+import time
 import urllib.parse
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ansible.module_utils.imagenet_ops.errors import OpsError
@@ -19,6 +21,10 @@ class PassingError(Exception):
     def __init__(self, reason: str, wait_seconds: float = 0.0) -> None:
         self.wait_seconds = wait_seconds
         super().__init__(reason)
+
+
+# Less than this over a whole timeout is a stall even where a byte comes now and then.
+_SLOWEST_BYTES_PER_SECOND = 1024
 
 
 class SourceChangedError(OpsError):
@@ -48,6 +54,27 @@ class Stream(abc.ABC):
     @abc.abstractmethod
     def close(self) -> None:
         """Let go of what the answer holds."""
+
+
+class StallWatch:
+    """Notices a server that sends next to nothing; only the time of waiting for it counts, not what we do between."""
+
+    def __init__(self, timeout_seconds: float) -> None:
+        self._timeout_seconds = timeout_seconds
+        self._waited_seconds = 0.0
+        self._bytes = 0
+
+    def read(self, read: Callable[[], bytes]) -> bytes:
+        """Return what ``read`` does; PassingError where too little came for too long."""
+        began = time.monotonic()
+        block = read()
+        self._waited_seconds += time.monotonic() - began
+        self._bytes += len(block)
+        if self._waited_seconds >= self._timeout_seconds:
+            if block and self._bytes < _SLOWEST_BYTES_PER_SECOND * self._waited_seconds:
+                raise PassingError(f"only {self._bytes} bytes came in {self._waited_seconds:.0f} s")
+            self._waited_seconds, self._bytes = 0.0, 0
+        return block
 
 
 class Session(abc.ABC):

@@ -3,7 +3,8 @@
 Bytes are written where they belong in whatever order they arrive; `Ranges` knows which have. A checkpoint tells of
 ranges only after they were synced, so it is never ahead of the data, and a later run takes only what is missing. One
 thread hashes the contiguous beginning of the file as it grows, mostly from memory, so that finishing needs no second
-read of the disk.
+read of the disk. Where the checksums of its pieces are known, a piece that is damaged is found there and fetched again,
+while the rest comes in.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ansible.module_utils.imagenet_ops.errors import OpsError
-from ansible.module_utils.imagenet_ops.hashing import BLOCK_BYTES, Hashes
+from ansible.module_utils.imagenet_ops.hashing import BLOCK_BYTES, Digests, Hashes
+from ansible.module_utils.imagenet_ops.pace import Pace
+from ansible.module_utils.imagenet_ops.pieces import PIECE_BYTES, PieceRecord, ranges_text
 from ansible.module_utils.imagenet_ops.sources import Facts, PassingError, Session, Source, SourceChangedError
 
 _MIB = 1024 * 1024
@@ -29,6 +32,8 @@ _SHORTEST_SPAN_BYTES = _MIB
 _READ_BYTES = 256 * 1024
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 60.0
+# How often a piece is fetched before it is given up: a mirror that damages it does so each time.
+_PIECE_FETCHES = 3
 
 
 class Ranges:
@@ -50,6 +55,14 @@ class Ranges:
             start, end = min(start, self._starts[first]), max(end, self._ends[last - 1])
         self._starts[first:last], self._ends[first:last] = [start], [end]
         self.total += end - start - before
+
+    def remove(self, start: int, end: int) -> None:
+        """Take the offsets from ``start`` to ``end`` (exclusive) out, where they are in."""
+        kept: list[tuple[int, int]] = []
+        for first, last in self.pairs():
+            kept += [(low, high) for low, high in ((first, min(last, start)), (max(first, end), last)) if low < high]
+        self._starts, self._ends = [first for first, _ in kept], [last for _, last in kept]
+        self.total = sum(self._ends) - sum(self._starts)
 
     def pairs(self) -> list[tuple[int, int]]:
         """Return the ranges, sorted."""
@@ -79,7 +92,10 @@ class Span:
 
 
 class Ledger:
-    """Who fills what of a file of ``size`` bytes, and what is there; for threads. ``done`` becomes the ledger's own."""
+    """Who fills what of a file of ``size`` bytes, and what is there; for threads. ``done`` becomes the ledger's own.
+
+    What is there may turn out damaged (`lose`), so the work is at its end only when all of it was judged (`accept`).
+    """
 
     def __init__(self, size: int, done: Ranges, span_bytes: int) -> None:
         self.size = size
@@ -88,18 +104,19 @@ class Ledger:
         self._span_bytes = span_bytes
         self._todo = list(done.gaps(size))
         self._active: list[Span] = []
+        self._accepted = False
         self._changed = threading.Condition()
         # Waking everyone for every block would cost more than the block: this many bytes from 0 on are worth it.
         self._prefix_awaited = size
 
     def take(self) -> Span | None:
-        """Return the next span to fill, waiting while all are being filled; None when there is nothing left to do.
+        """Return the next span to fill, waiting while there is none; None when everything was accepted.
 
         Where all are being filled it is the second half of the longest, so that the last slow connection does not keep
         all others waiting.
         """
         with self._changed:
-            while self.error is None and (self._todo or self._active):
+            while self.error is None and not self._accepted:
                 span = self._next() if self._todo else self._steal()
                 if span is not None:
                     self._active.append(span)
@@ -115,9 +132,8 @@ class Ledger:
         return Span(start, end)
 
     def _steal(self) -> Span | None:
-        victim = max(self._active, key=lambda span: span.end - span.position)
-        left = victim.end - victim.position
-        if left < 2 * _SHORTEST_SPAN_BYTES:
+        victim = max(self._active, key=lambda span: span.end - span.position, default=None)
+        if victim is None or (left := victim.end - victim.position) < 2 * _SHORTEST_SPAN_BYTES:
             return None
         end, victim.end = victim.end, victim.end - left // 2
         return Span(victim.end, end)
@@ -136,6 +152,19 @@ class Ledger:
             self._active.remove(span)
             if span.position < span.end:
                 bisect.insort(self._todo, (span.position, span.end))
+            self._changed.notify_all()
+
+    def lose(self, start: int, end: int) -> None:
+        """Have the bytes from ``start`` to ``end`` filled again, before anything else; nobody is filling them now."""
+        with self._changed:
+            self._done.remove(start, end)
+            bisect.insort(self._todo, (start, end))
+            self._changed.notify_all()
+
+    def accept(self) -> None:
+        """Note that all bytes are there and in order."""
+        with self._changed:
+            self._accepted = True
             self._changed.notify_all()
 
     def fail(self, error: BaseException) -> None:
@@ -167,8 +196,13 @@ class Ledger:
         """Wait up to ``seconds`` for an error or the last byte; return whether there was either."""
         with self._changed:
             return self._changed.wait_for(
-                lambda: self.error is not None or self._done.prefix() == self.size, timeout=seconds
+                lambda: self.error is not None or self._done.total == self.size, timeout=seconds
             )
+
+    def wait_accepted(self, seconds: float) -> bool:
+        """Wait up to ``seconds`` for an error or `accept`; return whether there was either."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.error is not None or self._accepted, timeout=seconds)
 
 
 @dataclass(frozen=True)
@@ -185,7 +219,8 @@ class Policy:
     """How hard to try: ``connections`` at a time, and ``retries`` in a row without a byte before giving up.
 
     ``checkpoint`` is called about every ``checkpoint_seconds`` with the ranges that are synced by then; ``report``,
-    about once in ``report_seconds``, with the number of bytes that are there and of those that are hashed.
+    about once in ``report_seconds``, with the number of bytes that are there and of those that are hashed. ``pace``
+    says how fast bytes may come, and when.
     """
 
     connections: int
@@ -194,6 +229,7 @@ class Policy:
     report: Callable[[int, int], None]
     checkpoint_seconds: float = 5.0
     report_seconds: float = 0.5
+    pace: Pace = field(default_factory=Pace)
 
 
 class Attempts:
@@ -229,35 +265,53 @@ class Attempts:
         return max(pause_seconds, error.wait_seconds) * random.uniform(1.0, 1.5)  # noqa: S311 (no secret hangs on it)
 
 
-def transfer(sources: Sequence[tuple[Source, Facts]], target: Target, done: Ranges, policy: Policy) -> tuple[str, str]:
-    """Fill ``target`` with what ``done`` lacks; return MD5 and SHA-256 of the whole file, whose data is synced then.
+def transfer(
+    sources: Sequence[tuple[Source, Facts]],
+    target: Target,
+    done: Ranges,
+    policy: Policy,
+    known: PieceRecord | None = None,
+) -> Digests:
+    """Fill ``target`` with what ``done`` lacks; return the hashes of the whole file, whose data is synced then.
 
     All ``sources`` have the same file, in parts; the connections are spread over them, and one that fails for good is
-    left out while there is another. Raises OpsError, or OSError of the disk; the last checkpoint then tells of all that
-    arrived.
+    left out while there is another. A piece that is not as in ``known`` is fetched again, from another source where
+    there is one. Raises OpsError, or OSError of the disk; the last checkpoint then tells of all that arrived.
     """
-    return _Transfer(sources, target, done, policy).run()
+    return _Transfer(sources, target, done, policy, known).run()
 
 
 class _Transfer:
-    def __init__(self, sources: Sequence[tuple[Source, Facts]], target: Target, done: Ranges, policy: Policy) -> None:
+    def __init__(
+        self,
+        sources: Sequence[tuple[Source, Facts]],
+        target: Target,
+        done: Ranges,
+        policy: Policy,
+        known: PieceRecord | None,
+    ) -> None:
         self._sources = list(sources)
         self._target = target
         self._policy = policy
+        self._known = known
+        self._piece_bytes = PIECE_BYTES if known is None else known.pieces.piece_bytes
+        # By piece: who sent it last, and who sent it damaged, once or more often.
+        self._senders: dict[int, Source] = {}
+        self._damagers: dict[int, list[Source]] = {}
         self._connections = policy.connections if all(source.parallel for source, _ in sources) else 1
         share = target.size_bytes // (4 * self._connections)
         span_bytes = min(max(share, _SHORTEST_SPAN_BYTES), _LONGEST_SPAN_BYTES)
         self._ledger = Ledger(target.size_bytes, done, span_bytes)
-        self._hashes = Hashes()
+        self._hashes = Hashes(self._piece_bytes)
         self._hashed_bytes = 0
         self._sessions: list[Session] = []
         self._lock = threading.Lock()
 
-    def run(self) -> tuple[str, str]:
-        hasher = self._thread(self._hash)
-        workers = [self._thread(self._work, number) for number in range(self._connections)]
+    def run(self) -> Digests:
+        threads = [self._thread(self._hash)]
+        threads += [self._thread(self._work, number) for number in range(self._connections)]
         try:
-            self._supervise(hasher)
+            self._supervise()
         except BaseException as error:
             self._ledger.fail(error)
             raise
@@ -265,7 +319,7 @@ class _Transfer:
             with self._lock:
                 for session in self._sessions:
                     session.abort()
-            for thread in [hasher, *workers]:
+            for thread in threads:
                 thread.join()
             for session in self._sessions:
                 session.close()
@@ -275,7 +329,7 @@ class _Transfer:
                     self._checkpoint()
         if self._ledger.error is not None:
             raise self._ledger.error
-        return self._hashes.hexdigests()
+        return self._hashes.digests()
 
     def _thread(self, work: Callable[..., None], *arguments: object) -> threading.Thread:
         def guarded() -> None:
@@ -288,19 +342,23 @@ class _Transfer:
         thread.start()
         return thread
 
-    def _supervise(self, hasher: threading.Thread) -> None:
+    def _supervise(self) -> None:
         """Report and checkpoint until everything is there, synced and hashed, or something failed."""
+        self._report_until(self._ledger.wait)
+        if self._ledger.error is None:
+            # The disk has this to do while the rest is hashed.
+            self._checkpoint()
+        self._report_until(self._ledger.wait_accepted)
+        if self._ledger.error is None and self._damagers:
+            self._checkpoint()
+
+    def _report_until(self, reached: Callable[[float], bool]) -> None:
         last_checkpoint = time.monotonic()
-        while not self._ledger.wait(self._policy.report_seconds):
+        while not reached(self._policy.report_seconds):
             self._policy.report(self._ledger.done_bytes, self._hashed_bytes)
             if time.monotonic() - last_checkpoint >= self._policy.checkpoint_seconds:
                 self._checkpoint()
                 last_checkpoint = time.monotonic()
-        if self._ledger.error is None:
-            self._checkpoint()
-        while hasher.is_alive():
-            self._policy.report(self._ledger.done_bytes, self._hashed_bytes)
-            hasher.join(self._policy.report_seconds)
 
     def _checkpoint(self) -> None:
         """Sync what is there, then tell of it; in this order, so that what is told is never ahead of the data."""
@@ -315,13 +373,38 @@ class _Transfer:
                 limit = self._ledger.wait_for_prefix(position)
                 if limit == 0:
                     return
-                block = os.pread(self._target.descriptor, min(BLOCK_BYTES, limit - position), position)
+                piece_end = position - position % self._piece_bytes + self._piece_bytes
+                count = min(BLOCK_BYTES, limit - position, piece_end - position)
+                block = os.pread(self._target.descriptor, count, position)
                 if not block:
                     raise OpsError(
                         f"Partial download {self._target.path}", "something else has shortened it", "Run again"
                     )
                 self._hashes.update(block)
                 self._hashed_bytes += len(block)
+                if self._hashed_bytes in (piece_end, self._target.size_bytes):
+                    self._judge_piece()
+        self._ledger.accept()
+
+    def _judge_piece(self) -> None:
+        """Compare the piece that was hashed last with what it should be, and have it fetched again where it differs."""
+        number, crc32 = self._hashes.piece
+        if self._known is None or self._known.pieces.crc32s[number] == crc32:
+            return
+        start, end = self._known.span(number)
+        self._hashes.rewind()
+        self._hashed_bytes = start
+        self._ledger.lose(start, end)
+        # What an earlier run left has no sender.
+        damagers = self._damagers.setdefault(number, [])
+        damagers += [self._senders[number]] if number in self._senders else []
+        if len(damagers) >= _PIECE_FETCHES:
+            raise OpsError(
+                f"Download from {', '.join(sorted({source.name for source in damagers}))}",
+                f"{ranges_text([(start, end)])} differ from those of the archive that was verified before,"
+                f" after {len(damagers)} downloads of them",
+                "Name another mirror in urls and run again: all other bytes are kept",
+            )
 
     def _work(self, number: int) -> None:
         """Fill spans until none is left, over one connection to each source that is used."""
@@ -329,12 +412,14 @@ class _Transfer:
         sessions: dict[Source, Session] = {}
         while (span := self._ledger.take()) is not None:
             # After a failure another mirror may do better, where there is one.
-            source, facts = self._pick(number + attempts.failures)
+            source, facts = self._pick(number + attempts.failures, span)
             first = span.position
-            pause = 0.0
+            # Looked at anew every minute, for clocks are set.
+            pause = min(self._policy.pace.rest_seconds(), _LONGEST_PAUSE_SECONDS)
             try:
-                self._fill(self._session(sessions, source), facts, span)
-                attempts.succeeded()
+                if not pause:
+                    self._fill(self._session(sessions, source), source, facts, span)
+                    attempts.succeeded()
             except PassingError as error:
                 if span.position > first:
                     attempts.succeeded()
@@ -354,9 +439,11 @@ class _Transfer:
                 self._sessions.append(sessions[source])
         return sessions[source]
 
-    def _pick(self, number: int) -> tuple[Source, Facts]:
+    def _pick(self, number: int, span: Span) -> tuple[Source, Facts]:
         with self._lock:
-            return self._sources[number % len(self._sources)]
+            damagers = self._damagers.get(span.position // self._piece_bytes, [])
+            candidates = [pair for pair in self._sources if pair[0] not in damagers] or self._sources
+            return candidates[number % len(candidates)]
 
     def _leave_out(self, source: Source, error: OpsError) -> None:
         """Use ``source`` no more; raise ``error`` where it was the last."""
@@ -366,42 +453,53 @@ class _Transfer:
                 raise error
             self._sources = remaining
 
-    def _fill(self, session: Session, facts: Facts, span: Span) -> None:
-        """Write ``span`` from ``session``, until its end, an error, or the end of the work of all."""
+    def _fill(self, session: Session, source: Source, facts: Facts, span: Span) -> None:
+        """Write ``span`` from ``session``, until its end, a quiet hour, an error, or the end of the work of all."""
+        pace = self._policy.pace
         stream = session.open(span.position, span.end, facts)
         with contextlib.closing(stream):
-            while span.position < span.end and self._ledger.error is None:
+            while span.position < span.end and self._ledger.error is None and not pace.rest_seconds():
                 block = stream.read(min(_READ_BYTES, span.end - span.position))
                 if not block:
                     raise PassingError(f"the bytes ended at {span.position}, before {span.end}")
                 write_at(self._target, block, span.position)
+                if self._known is not None:
+                    for position in (span.position, span.position + len(block) - 1):
+                        self._senders[position // self._piece_bytes] = source
                 self._ledger.wrote(span, len(block))
+                pause = pace.charge(len(block))
+                if pause:
+                    self._ledger.wait(pause)
 
 
-def transfer_whole(source: Source, facts: Facts, target: Target, policy: Policy) -> tuple[str, str]:
-    """Fill ``target`` from a source that gives no parts; return MD5 and SHA-256 of the file, whose data is synced then.
+def transfer_whole(source: Source, facts: Facts, target: Target, policy: Policy) -> Digests:
+    """Fill ``target`` from a source that gives no parts; return the hashes of the file, whose data is synced then.
 
-    There is one stream, and after an interruption it begins anew: nothing tells whether the file is still the same.
-    Raises OpsError, or OSError of the disk.
+    There is one stream, and after an interruption it begins anew: nothing tells whether the file is still the same. So
+    it begins outside of the quiet hours, and does not stop for them. Raises OpsError, or OSError of the disk.
     """
     attempts = Attempts(policy.retries)
     while True:
         try:
+            while pause := min(policy.pace.rest_seconds(), _LONGEST_PAUSE_SECONDS):
+                time.sleep(pause)
             with contextlib.closing(source.session()) as session:
                 return _stream(session, facts, target, policy)
         except PassingError as error:  # noqa: PERF203 (a loop of hours)
             time.sleep(attempts.failed(source.name, error, done_bytes=0))
 
 
-def _stream(session: Session, facts: Facts, target: Target, policy: Policy) -> tuple[str, str]:
+def _stream(session: Session, facts: Facts, target: Target, policy: Policy) -> Digests:
     position = 0
     reported = time.monotonic()
-    with Hashes().running() as hashes, contextlib.closing(session.open(0, target.size_bytes, facts)) as stream:
+    hashes = Hashes(PIECE_BYTES)
+    with hashes.running(), contextlib.closing(session.open(0, target.size_bytes, facts)) as stream:
         while position < target.size_bytes:
             block = stream.read(min(_READ_BYTES, target.size_bytes - position))
             write_at(target, block, position)
             hashes.update(block)
             position += len(block)
+            time.sleep(policy.pace.charge(len(block)))
             if time.monotonic() - reported >= policy.report_seconds:
                 policy.report(position, position)
                 reported = time.monotonic()
@@ -412,7 +510,7 @@ def _stream(session: Session, facts: Facts, target: Target, policy: Policy) -> t
                 "Check size_bytes and the URL",
             )
     os.fdatasync(target.descriptor)
-    return hashes.hexdigests()
+    return hashes.digests()
 
 
 def write_at(target: Target, block: bytes, position: int) -> None:

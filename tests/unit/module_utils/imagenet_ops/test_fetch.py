@@ -7,6 +7,7 @@ import json
 import os
 import random
 import shutil
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from ansible.module_utils.imagenet_ops import fetch as fetch_module
 from ansible.module_utils.imagenet_ops.archives import read_verified
 from ansible.module_utils.imagenet_ops.errors import OpsError
 from ansible.module_utils.imagenet_ops.fetch import FetchRequest, Wanted, fetch
+from ansible.module_utils.imagenet_ops.hashing import Digests
+from ansible.module_utils.imagenet_ops.pieces import Pieces, read_pieces
 
 from lab.origin import Fault, Origin
 from tests.fakes.killed import NEVER, Kills
@@ -24,6 +27,7 @@ from tests.fakes.killed import NEVER, Kills
 CONTENT = random.Random(2).randbytes(3_000_000)
 MD5 = hashlib.md5(CONTENT).hexdigest()
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
+PIECE_BYTES = 100_000
 RIGHT = Wanted(len(CONTENT), MD5, SHA256)
 
 
@@ -35,6 +39,8 @@ def small_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(transfer, "_SHORTEST_SPAN_BYTES", 64 * 1024)
     monkeypatch.setattr(transfer, "_READ_BYTES", 16 * 1024)
     monkeypatch.setattr(transfer, "_FIRST_PAUSE_SECONDS", 0.001)
+    for module in (transfer, fetch_module):
+        monkeypatch.setattr(module, "PIECE_BYTES", PIECE_BYTES)
 
 
 @pytest.fixture
@@ -208,17 +214,18 @@ def test_a_verified_archive_of_which_something_else_is_expected_now(origin: Orig
 def test_an_archive_that_changed_after_it_was_verified(origin: Origin, dest: Path) -> None:
     fetch(of(origin, dest))
     dest.write_bytes(b"x" + CONTENT[1:])
-    assert "it was left as it is" in failure(of(origin, dest))
+    assert fetch(of(origin, dest))["downloaded_bytes"] == PIECE_BYTES
+    assert_complete(dest)
 
 
 def test_an_archive_that_someone_else_is_writing(origin: Origin, dest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dest.parent.mkdir(parents=True)
     dest.write_bytes(CONTENT)
 
-    def hash_and_touch(path: str, report: Callable[[int], None]) -> tuple[str, str]:
+    def hash_and_touch(path: str, report: Callable[[int], None], piece_bytes: int) -> Digests:
         report(1)
         os.utime(path, ns=(1, 1))
-        return MD5, SHA256
+        return Digests(MD5, SHA256, Pieces(piece_bytes, ()))
 
     monkeypatch.setattr(fetch_module, "hash_file", hash_and_touch)
     assert failure(of(origin, dest)) == (
@@ -284,6 +291,146 @@ def test_credentials_that_expire_half_way(origin: Origin, dest: Path) -> None:
     origin.faults = []
     assert fetch(wish)["resumed_bytes"] > 500_000
     assert_complete(dest)
+
+
+# Pieces
+
+
+def damage(path: Path, *offsets: int) -> None:
+    """Flip bytes as a bad sector does, and leave the time as it is."""
+    status = path.stat()
+    content = bytearray(path.read_bytes())
+    for offset in offsets:
+        content[offset] ^= 0xFF
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_a_verified_download_records_its_pieces(origin: Origin, dest: Path) -> None:
+    fetch(of(origin, dest))
+    record = read_pieces(str(dest.parent.parent / ".state"), "val.tar")
+    assert record is not None
+    assert (record.size_bytes, record.md5, record.sha256) == (len(CONTENT), MD5, SHA256)
+    blocks = [CONTENT[start : start + PIECE_BYTES] for start in range(0, len(CONTENT), PIECE_BYTES)]
+    assert record.pieces == Pieces(PIECE_BYTES, tuple(zlib.crc32(block) for block in blocks))
+
+
+def test_a_damaged_archive_costs_its_damaged_pieces(origin: Origin, dest: Path) -> None:
+    fetch(of(origin, dest))
+    damage(dest, 250_000, 2_950_000)
+    assert fetch(of(origin, dest))["changed"] is False, "nothing shows that it was damaged"
+    asked_before = origin_bytes(origin)
+    wish = of(origin, dest, deep_check=True)
+    predicted = fetch(wish, check_mode=True)
+    assert dest.read_bytes() != CONTENT
+    result = fetch(wish)
+    assert (result["changed"], result["downloaded_bytes"], result["resumed_bytes"]) == (True, 200_000, 2_800_000)
+    assert predicted == result
+    assert result["diff"]["before"] == "val.tar: damaged, bytes 200000-299999, 2900000-2999999\n"
+    assert_complete(dest)
+    asked_bytes = origin_bytes(origin) - asked_before
+    assert asked_bytes < 300_000, "more than the damaged pieces was asked for"
+    assert fetch(wish)["changed"] is False
+
+
+def test_a_damaged_archive_is_repaired_by_what_was_verified_where_nothing_is_expected(
+    origin: Origin, dest: Path
+) -> None:
+    fetch(of(origin, dest, Wanted()))
+    damage(dest, 7)
+    assert fetch(of(origin, dest, Wanted(), deep_check=True))["downloaded_bytes"] == PIECE_BYTES
+    assert_complete(dest)
+
+
+def test_a_damaged_archive_stays_where_no_source_has_the_bytes(origin: Origin, dest: Path) -> None:
+    fetch(of(origin, dest))
+    damage(dest, 7, 100_000, 1_000_000)
+    damaged = dest.read_bytes()
+    told = (
+        f"Archive {dest}: it is damaged: its MD5 is {hashlib.md5(damaged).hexdigest()} and not {MD5}, and bytes"
+        " 0-199999, 1000000-1099999 are not what they were when it was verified; it was left as it is, for they could"
+        " not be fetched "
+    )
+    wish = of(origin, dest, deep_check=True)
+    origin.faults = [Fault(status=404)]
+    url = f"{origin.url}/val.tar"
+    assert failure(wish) == (
+        f"{told}(Download from {url}: there is no such file (HTTP 404 Not Found)). Check the URL; publishers move their"
+        " files now and then"
+    )
+    origin.faults = [Fault(ignore_range=True)]
+    assert failure(wish) == f"{told}({url} gives no parts of files). Name a mirror that does in urls and run again"
+    assert dest.read_bytes() == damaged
+    assert sorted(path.name for path in dest.parent.iterdir()) == ["val.tar"]
+
+
+def test_another_edition_is_no_damaged_archive(origin: Origin, dest: Path) -> None:
+    fetch(of(origin, dest))
+    other = random.Random(4).randbytes(len(CONTENT))
+    dest.write_bytes(other)
+    assert "it was left as it is" in failure(of(origin, dest))
+    assert dest.read_bytes() == other
+
+
+def test_a_piece_that_arrives_damaged_is_fetched_again_at_once(origin: Origin, dest: Path) -> None:
+    fetch(of(origin, dest))
+    dest.unlink()
+    # It strikes the first requests that bring this byte, whatever else they bring.
+    origin.faults = [Fault(after=1, times=4, corrupt_at=1_234_567)]
+    assert fetch(of(origin, dest, connections=1))["downloaded_bytes"] == len(CONTENT)
+    assert_complete(dest)
+
+
+def test_a_piece_that_arrives_damaged_comes_from_another_mirror(origin: Origin, dest: Path, tmp_path: Path) -> None:
+    fetch(of(origin, dest))
+    dest.unlink()
+    shutil.copytree(origin.directory, tmp_path / "mirror")
+    with Origin(tmp_path / "mirror") as mirror:
+        mirror.faults = [Fault(corrupt_at=1_234_567)]
+        for urls in ([origin.url, mirror.url], [mirror.url, origin.url]):
+            fetch(request(dest, *(f"{url}/val.tar" for url in urls)))
+            assert_complete(dest)
+            dest.unlink()
+
+
+def test_a_piece_that_always_arrives_damaged_is_named(origin: Origin, dest: Path) -> None:
+    fetch(of(origin, dest))
+    dest.unlink()
+    origin.faults = [Fault(corrupt_at=1_234_567)]
+    assert failure(of(origin, dest)) == (
+        f"Download from {origin.url}/val.tar: bytes 1200000-1299999 differ from those of the archive that was verified"
+        " before, after 3 downloads of them. Name another mirror in urls and run again: all other bytes are kept"
+    )
+    assert not dest.exists()
+    origin.faults = []
+    result = fetch(of(origin, dest))
+    assert result["downloaded_bytes"] < len(CONTENT)
+    assert_complete(dest)
+
+
+def test_one_stream_that_brings_a_damaged_piece_says_which(origin: Origin, dest: Path) -> None:
+    fetch(of(origin, dest))
+    dest.unlink()
+    origin.faults = [Fault(ignore_range=True, corrupt_at=1_234_567)]
+    message = failure(of(origin, dest))
+    assert "(bytes 1200000-1299999 are not what they were when it was verified before); it was set aside" in message
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_repair_killed_anywhere_and_run_again(origin: Origin, dest: Path, seed: int, kills: Kills) -> None:
+    fetch(of(origin, dest))
+    damage(dest, 250_000, 2_950_000)
+    wish = of(origin, dest, deep_check=True)
+    kills.run("fetch", arguments(wish), random.Random(seed).randint(1, 40))
+    fetch(wish)
+    assert_complete(dest)
+    assert origin_bytes(origin) < 2 * len(CONTENT), "the whole archive was fetched a second time"
+
+
+def origin_bytes(origin: Origin) -> int:
+    """Return how many bytes were asked for in all."""
+    spans = [request.headers["range"][6:].split("-") for request in origin.requests]
+    return sum(int(last) - int(first) + 1 for first, last in spans)
 
 
 # A hostile server

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime as dt
 import hashlib
+import itertools
 import os
 import random
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from ansible.module_utils.imagenet_ops import transfer as transfer_module
 from ansible.module_utils.imagenet_ops.errors import OpsError
+from ansible.module_utils.imagenet_ops.hashing import Digests
+from ansible.module_utils.imagenet_ops.pace import Pace, QuietHours
+from ansible.module_utils.imagenet_ops.pieces import PIECE_BYTES, PieceRecord, Pieces
 from ansible.module_utils.imagenet_ops.sources import (
     Facts,
     PassingError,
@@ -34,7 +41,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 CONTENT = random.Random(1).randbytes(300_000)
-HASHES = (hashlib.md5(CONTENT).hexdigest(), hashlib.sha256(CONTENT).hexdigest())
+HASHES = Digests(
+    hashlib.md5(CONTENT).hexdigest(), hashlib.sha256(CONTENT).hexdigest(), Pieces(PIECE_BYTES, (zlib.crc32(CONTENT),))
+)
 Behaviour = Callable[[int, int], bytes]
 
 
@@ -129,7 +138,7 @@ def policy(
     return Policy(connections, retries, checkpoint, report, checkpoint_seconds=0, report_seconds=0.001)
 
 
-def run(target: Target, *sources: FakeSource, done: Ranges | None = None, how: Policy | None = None) -> tuple[str, str]:
+def run(target: Target, *sources: FakeSource, done: Ranges | None = None, how: Policy | None = None) -> Digests:
     facts = Facts(target.size_bytes, ranges=True, validator="1")
     return transfer([(source, facts) for source in sources], target, done or Ranges(), how or policy())
 
@@ -156,6 +165,20 @@ def test_ranges_are_sets_of_numbers(additions: Sequence[tuple[int, int]]) -> Non
     gaps = {number for start, end in ranges.gaps(100) for number in range(start, end)}
     assert gaps == set(range(100)) - expected
     assert Ranges(pairs).pairs() == pairs
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20))),
+    st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20))),
+)
+def test_numbers_taken_out_of_ranges(additions: Sequence[tuple[int, int]], removals: Sequence[tuple[int, int]]) -> None:
+    ranges = Ranges([(start, start + length) for start, length in additions])
+    expected = {number for start, end in ranges.pairs() for number in range(start, end)}
+    for start, length in removals:
+        ranges.remove(start, start + length)
+        expected -= set(range(start, start + length))
+    assert {number for start, end in ranges.pairs() for number in range(start, end)} == expected
+    assert ranges.total == len(expected)
 
 
 # The ledger
@@ -256,6 +279,7 @@ def test_an_empty_file(tmp_path: Path) -> None:
     assert run(Target(str(tmp_path / "part"), descriptor, 0), FakeSource(honest)) == (
         hashlib.md5().hexdigest(),
         hashlib.sha256().hexdigest(),
+        Pieces(PIECE_BYTES, ()),
     )
     os.close(descriptor)
 
@@ -416,10 +440,86 @@ def test_a_file_that_is_shortened_meanwhile_is_noticed(target: Target) -> None:
     assert str(caught.value) == f"Partial download {target.path}: something else has shortened it. Run again"
 
 
+def test_a_rate_limit_holds_for_all_connections_together(target: Target) -> None:
+    limited = dataclasses.replace(policy(connections=8), pace=Pace(bytes_per_second=600_000))
+    began = time.monotonic()
+    assert run(target, FakeSource(honest), how=limited) == HASHES
+    assert time.monotonic() - began > 0.4
+
+
+def test_in_quiet_hours_nothing_is_asked_for(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer_module, "_LONGEST_PAUSE_SECONDS", 0.001)
+    looks = itertools.count()
+    source = FakeSource(honest)
+    asked: list[int] = []
+
+    def local_time() -> dt.datetime:
+        asked.append(len(source.opened))
+        return dt.datetime.fromisoformat(f"2026-01-01 {12 if next(looks) < 30 else 18}:00")
+
+    quiet = dataclasses.replace(policy(), pace=Pace(0, QuietHours.parse("08:00-18:00"), local_time=local_time))
+    assert run(target, source, how=quiet) == HASHES
+    assert asked[:30] == [0] * 30
+
+
+def test_a_quiet_hour_that_begins_stops_what_is_running(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer_module, "_LONGEST_PAUSE_SECONDS", 0.001)
+    looks = itertools.count()
+    source = FakeSource(honest)
+
+    def local_time() -> dt.datetime:
+        return dt.datetime.fromisoformat(f"2026-01-01 {12 if 5 <= next(looks) < 40 else 18}:00")
+
+    pace = Pace(0, QuietHours.parse("08:00-18:00"), local_time=local_time)
+    assert run(target, source, how=dataclasses.replace(policy(connections=1), pace=pace)) == HASHES
+    assert source.opened[0][0] == 0
+    assert 0 < source.opened[1][0] < source.opened[0][1], "it went on where it had stopped"
+
+
+# Known pieces
+
+
+def known_pieces(content: bytes, piece_bytes: int = 50_000) -> PieceRecord:
+    blocks = [content[start : start + piece_bytes] for start in range(0, len(content), piece_bytes)]
+    pieces = Pieces(piece_bytes, tuple(zlib.crc32(block) for block in blocks))
+    return PieceRecord("fake", len(content), HASHES.md5, HASHES.sha256, pieces)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_damaged_pieces_are_fetched_again_while_the_rest_comes(target: Target, seed: int) -> None:
+    chance = random.Random(seed)
+    struck: set[int] = set()
+
+    def damaging(start: int, end: int) -> bytes:
+        content = bytearray(CONTENT[start:end])
+        if start // 50_000 not in struck and chance.random() < 0.5:
+            struck.add(start // 50_000)
+            content[chance.randrange(len(content))] ^= 0xFF
+        return bytes(content)
+
+    facts = Facts(target.size_bytes, ranges=True, validator="1")
+    told: list[list[tuple[int, int]]] = []
+    how = policy(checkpoint=told.append)
+    digests = transfer([(FakeSource(damaging), facts)], target, Ranges(), how, known_pieces(CONTENT))
+    assert (digests.md5, digests.sha256) == (HASHES.md5, HASHES.sha256)
+    assert digests.pieces == known_pieces(CONTENT).pieces
+    assert written(target) == CONTENT
+    assert told[-1] == [(0, len(CONTENT))]
+
+
+def test_a_damaged_piece_of_an_earlier_run_is_fetched_again(target: Target) -> None:
+    os.pwrite(target.descriptor, CONTENT[:120_000] + b"damage" + CONTENT[120_006:], 0)
+    source = FakeSource(honest)
+    facts = Facts(target.size_bytes, ranges=True, validator="1")
+    transfer([(source, facts)], target, Ranges([(0, len(CONTENT))]), policy(), known_pieces(CONTENT))
+    assert written(target) == CONTENT
+    assert Ranges(source.opened).pairs() == [(100_000, 150_000)]
+
+
 # One stream
 
 
-def whole(target: Target, source: FakeSource, retries: int = 3) -> tuple[str, str]:
+def whole(target: Target, source: FakeSource, retries: int = 3) -> Digests:
     facts = Facts(target.size_bytes, ranges=False, validator="")
     return transfer_whole(source, facts, target, policy(retries=retries))
 
