@@ -121,8 +121,8 @@ def test_a_part_that_is_another_than_asked_for() -> None:
         (
             NoCredentialsError(),
             (
-                "NoCredentialsError: Unable to locate credentials. Give the host an instance profile, or set AWS_PROFILE"
-                " or AWS_ACCESS_KEY_ID for this run"
+                "NoCredentialsError: Unable to locate credentials. Give the host an instance profile, or set"
+                " AWS_PROFILE or AWS_ACCESS_KEY_ID for this run"
             ),
         ),
         (
