@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
@@ -13,6 +14,8 @@ from typing import NamedTuple
 from ansible.module_utils.imagenet_ops.pieces import PIECE_BYTES, Pieces
 
 BLOCK_BYTES = 4 * 1024 * 1024
+# How many blocks MD5 may be behind SHA-256.
+_BLOCKS_AHEAD = 2
 
 
 class Digests(NamedTuple):
@@ -38,9 +41,9 @@ class Hashes:
         # Of the current piece: its bytes so far, their CRC32, and the hashes of the whole as they were before it.
         self._in_piece = 0
         self._crc32 = 0
-        self._before = (self._md5.copy(), self._sha256.copy())
+        self._md5_before, self._sha256_before = self._md5.copy(), self._sha256.copy()
         self._second: ThreadPoolExecutor | None = None
-        self._running: Future[None] | None = None
+        self._pending: deque[Future[None]] = deque()
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Hashes]:
@@ -62,22 +65,28 @@ class Hashes:
 
     def _update(self, part: memoryview) -> None:
         assert self._second is not None, "update() outside of running()"  # noqa: S101 (a fault of ours)
-        # MD5 is the slower of the two: it is not waited for until the next block is there.
-        self._settle()
-        self._running = self._second.submit(self._md5.update, part)
+        # MD5 is the slower of the two: it must never wait for the other.
+        self._settle(_BLOCKS_AHEAD)
+        self._pending.append(self._second.submit(self._update_md5, part))
         self._sha256.update(part)
         self._crc32 = zlib.crc32(part, self._crc32)
         self._in_piece += len(part)
 
-    def _settle(self) -> None:
-        if self._running is not None:
-            self._running.result()
-            self._running = None
+    def _update_md5(self, part: memoryview) -> None:
+        self._md5.update(part)
+
+    def _keep_md5(self) -> None:
+        self._md5_before = self._md5.copy()
+
+    def _settle(self, still_running: int = 0) -> None:
+        while len(self._pending) > still_running:
+            self._pending.popleft().result()
 
     def _end_piece(self) -> None:
-        self._settle()
+        assert self._second is not None, "update() outside of running()"  # noqa: S101 (a fault of ours)
         self._crc32s.append(self._crc32)
-        self._before = (self._md5.copy(), self._sha256.copy())
+        self._pending.append(self._second.submit(self._keep_md5))
+        self._sha256_before = self._sha256.copy()
         self._in_piece = self._crc32 = 0
 
     @property
@@ -88,7 +97,7 @@ class Hashes:
     def rewind(self) -> None:
         """Forget what was given of the last piece."""
         self._settle()
-        self._md5, self._sha256 = self._before[0].copy(), self._before[1].copy()
+        self._md5, self._sha256 = self._md5_before.copy(), self._sha256_before.copy()
         self._in_piece = self._crc32 = 0
 
     def digests(self) -> Digests:
