@@ -49,6 +49,7 @@ class Fault:
     times: int | None = None
     html: str | None = None  # this page, with status 200, instead of the file
     status: int | None = None  # this status instead of the file
+    reason: str = ""  # with this body
     retry_after: str | None = None  # with this Retry-After header
     redirect: str | None = None  # a 302 to this URL
     ignore_range: bool = False  # the whole file with 200, whatever range was asked for
@@ -193,7 +194,8 @@ class _Handler(BaseHTTPRequestHandler):
             origin.stopping.wait()
             self.close_connection = True
         elif fault.status is not None:
-            self._say(fault.status, {} if fault.retry_after is None else {"Retry-After": fault.retry_after})
+            fields = {} if fault.retry_after is None else {"Retry-After": fault.retry_after}
+            self._say(fault.status, fields, fault.reason.encode())
         elif fault.redirect is not None:
             self._say(HTTPStatus.FOUND, {"Location": fault.redirect})
         elif fault.html is not None:

@@ -41,6 +41,8 @@ _SNIFFED_BYTES = 512
 # As much of a page is read to find out what it says.
 _PAGE_BYTES = 64 * 1024
 _QUOTED_CHARACTERS = 160
+# A text that repeats so much of a credential is not shown.
+_SHORTEST_SECRET = 4
 _MAXIMUM_REDIRECTS = 10
 # A server may ask for a pause; one of more than an hour is an outage, and trying earlier does no harm.
 _LONGEST_PAUSE_SECONDS = 3600.0
@@ -102,12 +104,22 @@ class HttpSource(Source):
         self.timeout_seconds = timeout_seconds
         self.private_headers = dict(headers)
         _check_headers(self.private_headers)
+        self._login: tuple[str, ...] = ()
         if not any(name.lower() == "authorization" for name in headers):
             login = _login(parts, username, password, self.origin.host)
             if login is not None:
                 self.private_headers["Authorization"] = basic_authorization(*login)
+                self._login = login
         self.has_credentials = bool(self.private_headers)
+        self.is_signed = bool(parts.query)
         self.tls = ssl.create_default_context() if self.origin.scheme == "https" else None
+
+    def is_secret_in(self, text: str) -> bool:
+        """Return whether ``text`` of the server repeats something that was given to prove who asks."""
+        query = urllib.parse.parse_qsl(urllib.parse.urlsplit(self.url).query)
+        secrets = [*self.private_headers.values(), *(value for _, value in query), *self._login]
+        words = {word for secret in secrets for word in (secret, *secret.split())}
+        return any(len(word) >= _SHORTEST_SECRET and word in text for word in words)
 
     def session(self) -> Session:
         """Return a connection of its own to the server."""
@@ -324,12 +336,22 @@ class _HttpSession(Session):
         """Raise what a status that is not wanted means."""
         if response.status in wanted:
             return
-        self.close()
         said = f"HTTP {response.status} {response.reason}".rstrip()
         if response.status in _PASSING:
+            self.close()
             raise PassingError(said, retry_after_seconds(response.getheader("Retry-After")))
-        why, todo = _refusal(response.status, said, has_credentials=self._source.has_credentials)
+        reason = refusal_reason(response.getheader("WWW-Authenticate") or "", self._read_refusal(response))
+        if reason and not self._source.is_secret_in(reason):
+            said += f", {reason!r}"
+        why, todo = _refusal(response.status, said, self._source)
         raise OpsError(f"Download from {self._source.name}", why, todo)
+
+    def _read_refusal(self, response: http.client.HTTPResponse) -> bytes:
+        """Return what comes with a refusal, as far as it comes: the refusal counts, with or without its reason."""
+        try:
+            return self._read_head(response)
+        except PassingError:
+            return b""
 
     def _read_head(self, response: http.client.HTTPResponse) -> bytes:
         """Return the first bytes of an answer, more of them where it is a page, and drop the rest."""
@@ -466,10 +488,32 @@ def retry_after_seconds(text: str | None) -> float:
     return min(max(seconds, 0.0), _LONGEST_PAUSE_SECONDS)
 
 
-def _refusal(status: int, said: str, *, has_credentials: bool) -> tuple[str, str]:
+def refusal_reason(challenge: str, body: bytes) -> str:
+    """Return in a few words why a server refused, "" where it does not say so in a form that is known.
+
+    Known are the challenge of bearer tokens (RFC 6750, 3), the Message of S3 and its like, and the message of JSON.
+    """
+    text = body.decode("utf-8", errors="replace")
+    for pattern, place in (
+        (r'error_description="([^"]+)"', challenge),
+        (r"<Message>([^<]+)</Message>", text),
+        (r'"(?:message|error)"\s*:\s*"([^"\\]+)"', text),
+    ):
+        match = re.search(pattern, place)
+        if match:
+            return " ".join(html.unescape(match.group(1)).split())[:_QUOTED_CHARACTERS]
+    return ""
+
+
+def _refusal(status: int, said: str, source: HttpSource) -> tuple[str, str]:
     """Return why the server refused, and what to do."""
     kept = "what has arrived is kept"
-    if status in (401, 403) and has_credentials:
+    if status in (401, 403) and source.is_signed and not source.has_credentials:
+        return (
+            f"the server refused the URL ({said}): a signed URL is valid for a time, and this one may have expired",
+            f"Get a new URL of the same file and run again; {kept}",
+        )
+    if status in (401, 403) and source.has_credentials:
         return (
             f"the server refused the credentials ({said}): they are wrong or have expired, or do not cover this file",
             f"Check username and password with the publisher of the data set and run again; {kept}",

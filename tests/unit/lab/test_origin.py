@@ -172,6 +172,7 @@ def test_faults(origin: Origin) -> None:
     )
     busy = struck(Fault(status=503, retry_after="7"))
     assert (busy.status, busy.headers["retry-after"]) == (503, "7")
+    assert struck(Fault(status=403, reason="expired")).body == b"expired"
     moved = struck(Fault(redirect="http://elsewhere/"))
     assert (moved.status, moved.headers["location"]) == (302, "http://elsewhere/")
     assert struck(Fault(ignore_range=True), Range="bytes=0-1").body == CONTENT

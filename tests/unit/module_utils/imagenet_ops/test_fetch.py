@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -443,6 +444,43 @@ def test_cuts_at_random_bytes(origin: Origin, dest: Path, seed: int) -> None:
     origin.faults = [Fault(after=number, times=1, cut_after_bytes=cut) for number, cut in enumerate(cuts, start=1)]
     fetch(of(origin, dest, connections=chance.randint(1, 6)))
     assert_complete(dest)
+
+
+def any_fault(chance: random.Random, elsewhere: str) -> Fault:
+    """Return one misbehaviour of those that a server may have for a while."""
+    fault = chance.choice(
+        [
+            Fault(cut_after_bytes=chance.randint(0, 300_000)),
+            Fault(drip_seconds=0.05),
+            Fault(content_range="bytes 5-9/3000000"),
+            Fault(ignore_range=True),
+            Fault(status=429, retry_after="0"),
+            Fault(status=503),
+            Fault(redirect=elsewhere),
+            Fault(corrupt_at=chance.randrange(len(CONTENT))),
+            Fault(etag='"new"'),
+            Fault(html="<html>Come back later</html>"),
+            Fault(status=403),
+            Fault(no_length=True),
+        ]
+    )
+    fault.after, fault.times = chance.randint(0, 30), chance.randint(1, 4)
+    return fault
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_any_mixture_of_faults_ends_in_the_right_bytes_or_an_error(origin: Origin, dest: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    with Origin(origin.directory) as mirror:
+        origin.faults = [any_fault(chance, f"{mirror.url}/val.tar") for _ in range(chance.randint(1, 6))]
+        wish = of(origin, dest, connections=chance.randint(1, 6), timeout_seconds=0.5)
+        for _ in range(20):
+            with contextlib.suppress(OpsError):
+                fetch(wish)
+                break
+            assert not dest.exists()
+        (dest.parent / "val.tar.rejected").unlink(missing_ok=True)
+        assert_complete(dest)
 
 
 @pytest.mark.parametrize(

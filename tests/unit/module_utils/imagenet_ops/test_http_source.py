@@ -272,6 +272,41 @@ def test_refused_credentials(origin: Origin, status: int) -> None:
     )
 
 
+EXPIRED = "<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>"
+
+
+def test_a_signed_url_that_has_expired(origin: Origin) -> None:
+    origin.faults = [Fault(status=403, reason=EXPIRED)]
+    assert failure(session_to(f"{origin.url}/a.tar?X-Amz-Signature=0123456789")) == (
+        f"Download from {origin.url}/a.tar?...: the server refused the URL (HTTP 403 Forbidden, 'Request has expired'):"
+        " a signed URL is valid for a time, and this one may have expired. Get a new URL of the same file and run"
+        " again; what has arrived is kept"
+    )
+
+
+@pytest.mark.parametrize("secret", ["sesame", "0123456789", base64.b64encode(b"me:sesame").decode()])
+def test_a_reason_that_repeats_a_secret_is_not_shown(origin: Origin, secret: str) -> None:
+    origin.faults = [Fault(status=403, reason=f'{{"message": "{secret} is wrong"}}')]
+    url = f"{origin.url}/a.tar?token=0123456789"
+    assert "(HTTP 403 Forbidden):" in failure(session_to(url, username="me", password="sesame"))
+    assert "(HTTP 403 Forbidden, 'sister is wrong'):" in with_reason(origin, '{"error": "sister is wrong"}')
+
+
+def with_reason(origin: Origin, reason: str) -> str:
+    origin.faults = [Fault(status=403, reason=reason)]
+    return failure(session_of(origin, username="me", password="sesame"))
+
+
+def test_reasons() -> None:
+    assert (
+        http_source.refusal_reason('Bearer error="invalid_token", error_description="It expired"', b"") == "It expired"
+    )
+    assert http_source.refusal_reason("", EXPIRED.encode()) == "Request has expired"
+    assert http_source.refusal_reason("Basic", b"<html>Forbidden</html>") == ""
+    assert http_source.refusal_reason("", b'{"message": "' + b"a " * 500 + b'"}') == ("a " * 80)
+    assert http_source.refusal_reason("", b"\xff\xfe") == ""
+
+
 @pytest.mark.parametrize(
     ("status", "why"),
     [
