@@ -58,8 +58,15 @@ options:
       layout:
         description: How the archive is made, as of M(imagenet_layout).
         type: str
-        choices: [class_archives, labelled_files]
+        choices: [class_archives, class_directories, labelled_files]
         default: class_archives
+      folder:
+        description: The directory of the archive that the split lies in, as of M(imagenet_layout).
+        type: str
+        default: ""
+      labels:
+        description: The file with the labels of C(labelled_files), as of M(imagenet_layout), in place of the O(devkit).
+        type: path
       names:
         description: Which names are right in the archive, as I(split) of M(imagenet_layout).
         type: str
@@ -86,7 +93,7 @@ options:
       - The ILSVRC development kit (C(ILSVRC2012_devkit_t12.tar.gz)). It lists the classes, and gives C(labels.tsv)
         their words.
       - Without it the first split's classes are the classes, and the words stay empty.
-      - Archives with the layout V(labelled_files) need it.
+      - Archives with the layout V(labelled_files) need it, or a file with labels.
     type: path
   label_order:
     description:
@@ -222,6 +229,21 @@ EXAMPLES = r"""
         layout: labelled_files
         names: validation
 
+- name: Pack both splits of Imagenette straight from their one archive
+  recordio_pack:
+    dataset: imagenette
+    root: /data/imagenette
+    state_dir: /data/imagenette/.state
+    splits:
+      - name: train
+        archive: /data/imagenette/archives/imagenette2.tgz
+        layout: class_directories
+        folder: imagenette2/train
+      - name: validation
+        archive: /data/imagenette/archives/imagenette2.tgz
+        layout: class_directories
+        folder: imagenette2/val
+
 - name: Pack at a short side of 480 pixels and leave bad images out
   recordio_pack:
     dataset: flowers
@@ -291,7 +313,7 @@ else:
 
 
 def _split(options: dict[str, Any], devkit: str | None) -> SplitRequest:
-    rules = ArchiveRules(options["names"], options["layout"], devkit)
+    rules = ArchiveRules(options["names"], options["layout"], devkit, options["labels"], options["folder"])
     counts = {name: options[name] for name in ("expected_images", "class_images_min", "class_images_max")}
     return SplitRequest(options["name"], options["source"], options["archive"], rules, **counts)
 
@@ -312,9 +334,11 @@ def main() -> None:
                     "archive": {"type": "path"},
                     "layout": {
                         "type": "str",
-                        "choices": ["class_archives", "labelled_files"],
+                        "choices": ["class_archives", "class_directories", "labelled_files"],
                         "default": "class_archives",
                     },
+                    "folder": {"type": "str", "default": ""},
+                    "labels": {"type": "path"},
                     "names": {"type": "str", "choices": ["train", "validation", "any"], "default": "any"},
                     "expected_images": {"type": "int", "default": 0},
                     "class_images_min": {"type": "int", "default": 0},

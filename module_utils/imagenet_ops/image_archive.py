@@ -9,24 +9,24 @@ import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+from ansible.module_utils.imagenet_ops.archive_entry import DIRECTORY, FILE, DamagedArchiveError, Entry
 from ansible.module_utils.imagenet_ops.devkit import read_validation_labels
 from ansible.module_utils.imagenet_ops.errors import OpsError
 from ansible.module_utils.imagenet_ops.label_file import read_label_file
-from ansible.module_utils.imagenet_ops.tar_stream import (
-    BLOCK_BYTES,
-    DIRECTORY,
-    FILE,
-    ArchiveReader,
-    Member,
-    TarError,
-    members,
-)
+from ansible.module_utils.imagenet_ops.tar_stream import BLOCK_BYTES, TarReader, members
+from ansible.module_utils.imagenet_ops.zip_stream import ZipReader, is_zip
+
+_Item = TypeVar("_Item")
 
 CLASS_ARCHIVES = "class_archives"
+CLASS_DIRECTORIES = "class_directories"
 LABELLED_FILES = "labelled_files"
 
+# A class of a data set that nobody here knows: a letter or digit, and then what a path and a journal can hold.
+_PLAIN_NAME = r"[^\W_]([^/\\\0-\x1f\x7f\ud800-\udfff]*[^/\\\0-\x1f\x7f\ud800-\udfff\s])?"
+_UNKNOWN_TODO = "See whether layout, folder and names of the split are those of this archive, and whether it is whole"
 # Larger entries are no images; the largest of ILSVRC2012 has 15 MB.
 _LARGEST_IMAGE_BYTES = 256 * 1024 * 1024
 
@@ -34,8 +34,8 @@ _LARGEST_IMAGE_BYTES = 256 * 1024 * 1024
 class ResumePoint(NamedTuple):
     """Where to go on reading: after an image, or between class archives; fit for JSON.
 
-    ``offset`` counts the bytes of the unpacked archive. Within a class archive ``class_name`` is its class, and
-    ``class_end`` the offset at which it ends.
+    ``offset`` counts the bytes of the unpacked archive (of the file, if it is a zip). Within a class archive
+    ``class_name`` is its class, and ``class_end`` the offset at which it ends.
     """
 
     offset: int = 0
@@ -49,7 +49,8 @@ BEGIN = ResumePoint()
 class ArchiveImage(NamedTuple):
     """An image: its class, its plain file name and its bytes.
 
-    ``offset`` is where the bytes begin in the unpacked archive, ``after`` is where a later pass may go on.
+    ``offset`` is where the bytes begin in the unpacked archive (where their header does, in a zip), ``after`` is where
+    a later pass may go on.
     """
 
     class_name: str
@@ -63,20 +64,22 @@ class ArchiveImage(NamedTuple):
 class ArchiveRules:
     """Which names are right, and how an image comes to its class.
 
-    ``layout`` is CLASS_ARCHIVES (an archive of archives, one for each class) or LABELLED_FILES (images whose classes
-    are in a file with ``labels``, in a form of `label_file`, or in the ``devkit``). ``split`` says which names are
-    right: those of ILSVRC2012's ``train`` or ``validation``, or ``any``.
+    ``layout`` is CLASS_ARCHIVES (an archive of archives, one for each class), CLASS_DIRECTORIES (``<class>/<image>``)
+    or LABELLED_FILES (images whose classes are in a file with ``labels``, in a form of `label_file`, or in the
+    ``devkit``). ``split`` says which names are right: those of ILSVRC2012's ``train`` or ``validation``, or ``any``.
+    ``folder`` is the directory of the archive in which the split lies (``imagenette2/train``); what is elsewhere is
+    another split's.
     """
 
     split: str
     layout: str
     devkit: str | None = None
     labels: str | None = None
+    folder: str = ""
 
     def is_class(self, name: str) -> bool:
         """Return whether ``name`` can be a class: a WordNet id, or for other data sets any plain name."""
-        pattern = r"[A-Za-z0-9][A-Za-z0-9._ +-]*" if self.split == "any" else r"n\d{8}"
-        return re.fullmatch(pattern, name) is not None
+        return re.fullmatch(_PLAIN_NAME if self.split == "any" else r"n\d{8}", name) is not None
 
     def is_image(self, class_name: str, name: str) -> bool:
         """Return whether ``name`` can be an image; ``class_name`` is empty where the name does not tell it."""
@@ -85,6 +88,24 @@ class ArchiveRules:
         if self.split == "validation":
             return re.fullmatch(r"ILSVRC2012_val_[0-9]{8}\.JPEG", name) is not None
         return re.fullmatch(r"[^/\0-\x1f]+\.(jpe?g|png)", name, re.IGNORECASE) is not None and not name.startswith(".")
+
+    def path_within(self, path: str) -> str:
+        """Return ``path``, that of an entry of the archive, as it is below ``folder``; "" where it is not there."""
+        folder = self.folder.strip("/")
+        if not folder:
+            return path
+        return path[len(folder) + 1 :] if path.startswith(f"{folder}/") else ""
+
+    def passes_over(self, path: str) -> bool:
+        """Return whether ``path``, below ``folder``, is nothing of the data set and yet no reason to refuse it.
+
+        That is what desktops leave behind, and in data sets that nobody here knows also a read-me beside the images.
+        """
+        if self.split != "any" or self.layout == CLASS_ARCHIVES:
+            return False
+        parts = path.split("/")
+        left_behind = parts[-1].startswith(".") or parts[0] == "__MACOSX" or parts[-1] in ("Thumbs.db", "desktop.ini")
+        return left_behind or (len(parts) == 1 and not self.is_image("", path))
 
     def label_of(self, labels: Mapping[str, str], name: str) -> str:
         """Return the class that ``labels`` have for the image ``name``. Raises OpsError where they have none."""
@@ -118,7 +139,7 @@ def require_archive(path: str) -> int:
 
 
 class ImageArchive:
-    """The images of the archive at ``path`` (tar, or tar in gzip). A context manager.
+    """The images of the archive at ``path`` (zip, or tar, plain or in gzip, bzip2 or xz). A context manager.
 
     ``labels`` are those of `labels_for`. ``size_bytes`` is the size of the file.
     """
@@ -131,18 +152,17 @@ class ImageArchive:
         self._labels = labels or {}
 
     def __enter__(self) -> ImageArchive:  # noqa: PYI034 (Self is newer than Python 3.9)
-        """Open the file."""
-        self._reader = ArchiveReader(self.path)
+        """Open the file. Raises OpsError where it is a zip archive whose list of entries is damaged."""
+        self._reader = open_archive(self.path)
         return self
 
     def __exit__(self, *exception: object) -> None:
         """Close the file."""
         self._reader.__exit__(*exception)
 
-    @property
-    def compressed(self) -> bool:
-        """Whether the images take more space than the file."""
-        return self._reader.compressed
+    def remaining_bytes(self, start: ResumePoint) -> int | None:
+        """Return about how many bytes the images from ``start`` on have; None where only unpacking would tell."""
+        return self._reader.remaining_bytes(start.offset)
 
     @property
     def file_position(self) -> int:
@@ -154,80 +174,138 @@ class ImageArchive:
 
         ``finished`` are classes whose archives earlier passes read: one of them again is refused, as is a name that
         this pass meets twice. Raises OpsError, with the entry and its offset, for what does not belong to the data set
-        and for damage.
+        and for damage, and where there is no image at all.
         """
-        refusals = _Refusals(self.path)
-        refusals.skip_to(self._reader, start.offset)
+        refusals = self._refusals()
         if self._rules.layout == CLASS_ARCHIVES:
-            return self._of_class_archives(start, refusals, set(finished))
-        return self._of_labelled_files(refusals)
-
-    def _of_class_archives(self, start: ResumePoint, refusals: _Refusals, seen: set[str]) -> Iterator[ArchiveImage]:
-        if start.class_name:
-            seen.add(start.class_name)
-            yield from self._of_class(start.class_name, start.class_end)
-            # An entry's data is followed by zeros up to the next whole block.
-            refusals.skip_to(self._reader, -(-start.class_end // BLOCK_BYTES) * BLOCK_BYTES)
-        for member in refusals.entries(self._reader):
-            class_name, extension = os.path.splitext(member.name)
-            if extension != ".tar" or not self._rules.is_class(class_name):
-                raise refusals.error(member, "is not named like the archive of a class")
-            if class_name in seen:
-                raise refusals.error(member, "is there twice")
-            seen.add(class_name)
-            images = self._of_class(class_name, member.data_offset + member.size)
-            first = next(images, None)
-            if first is None:
-                raise refusals.error(member, "holds no image")
+            found = self._of_class_archives(start, refusals, set(finished))
+        else:
+            found = self._of_files(start, refusals)
+        images = refusals.translated(found)
+        first = next(images, None)
+        if first is None and start == BEGIN:
+            where = f"its directory {self._rules.folder}" if self._rules.folder else "it"
+            todo = "Name the right archive, or the right folder and layout of it"
+            raise OpsError(f"Archive {self.path}", f"{where} holds no image", todo)
+        if first is not None:
             yield first
             yield from images
 
-    def _of_class(self, class_name: str, class_end: int) -> Iterator[ArchiveImage]:
-        """Yield what is left of the archive of one class."""
-        within = _Refusals(self.path, f"{class_name}.tar")
-        names: set[str] = set()
-        for image in within.entries(self._reader, class_end):
-            if not self._rules.is_image(class_name, image.name):
-                raise within.error(image, f"is not named like an image of {class_name}")
-            if image.name in names:
-                raise within.error(image, "is there twice")
-            names.add(image.name)
-            content = within.read(self._reader, image)
-            after = ResumePoint(image.end, class_name, class_end)
-            yield ArchiveImage(class_name, image.name, content, image.data_offset, after)
+    def _refusals(self, within: str = "") -> Refusals:
+        # Nobody here knows what was published of another data set; there the profile may be wrong as well.
+        return Refusals(self.path, within, _UNKNOWN_TODO) if self._rules.split == "any" else Refusals(self.path, within)
 
-    def _of_labelled_files(self, refusals: _Refusals) -> Iterator[ArchiveImage]:
+    def _of_class_archives(self, start: ResumePoint, refusals: Refusals, seen: set[str]) -> Iterator[ArchiveImage]:
+        reader = self._reader
+        if not isinstance(reader, TarReader):
+            todo = "Name another layout, or a tar archive of them"
+            raise OpsError(
+                f"Archive {self.path}", "class_archives are read from a tar archive, and this is a zip", todo
+            )
+        position = start.offset
+        if start.class_name:
+            seen.add(start.class_name)
+            reader.skip_to(start.offset)
+            yield from self._of_class(reader, start.class_name, start.class_end)
+            # An entry's data is followed by zeros up to the next whole block.
+            position = -(-start.class_end // BLOCK_BYTES) * BLOCK_BYTES
+        for entry in refusals.files(reader.entries(position)):
+            path = self._rules.path_within(entry.name)
+            if not path:
+                continue
+            class_name, extension = os.path.splitext(refusals.plain(entry, path))
+            if extension != ".tar" or not self._rules.is_class(class_name):
+                raise refusals.error(entry, "is not named like the archive of a class")
+            if class_name in seen:
+                raise refusals.error(entry, "is there twice")
+            seen.add(class_name)
+            images = self._of_class(reader, class_name, entry.data_offset + entry.size)
+            first = next(images, None)
+            if first is None:
+                raise refusals.error(entry, "holds no image")
+            yield first
+            yield from images
+
+    def _of_class(self, reader: TarReader, class_name: str, class_end: int) -> Iterator[ArchiveImage]:
+        """Yield what is left of the archive of one class."""
+        within = self._refusals(f"{class_name}.tar")
+        return within.translated(self._of_class_entries(within, reader, class_name, class_end))
+
+    def _of_class_entries(
+        self, within: Refusals, reader: TarReader, class_name: str, class_end: int
+    ) -> Iterator[ArchiveImage]:
         names: set[str] = set()
-        for member in refusals.entries(self._reader):
-            if not self._rules.is_image("", member.name):
-                raise refusals.error(member, f"is not named like an image of the {self._rules.split} split")
-            if member.size > _LARGEST_IMAGE_BYTES:
-                raise refusals.error(member, f"has {member.size} bytes, too many for an image")
-            class_name = self._rules.label_of(self._labels, member.name)
-            if member.name in names:
-                raise refusals.error(member, "is there twice")
-            names.add(member.name)
-            content = refusals.read(self._reader, member)
-            yield ArchiveImage(class_name, member.name, content, member.data_offset, ResumePoint(member.end))
+        for entry in within.files(members(reader, class_end)):
+            name = within.plain(entry, entry.name)
+            if not self._rules.is_image(class_name, name):
+                raise within.error(entry, f"is not named like an image of {class_name}")
+            self._refuse_twice_or_too_large(within, entry, name, names)
+            after = ResumePoint(entry.end, class_name, class_end)
+            yield ArchiveImage(class_name, name, reader.content(entry), entry.data_offset, after)
+
+    def _of_files(self, start: ResumePoint, refusals: Refusals) -> Iterator[ArchiveImage]:
+        """Yield the images that lie in the archive itself, in the directories of their classes or by their labels."""
+        names: dict[str, set[str]] = {}
+        for entry in refusals.files(self._reader.entries(start.offset)):
+            path = self._rules.path_within(entry.name)
+            if not path or self._rules.passes_over(path):
+                continue
+            class_name, name = self._place(refusals, entry, path)
+            self._refuse_twice_or_too_large(refusals, entry, name, names.setdefault(class_name, set()))
+            content = self._reader.content(entry)
+            yield ArchiveImage(class_name, name, content, entry.data_offset, ResumePoint(entry.end))
+
+    def _place(self, refusals: Refusals, entry: Entry, path: str) -> tuple[str, str]:
+        """Return the class and the name of the image at ``path`` below the split's folder."""
+        rules = self._rules
+        if rules.layout == LABELLED_FILES:
+            name = refusals.plain(entry, path)
+            if not rules.is_image("", name):
+                raise refusals.error(entry, f"is not named like an image of the {rules.split} split")
+            return rules.label_of(self._labels, name), name
+        class_name, slash, name = path.partition("/")
+        if not slash or "/" in name:
+            raise refusals.error(entry, "is not in the directory of a class (<class>/<image>)")
+        if not rules.is_class(class_name):
+            raise refusals.error(entry, "is in a directory that is not named like a class")
+        if not rules.is_image(class_name, name):
+            raise refusals.error(entry, f"is not named like an image of {class_name}")
+        return class_name, name
+
+    def _refuse_twice_or_too_large(self, refusals: Refusals, entry: Entry, name: str, names: set[str]) -> None:
+        if entry.size > _LARGEST_IMAGE_BYTES:
+            raise refusals.error(entry, f"has {entry.size} bytes, too many for an image")
+        if name in names:
+            raise refusals.error(entry, "is there twice")
+        names.add(name)
+
+
+def open_archive(path: str) -> TarReader | ZipReader:
+    """Return a reader of the archive at ``path``. Raises OpsError where it is damaged in a way that shows at once."""
+    try:
+        return ZipReader(path) if is_zip(path) else TarReader(path)
+    except DamagedArchiveError as error:
+        raise Refusals(path).damage(error) from error
 
 
 @dataclass(frozen=True)
-class _Refusals:
-    """Says what is wrong with an entry of ``archive``; ``within`` is empty, or the class archive that it lies in."""
+class Refusals:
+    """Says what is wrong with an entry of ``archive``, and what to do.
+
+    ``within`` is empty, or the class archive that the entry lies in.
+    """
 
     archive: str
     within: str = ""
+    todo: str = "This is not the archive that was published; fetch it again, archive_fetch compares its MD5"
 
-    def error(self, member: Member, why: str) -> OpsError:
+    def error(self, entry: Entry, why: str) -> OpsError:
         """Return the error for an entry that has no place in the data set."""
         place = f"{self.within}: " if self.within else ""
-        return OpsError(
-            f"Archive {self.archive}",
-            f"{place}the entry {member.name!r} at byte {member.offset} {why}",
-            "This is not the archive that was published; fetch it again, archive_fetch compares its MD5",
-        )
+        why = f"{place}the entry {entry.name!r} at byte {entry.offset} {why}"
+        return OpsError(f"Archive {self.archive}", why, self.todo)
 
-    def damage(self, error: TarError) -> OpsError:
+    def damage(self, error: DamagedArchiveError) -> OpsError:
         """Return the error for an archive that cannot be read on."""
         place = f"the class archive {self.within}" if self.within else "the archive"
         return OpsError(
@@ -236,33 +314,37 @@ class _Refusals:
             "Fetch it again, archive_fetch compares its MD5; what was laid out before that byte is kept",
         )
 
-    def entries(self, reader: ArchiveReader, end: int | None = None) -> Iterator[Member]:
-        """Yield the files of the archive, each with a plain name; anything else, but ``./``, is refused."""
+    def content(self, reader: TarReader | ZipReader, entry: Entry) -> bytes:
+        """Return the data of ``entry``, which ``reader`` yielded last."""
         try:
-            for member in members(reader, end):
-                name = member.name.removeprefix("./")
-                if member.kind == DIRECTORY and name in ("", ".", "/."):
-                    continue
-                if member.kind != FILE:
-                    raise self.error(member, f"is a {member.kind}")
-                if "/" in name or name in ("", ".", "..") or "\0" in name:
-                    raise self.error(member, "has a path where a plain name belongs")
-                if member.size > _LARGEST_IMAGE_BYTES and self.within:
-                    raise self.error(member, f"has {member.size} bytes, too many for an image")
-                yield Member(name, member.kind, member.size, member.offset, member.data_offset)
-        except TarError as error:
+            return reader.content(entry)
+        except DamagedArchiveError as error:
             raise self.damage(error) from error
 
-    def read(self, reader: ArchiveReader, member: Member) -> bytes:
-        """Return the data of ``member``."""
+    def translated(self, items: Iterator[_Item]) -> Iterator[_Item]:
+        """Yield ``items``; where the archive turns out to be damaged, raise the OpsError that says so."""
         try:
-            return reader.read(member.size)
-        except TarError as error:
+            yield from items
+        except DamagedArchiveError as error:
             raise self.damage(error) from error
 
-    def skip_to(self, reader: ArchiveReader, position: int) -> None:
-        """Go on reading at ``position``."""
-        try:
-            reader.skip_to(position)
-        except TarError as error:
-            raise self.damage(error) from error
+    def files(self, entries: Iterator[Entry]) -> Iterator[Entry]:
+        """Yield the files among ``entries``, their paths in plain form.
+
+        A path that leads out of the archive is refused, and so is what is neither a file nor a directory.
+        """
+        for entry in entries:
+            parts = [part for part in entry.name.split("/") if part not in ("", ".")]
+            if entry.name.startswith("/") or ".." in parts or "\0" in entry.name:
+                raise self.error(entry, "has a path that leads out of the archive")
+            if entry.kind == DIRECTORY:
+                continue
+            if entry.kind != FILE or not parts:
+                raise self.error(entry, f"is a {entry.kind}" if parts else "has no name")
+            yield entry._replace(name="/".join(parts))
+
+    def plain(self, entry: Entry, path: str) -> str:
+        """Return ``path`` if it is a plain name."""
+        if "/" in path:
+            raise self.error(entry, "has a path where a plain name belongs")
+        return path

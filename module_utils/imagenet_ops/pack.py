@@ -19,7 +19,7 @@ import cv2
 from ansible.module_utils.imagenet_ops.archives import read_verified
 from ansible.module_utils.imagenet_ops.devkit import read_words
 from ansible.module_utils.imagenet_ops.errors import OpsError
-from ansible.module_utils.imagenet_ops.image_archive import ArchiveRules
+from ansible.module_utils.imagenet_ops.image_archive import LABELLED_FILES, ArchiveRules
 from ansible.module_utils.imagenet_ops.images import MAX_SIDE_PIXELS, Recipe
 from ansible.module_utils.imagenet_ops.listing import (
     SAMPLES,
@@ -167,10 +167,20 @@ def _validate(request: PackRequest) -> None:
             ((split.source is None) == (split.archive is None), f"split {split.name} needs a source or an archive")
             for split in request.splits
         ),
+        *(
+            (_lacks_labels(split), f"split {split.name} has labelled_files: it needs labels, or the devkit")
+            for split in request.splits
+        ),
     ]
     for is_fault, text in faults:
         if is_fault:
             raise OpsError("Options of recordio_pack", text, "Correct it and run again")
+
+
+def _lacks_labels(split: SplitRequest) -> bool:
+    if split.archive is None or split.rules is None:
+        return False
+    return split.rules.layout == LABELLED_FILES and not (split.rules.labels or split.rules.devkit)
 
 
 def _pack(request: PackRequest, progress: Progress | None, warn: Callable[[str], None]) -> dict[str, Any]:

@@ -8,12 +8,15 @@ GNU tar manual, "Basic Tar Format"). Whatever is not a file or a directory is le
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import lzma
 import os
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from ansible.module_utils.imagenet_ops.archive_entry import DIRECTORY, FILE, DamagedArchiveError, Entry
 
 BLOCK_BYTES = 512
 # What the file is read in: large, as a disk of the cheap kind wants it.
@@ -21,9 +24,9 @@ _BUFFER_BYTES = 1024 * 1024
 # A name or a set of attributes longer than this is no honest one.
 _LARGEST_EXTENSION_BYTES = 1024 * 1024
 _ZERO_BLOCK = bytes(BLOCK_BYTES)
+# What the standard library's readers of compressed files meet damage with.
+_UNPACKING_ERRORS = (EOFError, zlib.error, lzma.LZMAError, OSError)
 
-FILE = "file"
-DIRECTORY = "directory"
 _KINDS = {
     b"0": FILE,
     b"\0": FILE,
@@ -38,47 +41,17 @@ _KINDS = {
 }
 
 
-class TarError(Exception):
-    """The archive is damaged or ends too early at byte ``offset`` (of the unpacked stream); ``str()`` says how."""
-
-    def __init__(self, offset: int, reason: str) -> None:
-        self.offset = offset
-        super().__init__(reason)
-
-
-@dataclass(frozen=True)
-class Member:
-    """An entry: ``kind`` is FILE, DIRECTORY, or the name of something else.
-
-    ``offset`` is where its (first) header begins, ``data_offset`` where its ``size`` bytes do, ``end`` where the next
-    header is.
-    """
-
-    name: str
-    kind: str
-    size: int
-    offset: int
-    data_offset: int
-
-    @property
-    def end(self) -> int:
-        """Offset of the next header."""
-        return self.data_offset + -(-self.size // BLOCK_BYTES) * BLOCK_BYTES
-
-
-class ArchiveReader:
-    """The unpacked bytes of the archive at ``path`` (tar, or tar in gzip), read forwards. A context manager."""
+class TarReader:
+    """The unpacked bytes of the tar at ``path`` (plain, or in gzip, bzip2 or xz), read forwards. A context manager."""
 
     def __init__(self, path: str) -> None:
         self.position = 0
         self._raw: io.BufferedReader = io.BufferedReader(io.FileIO(path), _BUFFER_BYTES)
-        self.compressed = self._raw.peek(2)[:2] == b"\x1f\x8b"
-        self._file: io.BufferedReader | gzip.GzipFile = self._raw
-        if self.compressed:
-            self._file = gzip.GzipFile(fileobj=self._raw)
+        self._file: io.BufferedIOBase = _unpacked(self._raw)
+        self.compressed = self._file is not self._raw
         os.posix_fadvise(self._raw.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
-    def __enter__(self) -> ArchiveReader:  # noqa: PYI034 (Self is newer than Python 3.9)
+    def __enter__(self) -> TarReader:  # noqa: PYI034 (Self is newer than Python 3.9)
         """Return the reader."""
         return self
 
@@ -93,17 +66,32 @@ class ArchiveReader:
         return self._raw.tell() if self.compressed else self.position
 
     def read(self, count: int) -> bytes:
-        """Return exactly ``count`` bytes. Raises TarError where the archive ends earlier."""
+        """Return exactly ``count`` bytes. Raises DamagedArchiveError where the archive ends earlier."""
         try:
             data = self._file.read(count)
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise TarError(self.position, f"its compressed data is damaged ({error})") from error
+        except _UNPACKING_ERRORS as error:
+            if getattr(error, "errno", None) is not None:
+                raise  # the disk's, not that of bz2 or gzip
+            raise DamagedArchiveError(self.position, f"its compressed data is damaged ({error})") from error
         if len(data) < count:
             # What was skipped may have been beyond the end already.
             end = self.position + len(data) if self.compressed else os.fstat(self._raw.fileno()).st_size
-            raise TarError(end, f"it ends {self.position + count - end} bytes too early")
+            raise DamagedArchiveError(end, f"it ends {self.position + count - end} bytes too early")
         self.position += count
         return data
+
+    def remaining_bytes(self, position: int) -> int | None:
+        """Return how many bytes there are from ``position`` on; None where only unpacking would tell."""
+        return None if self.compressed else os.fstat(self._raw.fileno()).st_size - position
+
+    def entries(self, position: int) -> Iterator[Entry]:
+        """Yield the entries from ``position`` on, where one of them begins; see `members`."""
+        self.skip_to(position)
+        yield from members(self)
+
+    def content(self, entry: Entry) -> bytes:
+        """Return the data of the ``entry`` that was yielded last. Raises DamagedArchiveError."""
+        return self.read(entry.size)
 
     def skip_to(self, position: int) -> None:
         """Go on at ``position``, which is not before the present one."""
@@ -115,11 +103,21 @@ class ArchiveReader:
             self.position = position
 
 
-def members(reader: ArchiveReader, end: int | None = None) -> Iterator[Member]:
+def _unpacked(raw: io.BufferedReader) -> io.BufferedIOBase:
+    """Return a reader of what ``raw`` holds, told by its first bytes (RFC 1952; the bzip2 and xz file formats)."""
+    begin = raw.peek(6)[:6]
+    if begin.startswith(b"\x1f\x8b"):
+        return gzip.GzipFile(fileobj=raw)
+    if begin.startswith(b"BZh"):
+        return bz2.BZ2File(raw)
+    return lzma.LZMAFile(raw) if begin == b"\xfd7zXZ\0" else raw
+
+
+def members(reader: TarReader, end: int | None = None) -> Iterator[Entry]:
     """Yield the entries of the archive that begins at the reader's position and ends before ``end`` (None: anywhere).
 
-    The caller may read an entry's data, and need not. Raises TarError for a header whose checksum does not fit, for one
-    that cannot be, and where the two zero blocks that end an archive are missing.
+    The caller may read an entry's data, and need not. Raises DamagedArchiveError for a header whose checksum does not
+    fit, for one that cannot be, and where the two zero blocks that end an archive are missing.
     """
     name: str | None = None
     size: int | None = None
@@ -142,30 +140,30 @@ def members(reader: ArchiveReader, end: int | None = None) -> Iterator[Member]:
         elif kind in (b"K", b"g"):
             _extension(reader, data_size)
         else:
-            member = _member(header, name, data_size if size is None else size, first, reader.position)
-            if end is not None and member.end > end:
-                raise TarError(offset, f"an entry of {member.size} bytes does not fit into what is left")
-            yield member
-            reader.skip_to(member.end)
+            entry = _entry(header, name, data_size if size is None else size, first, reader.position)
+            if end is not None and entry.end > end:
+                raise DamagedArchiveError(offset, f"an entry of {entry.size} bytes does not fit into what is left")
+            yield entry
+            reader.skip_to(entry.end)
             name, size, first = None, None, reader.position
 
 
-def _read_header(reader: ArchiveReader, end: int | None) -> bytes | None:
+def _read_header(reader: TarReader, end: int | None) -> bytes | None:
     """Return the next header, its checksum compared; None for a zero block, the end of the archive."""
     offset = reader.position
     if end is not None and offset + BLOCK_BYTES > end:
-        raise TarError(offset, "its end is missing")
+        raise DamagedArchiveError(offset, "its end is missing")
     header = reader.read(BLOCK_BYTES)
     if header == _ZERO_BLOCK:
         return None
     # The sum of all bytes, with the checksum's own eight taken as spaces.
     total = sum(header) - sum(header[148:156]) + 8 * 0x20
     if total != _number(header[148:156], offset):
-        raise TarError(offset, "the checksum of a header does not fit")
+        raise DamagedArchiveError(offset, "the checksum of a header does not fit")
     return header
 
 
-def _member(header: bytes, name: str | None, size: int, offset: int, data_offset: int) -> Member:
+def _entry(header: bytes, name: str | None, size: int, offset: int, data_offset: int) -> Entry:
     flag = header[156:157]
     if name is None:
         name = _text(header[:100].split(b"\0", 1)[0])
@@ -176,7 +174,9 @@ def _member(header: bytes, name: str | None, size: int, offset: int, data_offset
     kind = _KINDS.get(flag, f"entry of the unknown type {flag.decode('latin-1')!r}")
     if kind == FILE and name.endswith("/"):
         kind = DIRECTORY
-    return Member(name, kind, size if kind == FILE else 0, offset, data_offset)
+    if kind != FILE:
+        size = 0
+    return Entry(name, kind, size, offset, data_offset, data_offset + -(-size // BLOCK_BYTES) * BLOCK_BYTES)
 
 
 def _number(field: bytes, offset: int) -> int:
@@ -187,14 +187,14 @@ def _number(field: bytes, offset: int) -> int:
     if not digits:
         return 0
     if any(digit not in b"01234567" for digit in digits):
-        raise TarError(offset, "a number in a header is not one")
+        raise DamagedArchiveError(offset, "a number in a header is not one")
     return int(digits, 8)
 
 
-def _extension(reader: ArchiveReader, size: int) -> bytes:
+def _extension(reader: TarReader, size: int) -> bytes:
     """Return the data of an entry that describes the next one."""
     if size > _LARGEST_EXTENSION_BYTES:
-        raise TarError(reader.position, f"a name of {size} bytes is too long")
+        raise DamagedArchiveError(reader.position, f"a name of {size} bytes is too long")
     data = reader.read(size)
     reader.skip_to(reader.position + -size % BLOCK_BYTES)
     return data
@@ -206,12 +206,12 @@ def _pax(data: bytes, offset: int) -> dict[str, str]:
     while data:
         length, _, _ = data.partition(b" ")
         if not length.isdigit() or data[int(length) - 1 : int(length)] != b"\n":
-            raise TarError(offset, "a pax header is damaged")
+            raise DamagedArchiveError(offset, "a pax header is damaged")
         key, _, value = data[len(length) + 1 : int(length) - 1].partition(b"=")
         attributes[_text(key)] = _text(value)
         data = data[int(length) :]
     if not attributes.get("size", "0").isdigit():
-        raise TarError(offset, "a pax header is damaged")
+        raise DamagedArchiveError(offset, "a pax header is damaged")
     return attributes
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import random
 import struct
 import tarfile
+import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import cv2
@@ -106,12 +108,53 @@ def write_class_archives(path: Path, images: Mapping[str, bytes], seed: int = 0)
     return path
 
 
-def tar(entries: Iterable[tuple[str, bytes]]) -> bytes:
-    """Return a tar archive with ``entries``, contents by name."""
+def tar(entries: Iterable[tuple[str, bytes]], folders: bool = False) -> bytes:
+    """Return a tar archive with ``entries``, contents by name, and if wanted their ``folders``, as tar writes those."""
     buffer = io.BytesIO()
+    written: set[str] = set()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name, content in entries:
+            parents = {str(parent) for parent in PurePosixPath(name).parents[:-1]} if folders else set()
+            for parent in sorted(parents - written):
+                directory = tarfile.TarInfo(parent)
+                directory.type = tarfile.DIRTYPE
+                archive.addfile(directory)
+            written |= parents
             member = tarfile.TarInfo(name)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     return buffer.getvalue()
+
+
+def write_imagenette(path: Path) -> dict[str, dict[str, bytes]]:
+    """Write a small archive in the shape of Imagenette's: both splits in one .tgz, as a Mac packs it.
+
+    Return what the trees of "train" and "val" must be.
+    """
+    images = list(mixed_images(classes=4, images_per_class=6).items())
+    splits = {
+        "train": {name: content for number, (name, content) in enumerate(images) if number % 3},
+        # As in the real one, the images of ImageNet's validation lie among those of its training.
+        "val": {
+            f"{name.split('/')[0]}/ILSVRC2012_val_{number:08d}.JPEG": content
+            for number, (name, content) in enumerate(images)
+            if number % 3 == 0
+        },
+    }
+    entries = [("imagenette2/.DS_Store", b"\0"), ("imagenette2/noisy_imagenette.csv", b"path,label\n")]
+    for split, tree in splits.items():
+        entries += [(f"imagenette2/{split}/.DS_Store", b"\0")]
+        entries += [(f"imagenette2/{split}/{name}", content) for name, content in tree.items()]
+    path.write_bytes(gzip.compress(tar(entries, folders=True), mtime=0))
+    return splits
+
+
+def zip_of_tar(path: Path) -> Path:
+    """Write the tar at ``path`` once more, as a zip beside it; return its path."""
+    target = path.with_suffix(".zip")
+    with tarfile.open(path) as archive, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as zipped:
+        for member in archive:
+            content = archive.extractfile(member)
+            name = f"{member.name}/" if content is None else member.name
+            zipped.writestr(name, b"" if content is None else content.read())
+    return target

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import scipy.io  # noqa: F401 (imported once, for all the processes)
-from ansible.module_utils.imagenet_ops import fetch, layout, transfer, tree_writer
+from ansible.module_utils.imagenet_ops import fetch, layout, layout_journal, layout_move, transfer, tree_writer
 
 ROOT = Path(__file__).resolve().parents[2]
 # Kills nothing: what is returned then is the number of changes.
@@ -130,7 +130,7 @@ def _do(job: dict[str, Any]) -> int:
     vars(tree_writer)["_BATCH_FILES"] = 2
     # A kill leaves the page cache alone, and a real sync would wait for whatever else the machine writes.
     unwritten = os.open(__file__, os.O_RDONLY)
-    vars(tree_writer)["sync_filesystem"] = vars(layout)["sync_filesystem"] = lambda _path: os.fsync(unwritten)
+    vars(tree_writer)["sync_filesystem"] = vars(layout_move)["sync_filesystem"] = lambda _path: os.fsync(unwritten)
     changes = _Changes(job["kill_at"])
     for name in _CHANGES:
         setattr(os, name, changes.wrapped(name))
@@ -138,5 +138,5 @@ def _do(job: dict[str, Any]) -> int:
     if job["entry"] == "fetch":
         fetch.fetch(fetch.FetchRequest(**{**arguments, "wanted": fetch.Wanted(**arguments["wanted"])}))
     else:
-        layout.lay_out(layout.LayoutRequest(**arguments))
+        layout.lay_out(layout_journal.LayoutRequest(**arguments))
     return changes.count

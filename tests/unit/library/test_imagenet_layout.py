@@ -82,7 +82,7 @@ def test_what_failed_is_the_message(capsys: pytest.CaptureFixture[str], archives
         ({"archive": None}, "one of the following is required: archive, directory"),
         ({"directory": "/x"}, "parameters are mutually exclusive: archive|directory"),
         ({"layout": "labelled_files"}, "layout is labelled_files but any of the following are missing: devkit, labels"),
-        ({"archive": None, "directory": "/x"}, "layout is class_archives but all of the following are missing: arch"),
+        ({"layout": "flat"}, "value of layout must be one of: class_archives, class_directories, labelled_files, got"),
         ({"split": "test"}, "value of split must be one of: train, validation, any, got: test"),
     ],
 )

@@ -1,4 +1,4 @@
-"""A workplace whose archive readings are counted, and steps so small that there is something to interrupt."""
+"""The lab's archives and where they are laid out; a workplace whose archive readings are counted, and small steps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import pytest
 from ansible.module_utils.imagenet_ops import archive_spool, record_shuffle, record_source, sync_journal
 from ansible.module_utils.imagenet_ops.image_archive import BEGIN, ImageArchive, ResumePoint
 
+from lab.archives import prepare
 from tests.fakes.archive_packing import Workplace
+from tests.fakes.layouts import flat_images
 
 
 @pytest.fixture
@@ -41,3 +43,25 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (sync_journal, record_shuffle):
         monkeypatch.setattr(module, "JOURNAL_INTERVAL_SECONDS", 0.0)
     monkeypatch.setattr(record_shuffle, "_DEALT_AT_ONCE_BYTES", 5_000)
+
+
+@pytest.fixture(scope="session")
+def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("archives")
+    prepare(folder, None)
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    (tmp_path / "imagenet").mkdir()
+    return tmp_path / "imagenet"
+
+
+@pytest.fixture
+def flat(data: Path, archives: Path) -> Path:
+    folder = data / "flat"
+    folder.mkdir()
+    for name, content in flat_images(archives).items():
+        (folder / name).write_bytes(content)
+    return folder

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import tarfile
 from pathlib import Path
 
@@ -19,16 +21,10 @@ from ansible.module_utils.imagenet_ops.image_archive import (
     require_archive,
 )
 
-from lab.archives import DEVKIT, TRAIN, VALIDATION, prepare
+from lab.archives import DEVKIT, TRAIN, VALIDATION
+from tests.fakes.images import write_imagenette, zip_of_tar
 
 TRAIN_RULES = ArchiveRules("train", "class_archives")
-
-
-@pytest.fixture(scope="module")
-def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("archives")
-    prepare(folder, None)
-    return folder
 
 
 def tar(entries: list[tuple[str, bytes]], tar_format: int = tarfile.GNU_FORMAT) -> bytes:
@@ -116,7 +112,7 @@ def test_the_file_is_read_as_far_as_is_said(archives: Path) -> None:
         assert (archive.file_position, archive.size_bytes) == (0, (archives / TRAIN).stat().st_size)
         for image in archive.images():
             assert archive.file_position >= image.offset + len(image.content)
-        assert not archive.compressed
+        assert archive.remaining_bytes(ResumePoint(1024)) == archive.size_bytes - 1024
 
 
 def test_a_class_that_an_earlier_pass_finished_is_refused(tmp_path: Path) -> None:
@@ -146,3 +142,132 @@ def test_no_archive(tmp_path: Path) -> None:
 def test_labels_only_where_they_are_needed(archives: Path) -> None:
     assert labels_for(TRAIN_RULES) == {}
     assert len(labels_for(validation_rules(archives))) == 40
+
+
+# Other data sets
+
+
+def imagenette(folder: str) -> ArchiveRules:
+    return ArchiveRules("any", "class_directories", folder=folder)
+
+
+@pytest.mark.parametrize("kind", ["tgz", "tar", "bz2", "xz", "zip"])
+def test_both_splits_of_one_archive(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "imagenette2.tgz"
+    splits = write_imagenette(path)
+    plain = gzip.decompress(path.read_bytes())
+    if kind == "zip":
+        path = zip_of_tar(path)
+    elif kind != "tgz":
+        path = tmp_path / f"imagenette2.{kind}"
+        path.write_bytes({"tar": plain, "bz2": bz2.compress(plain), "xz": lzma.compress(plain)}[kind])
+    for split, expected in splits.items():
+        rules = imagenette(f"imagenette2/{split}")
+        whole = read(path, rules)
+        assert {f"{image.class_name}/{image.name}": image.content for image in whole} == expected
+        assert len(whole) == len(expected)
+        for number, image in enumerate(whole):
+            kept = ResumePoint(*json.loads(json.dumps(image.after)))
+            assert read(path, rules, kept) == whole[number + 1 :]
+
+
+def test_labels_of_a_flat_zip(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("file,label\n1.png,cat\n2.JPG,big dog\n")
+    rules = ArchiveRules("any", "labelled_files", labels=str(tmp_path / "labels.csv"), folder="pets/images")
+    (tmp_path / "a.tar").write_bytes(
+        tar(
+            [
+                ("pets/labels.csv", b""),
+                ("pets/images/2.JPG", b"d"),
+                ("pets/images/README", b""),
+                ("pets/images/1.png", b"c"),
+            ]
+        )
+    )
+    found = read(zip_of_tar(tmp_path / "a.tar"), rules)
+    assert [image[:3] for image in found] == [("big dog", "2.JPG", b"d"), ("cat", "1.png", b"c")]
+
+
+def link_in(folder: str) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        member = tarfile.TarInfo(f"{folder}/1.png")
+        member.type = tarfile.SYMTYPE
+        member.linkname = "/etc/passwd"
+        archive.addfile(member)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (tar([("set/../../1.png", b"")]), "'set/../../1.png' at byte 0 has a path that leads out of the archive"),
+        (tar([("/set/cat/1.png", b"")]), "has a path that leads out of the archive"),
+        (tar([("set/1.png", b"")]), "'set/1.png' at byte 0 is not in the directory of a class (<class>/<image>)"),
+        (tar([("set/cat/more/1.png", b"")]), "is not in the directory of a class (<class>/<image>)"),
+        (tar([("set/-rf/1.png", b"")]), "is in a directory that is not named like a class"),
+        (tar([("set/cat /1.png", b"")]), "is in a directory that is not named like a class"),
+        (tar([("set/cat/1.sh", b"")]), "'set/cat/1.sh' at byte 0 is not named like an image of cat"),
+        (tar([("set/cat/1.png", b""), ("set/cat/1.png", b"")]), "'set/cat/1.png' at byte 512 is there twice"),
+        (tar([("set/cat/1.png", b""), ("./set//cat/1.png", b"")]), "is there twice"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_entries_that_have_no_place(tmp_path: Path, content: bytes, why: str, kind: str) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(content)
+    if kind == "zip":
+        path, why = zip_of_tar(path), why.replace("at byte 512", "at byte 45")
+    with pytest.raises(OpsError) as caught:
+        read(path, imagenette("set"))
+    assert why in str(caught.value)
+    assert str(caught.value).endswith(
+        ". See whether layout, folder and names of the split are those of this archive, and whether it is whole"
+    )
+
+
+@pytest.mark.parametrize("folder", ["set/cat", "elsewhere"])
+def test_links_are_refused_anywhere(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "a.tar").write_bytes(link_in(folder))
+    with pytest.raises(OpsError, match=f"'{folder}/1.png' at byte 0 is a symbolic link"):
+        read(tmp_path / "a.tar", imagenette("set"))
+
+
+def test_names_of_other_data_sets(tmp_path: Path) -> None:
+    names = ["cat", "Faces_easy", "001.ak47", "Chêne (vert)", "rock'n'roll", "n02085620-Chihuahua", "7"]
+    (tmp_path / "a.tar").write_bytes(tar([(f"{name}/1.png", b"") for name in names]))
+    assert [image.class_name for image in read(tmp_path / "a.tar", imagenette(""))] == names
+
+
+def test_what_desktops_leave_is_passed_over(tmp_path: Path) -> None:
+    rest = ["README.md", "__MACOSX/cat/._1.png", "cat/.DS_Store", "cat/._1.png", "cat/Thumbs.db"]
+    (tmp_path / "a.tar").write_bytes(tar([*((name, b"?") for name in rest), ("cat/1.png", b"!")]))
+    assert [image[:3] for image in read(tmp_path / "a.tar", imagenette(""))] == [("cat", "1.png", b"!")]
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    write_imagenette(tmp_path / "a.tgz")
+    with pytest.raises(OpsError) as caught:
+        read(tmp_path / "a.tgz", imagenette("imagenette2/test"))
+    assert str(caught.value) == (
+        f"Archive {tmp_path / 'a.tgz'}: its directory imagenette2/test holds no image. Name the right archive, or the"
+        " right folder and layout of it"
+    )
+
+
+def test_class_archives_are_not_read_from_a_zip(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(tar([("cat.tar", tar([("1.png", b"")]))]))
+    with pytest.raises(OpsError, match="class_archives are read from a tar archive, and this is a zip"):
+        read(zip_of_tar(tmp_path / "a.tar"), ArchiveRules("any", "class_archives"))
+
+
+def test_damage_in_a_zip_has_its_place(tmp_path: Path) -> None:
+    write_imagenette(tmp_path / "a.tgz")
+    path = zip_of_tar(tmp_path / "a.tgz")
+    image = read(path, imagenette("imagenette2/val"))[2]
+    content = bytearray(path.read_bytes())
+    content[image.offset + 200] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(OpsError, match=f"the archive is damaged at byte {image.offset}: its data cannot be read"):
+        read(path, imagenette("imagenette2/val"))

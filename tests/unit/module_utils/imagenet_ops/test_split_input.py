@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from ansible.module_utils.imagenet_ops.archives import VerifiedArchive, write_verified
 from ansible.module_utils.imagenet_ops.image_archive import ArchiveRules, ResumePoint
-from ansible.module_utils.imagenet_ops.layout import LayoutRequest, lay_out
+from ansible.module_utils.imagenet_ops.layout import lay_out
+from ansible.module_utils.imagenet_ops.layout_journal import LayoutRequest
 from ansible.module_utils.imagenet_ops.pack import PackRequest, SplitRequest, pack_dataset
 
 from lab.archives import DEVKIT, TRAIN, VALIDATION, prepare
 from tests.fakes.archive_packing import RECIPE, Workplace
+from tests.fakes.images import write_imagenette, zip_of_tar
 
 # --- the same records ------------------------------------------------------------------------------------------------
 
@@ -63,6 +65,28 @@ def test_the_archives_of_imagenet_give_the_records_of_their_trees(tmp_path: Path
         results.append(pack_dataset(request, check=False, warn=pytest.fail))
     assert results[0] == results[1]
     assert results[0]["dataset_version"]
+
+
+@pytest.mark.parametrize("kind", ["tgz", "zip"])
+def test_splits_in_one_archive_give_the_records_of_their_trees(tmp_path: Path, kind: str) -> None:
+    archive = tmp_path / "imagenette2.tgz"
+    write_imagenette(archive)
+    if kind == "zip":
+        archive = zip_of_tar(archive)
+    by_tree, by_archive = [], []
+    for name, folder in (("train", "imagenette2/train"), ("validation", "imagenette2/val")):
+        rules = ArchiveRules("any", "class_directories", folder=folder)
+        tree = str(tmp_path / name)
+        lay_out(LayoutRequest("any", "class_directories", tree, str(tmp_path / "state"), str(archive), folder))
+        by_tree.append(SplitRequest(name, tree))
+        by_archive.append(SplitRequest(name, archive=str(archive), rules=rules))
+    results = []
+    for number, splits in enumerate((by_tree, by_archive)):
+        root = tmp_path / str(number)
+        request = PackRequest("test", str(root), str(root / ".state"), splits, RECIPE, expected_classes=4)
+        results.append(pack_dataset(request, check=False, warn=pytest.fail))
+    assert results[0] == results[1]
+    assert results[0]["records"] == {"train": 16, "validation": 8}
 
 
 def test_labels_follow_the_order_of_a_file(workplace: Workplace) -> None:

@@ -9,7 +9,8 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.imagenet_ops.tar_stream import ArchiveReader, Member, TarError, members
+from ansible.module_utils.imagenet_ops.archive_entry import DamagedArchiveError, Entry
+from ansible.module_utils.imagenet_ops.tar_stream import TarReader, members
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -34,17 +35,17 @@ def write(folder: Path, content: bytes) -> str:
 
 
 def read_all(path: str) -> list[tuple[str, bytes]]:
-    with ArchiveReader(path) as reader:
+    with TarReader(path) as reader:
         return [(member.name, reader.read(member.size)) for member in members(reader)]
 
 
-def headers(path: str) -> list[Member]:
-    with ArchiveReader(path) as reader:
+def headers(path: str) -> list[Entry]:
+    with TarReader(path) as reader:
         return list(members(reader))
 
 
-def damage(path: str) -> TarError:
-    with pytest.raises(TarError) as caught:
+def damage(path: str) -> DamagedArchiveError:
+    with pytest.raises(DamagedArchiveError) as caught:
         read_all(path)
     return caught.value
 
@@ -69,7 +70,7 @@ def test_gzip(tmp_path: Path) -> None:
     entries = [("a", b"1" * 5000), ("b", b"")]
     path = write(tmp_path, gzip.compress(tar(entries)))
     assert read_all(path) == entries
-    with ArchiveReader(path) as reader:
+    with TarReader(path) as reader:
         assert reader.compressed
         first, second = members(reader)
         assert (first.offset, first.data_offset, first.end, second.offset) == (0, 512, 5632, 5632)
@@ -80,7 +81,7 @@ def test_offsets_lead_back(tmp_path: Path) -> None:
     entries = [(f"{'long-' * 30}{number}", bytes([number]) * 700 * number) for number in range(5)]
     path = write(tmp_path, tar(entries))
     for index, member in enumerate(headers(path)):
-        with ArchiveReader(path) as reader:
+        with TarReader(path) as reader:
             reader.skip_to(member.offset)
             assert [(again.name, reader.read(again.size)) for again in members(reader)] == entries[index:]
 
@@ -90,7 +91,7 @@ def test_sizes_of_more_than_octal_digits_can_say(tmp_path: Path) -> None:
     member.size = 9 * 1024**3
     for tar_format in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
         path = write(tmp_path, member.tobuf(tar_format))
-        with ArchiveReader(path) as reader:
+        with TarReader(path) as reader:
             assert next(members(reader)).size == 9 * 1024**3
 
 
@@ -204,7 +205,7 @@ def test_compressed_data_that_is_damaged(tmp_path: Path) -> None:
     middle = len(packed) // 2
     spoilt = packed[:middle] + bytes([packed[middle] ^ 0xFF]) + packed[middle + 1 :]
     # A changed byte of random data can also unpack to other data; the checksum at the end then tells.
-    with pytest.raises(TarError), ArchiveReader(write(tmp_path, spoilt)) as reader:
+    with pytest.raises(DamagedArchiveError), TarReader(write(tmp_path, spoilt)) as reader:
         reader.skip_to(len(tar([("a", content)])) + 1)
 
 
@@ -214,7 +215,7 @@ def test_compressed_data_that_is_damaged(tmp_path: Path) -> None:
 def test_an_archive_within_an_archive(tmp_path: Path) -> None:
     inner = [tar([("n1_1", b"a"), ("n1_2", b"b" * 3000)]), tar([("n2_7", b"c")])]
     path = write(tmp_path, tar([("n1.tar", inner[0]), ("n2.tar", inner[1])]))
-    with ArchiveReader(path) as reader:
+    with TarReader(path) as reader:
         found = [
             (outer.name, member.name, reader.read(member.size)[:1])
             for outer in members(reader)
@@ -230,7 +231,7 @@ def test_an_archive_within_an_archive(tmp_path: Path) -> None:
 def test_an_archive_within_that_is_cut_off_does_not_run_into_the_next(tmp_path: Path, keep: int, reason: str) -> None:
     inner = tar([("a", b"a" * 2000)])[:keep] if keep != 512 else tar([("a", b"")])[:512]
     path = write(tmp_path, tar([("n1.tar", inner), ("n2.tar", tar([("b", b"b")]))]))
-    with ArchiveReader(path) as reader:
+    with TarReader(path) as reader:
         outer = next(members(reader))
-        with pytest.raises(TarError, match=reason):
+        with pytest.raises(DamagedArchiveError, match=reason):
             list(members(reader, outer.data_offset + outer.size))

@@ -1,0 +1,31 @@
+"""What an archive holds, told alike for tar and zip."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+FILE = "file"
+DIRECTORY = "directory"
+
+
+class DamagedArchiveError(Exception):
+    """The archive is damaged or ends too early at byte ``offset`` (of the unpacked stream); ``str()`` says how."""
+
+    def __init__(self, offset: int, reason: str) -> None:
+        self.offset = offset
+        super().__init__(reason)
+
+
+class Entry(NamedTuple):
+    """An entry: ``kind`` is FILE, DIRECTORY, or the name of something else.
+
+    ``offset`` is where its (first) header begins, ``data_offset`` where its ``size`` bytes do (in a zip archive, where
+    that is known only when they are read: the header's), ``end`` where the next entry's header is.
+    """
+
+    name: str
+    kind: str
+    size: int
+    offset: int
+    data_offset: int
+    end: int
