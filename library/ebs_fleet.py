@@ -4,14 +4,17 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: ebs_fleet
-short_description: Give every instance of a fleet its own EBS volume made from a snapshot
+short_description: Give every instance of a fleet its own EBS volume
 description:
-  - Creates a volume for each instance in the instance's own Availability Zone, attaches it on a free device name, waits
-    until it is attached, and sets whether it is deleted with the instance. All of them at once, whatever their number.
+  - Creates a volume for each instance in the instance's own Availability Zone, of a snapshot or blank, attaches it on a
+    free device name, and waits until it is attached. All of them at once, whatever their number. Two calls that change
+    something for each instance (CreateVolume, AttachVolume), and a few Describes for all of them.
   - Volumes are found again by their tags, so a run that was killed is continued and a second run changes nothing. An
     instance whose volume is attached is left alone, whatever its type and size.
-  - An instance that does not exist, is not running or whose volume is stuck is reported in C(failed_instances) with the
-    reason; the others are served. The task itself fails only where nothing can be done for any instance.
+  - An instance that does not exist, is not running, takes no more volumes or whose volume is stuck is reported in
+    C(failed_instances) with the reason; the others are served. The task itself fails only where nothing can be done for
+    any instance.
+  - Volumes with the same tags, of whatever version, whose instance was terminated are deleted.
   - With I(state=absent) it detaches and deletes volumes that carry all of I(tags), and no others. Unmount them first.
 version_added: "1.0.0"
 author: The authors of imagenet-ops
@@ -29,7 +32,7 @@ options:
     elements: str
     required: true
   snapshot_id:
-    description: The snapshot that the volumes are made of. Required with I(state=present).
+    description: The snapshot that the volumes are made of. Left out, they are blank, and I(size_gib) is required.
     type: str
   tags:
     description:
@@ -37,6 +40,17 @@ options:
       - Must hold C(Project). Give the version of the data too, so that a new version gets new volumes.
     type: dict
     required: true
+  version_tag:
+    description:
+      - Which of I(tags) tells versions of the same data apart.
+      - Volumes that an instance has of another version are named in C(superseded). They are left as they are, for they
+        may be mounted; once they are not, I(state=absent) with I(except_tags) removes them.
+    type: str
+    default: DatasetVersion
+  except_tags:
+    description: With I(state=absent), volumes that carry all of these are kept.
+    type: dict
+    default: {}
   name_prefix:
     description: A volume's C(Name) tag is this, a dash, and the instance's id. No C(Name) without it.
     type: str
@@ -64,10 +78,16 @@ options:
     type: str
   delete_on_termination:
     description:
-      - Whether a volume is deleted when its instance is terminated.
-      - Setting it takes one more call for each new volume.
+      - Whether a volume is deleted when its instance is terminated. Left out, it is as AWS has it, which keeps a volume
+        that was attached to a running instance; the next run deletes it.
+      - AttachVolume cannot say it, so setting it takes a third call for each new volume.
     type: bool
-    default: true
+  attach_timeout_seconds:
+    description:
+      - How long a volume may be C(attaching) before it is detached and attached again on another device name, three
+        times at most. An attachment that takes longer than a minute and a half hardly ever comes about.
+    type: int
+    default: 90
   timeout_seconds:
     description: The longest that one volume may stay in one state, such as C(creating) or C(attaching).
     type: int
@@ -102,18 +122,20 @@ EXAMPLES = r"""
   run_once: true
   register: fleet
 
-- name: Remove the volumes of an old version
+- name: Remove what the hosts have of other versions, once it is unmounted
   ebs_fleet:
     state: absent
-    instance_ids: []
+    instance_ids: "{{ fleet.superseded | list }}"
     tags:
       Project: imagenet-ops
       Dataset: imagenet
-      DatasetVersion: 0a1b2c3d4e5f
       Role: fleet
+    except_tags:
+      DatasetVersion: 1f2e3d4c5b6a
     region: us-east-1
   delegate_to: localhost
   run_once: true
+  when: fleet.superseded | length > 0
 """
 
 RETURN = r"""
@@ -126,6 +148,11 @@ volumes:
       volume_id: vol-0123456789abcdef0
       zone: us-east-1a
       device_name: /dev/sdf
+superseded:
+  description: The volumes of other versions that instances in C(volumes) still have, by instance id.
+  returned: success
+  type: dict
+  sample: {i-0123456789abcdef0: [vol-0fedcba9876543210]}
 failed_instances:
   description: Why an instance could not be served and what to do, by instance id.
   returned: success
@@ -144,7 +171,7 @@ detached:
   returned: success
   type: int
 deleted:
-  description: How many volumes were deleted.
+  description: How many volumes were deleted; with I(state=present), those whose instance was terminated.
   returned: success
   type: int
 api_calls:
@@ -178,6 +205,8 @@ def main() -> None:
             "instance_ids": {"type": "list", "elements": "str", "required": True},
             "snapshot_id": {"type": "str"},
             "tags": {"type": "dict", "required": True},
+            "version_tag": {"type": "str", "default": "DatasetVersion"},
+            "except_tags": {"type": "dict", "default": {}},
             "name_prefix": {"type": "str", "default": ""},
             "volume_type": {
                 "type": "str",
@@ -189,21 +218,24 @@ def main() -> None:
             "size_gib": {"type": "int"},
             "encrypted": {"type": "bool", "default": True},
             "kms_key_id": {"type": "str"},
-            "delete_on_termination": {"type": "bool", "default": True},
+            "delete_on_termination": {"type": "bool"},
+            "attach_timeout_seconds": {"type": "int", "default": 90},
             "timeout_seconds": {"type": "int", "default": 300},
         },
-        required_if=[("state", "present", ["snapshot_id"])],
+        required_if=[("state", "present", ["snapshot_id", "size_gib"], True)],
         supports_check_mode=True,
     )
     given = module.params
-    tags = {str(name): str(value) for name, value in given["tags"].items()}
+    tags, except_tags = (
+        {str(name): str(value) for name, value in given[option].items()} for option in ("tags", "except_tags")
+    )
 
     def work() -> dict[str, Any]:
         ec2 = Ec2Jobs(module.client("ec2", config=CLIENT_CONFIG), given["timeout_seconds"])
         if given["state"] == "absent":
-            return Removal(ec2, tags).absent(given["instance_ids"], check_mode=module.check_mode)
+            return Removal(ec2, tags, except_tags).absent(given["instance_ids"], check_mode=module.check_mode)
         settings = VolumeSettings(
-            snapshot_id=given["snapshot_id"],
+            snapshot_id=given["snapshot_id"] or "",
             volume_type=given["volume_type"],
             iops=given["iops"] or 0,
             throughput_mib_s=given["throughput_mib_s"] or 0,
@@ -212,8 +244,10 @@ def main() -> None:
             encrypted=given["encrypted"],
             delete_on_termination=given["delete_on_termination"],
             name_prefix=given["name_prefix"],
+            attach_timeout_seconds=given["attach_timeout_seconds"],
         )
-        return Deployment(ec2, tags, settings).present(given["instance_ids"], check_mode=module.check_mode)
+        fleet = Deployment(ec2, tags, settings, given["version_tag"])
+        return fleet.present(given["instance_ids"], check_mode=module.check_mode)
 
     run(module, work)
 

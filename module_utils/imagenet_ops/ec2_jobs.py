@@ -19,6 +19,8 @@ THREADS = 16
 # A filter of EC2 takes 200 values, a page of DescribeVolumes and DescribeInstances 1000 results (EC2 API reference).
 FILTER_VALUES = 200
 PAGE_RESULTS = 1000
+# DescribeInstanceTypes gives fewer at a time.
+PAGE_TYPES = 100
 # A volume is usually available 1-3 s after CreateVolume and attached a little later, so waiting begins short.
 FIRST_POLL_SECONDS = 1.0
 POLL_GROWTH = 1.25
@@ -30,6 +32,9 @@ class Ec2Client(Protocol):
 
     def describe_instances(self, **request: Any) -> dict[str, Any]:
         """Return a page of instances."""
+
+    def describe_instance_types(self, **request: Any) -> dict[str, Any]:
+        """Return a page of instance types."""
 
     def describe_volumes(self, **request: Any) -> dict[str, Any]:
         """Return a page of volumes."""
@@ -58,7 +63,8 @@ class Job:
     """One volume on its way; touched by the main thread only.
 
     ``instance_id`` is the instance that it is for, ``reason`` why it failed. ``deleted_with_instance`` holds the
-    volumes that end with the instance. ``created``, ``attached``, ``detached`` and ``changed`` say which calls EC2
+    volumes that end with the instance. ``leaving`` says that the volume is to be removed, ``let_go`` how often it was
+    detached because it hung in attaching. ``created``, ``attached``, ``detached`` and ``changed`` say which calls EC2
     accepted in this run. Times are seconds since the epoch.
     """
 
@@ -68,6 +74,8 @@ class Job:
     device_name: str = ""
     used_devices: set[str] = field(default_factory=set)
     deleted_with_instance: set[str] = field(default_factory=set)
+    leaving: bool = False
+    let_go: int = 0
     token_number: int = 0
     created_at: float = 0.0
     vanished: int = 0
@@ -111,11 +119,13 @@ class Ec2Jobs:
         answer: dict[str, Any] = getattr(self.client, operation)(**request)
         return answer
 
-    def describe(self, operation: str, key: str, filters: dict[str, list[str]]) -> Iterator[dict[str, Any]]:
+    def describe(
+        self, operation: str, key: str, filters: dict[str, list[str]], page_results: int = PAGE_RESULTS
+    ) -> Iterator[dict[str, Any]]:
         """Yield every result of a Describe operation, over all its pages. Raises OpsError where EC2 refuses."""
         request: dict[str, Any] = {
             "Filters": [{"Name": name, "Values": values} for name, values in filters.items()],
-            "MaxResults": PAGE_RESULTS,
+            "MaxResults": page_results,
         }
         while True:
             self.api_calls["describe"] += 1
@@ -135,6 +145,16 @@ class Ec2Jobs:
             for ids in chunks(instance_ids)
             for reservation in self.describe("describe_instances", "Reservations", {"instance-id": ids})
             for instance in reservation["Instances"]
+        }
+
+    def instance_types(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Return what EC2 knows of these instance types, by name."""
+        return {
+            found["InstanceType"]: found
+            for some in chunks(names)
+            for found in self.describe(
+                "describe_instance_types", "InstanceTypes", {"instance-type": some}, page_results=PAGE_TYPES
+            )
         }
 
     def volumes(self, volume_ids: Iterable[str]) -> dict[str, Volume]:

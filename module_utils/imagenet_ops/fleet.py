@@ -1,4 +1,4 @@
-"""One volume from a snapshot for each instance of a fleet, however large.
+"""One volume for each instance of a fleet, however large: from a snapshot, or blank.
 
 How it stays right when anything is killed at any moment:
 
@@ -7,6 +7,7 @@ How it stays right when anything is killed at any moment:
   this run or by another beside it, yields the same volume. A deleted volume keeps its token for a while, so a token
   whose volume is gone is followed by the next of a fixed series.
 * Every step looks at what is there and does what is missing; a run with nothing to do changes nothing.
+* A volume whose instance has been terminated is of no use to anybody: the run that finds it deletes it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import string
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +26,11 @@ from ansible.module_utils.imagenet_ops.errors import OpsError
 INSTANCE_TAG = "InstanceId"
 USABLE_STATES = ("creating", "available", "in-use")
 GOING_STATES = ("deleting", "deleted")
-# EC2 is eventually consistent: a new volume may be missing from its answers for so long.
+GONE_INSTANCE_STATES = ("shutting-down", "terminated")
+# EC2 is eventually consistent: what was just changed may be missing from its answers for so long.
 APPEAR_SECONDS = 15.0
+# Often enough for a device name or a Nitro slot that hangs; one that hangs every time is for a person to look at.
+ATTACH_ATTEMPTS = 3
 # The most that this machine's clock may differ from that of EC2, which refuses requests beyond it.
 CLOCK_SKEW_SECONDS = 300.0
 # How many new volumes may vanish, and how many tokens of deleted ones are skipped, before an instance is given up.
@@ -41,28 +45,40 @@ DEVICE_SUFFIXES = [*"fghijklmnop", *(first + second for first in "bc" for second
 
 @dataclass(frozen=True)
 class VolumeSettings:
-    """What each volume is to be; 0 and "" leave the choice to AWS (for the size: that of the snapshot)."""
+    """What each volume is to be; 0 and "" leave the choice to AWS (for the size: that of the snapshot).
 
-    snapshot_id: str
+    Without ``snapshot_id`` the volumes are blank and need a size. ``delete_on_termination`` None leaves that as it is.
+    ``attach_timeout_seconds`` is how long a volume may be attaching before it is detached and attached again.
+    """
+
+    snapshot_id: str = ""
     volume_type: str = "gp3"
     iops: int = 0
     throughput_mib_s: int = 0
     size_gib: int = 0
     kms_key_id: str = ""
     encrypted: bool = True
-    delete_on_termination: bool = True
+    delete_on_termination: bool | None = None
     name_prefix: str = ""
+    attach_timeout_seconds: float = 90.0
 
 
 class Deployment:
-    """Gives every instance its volume: created where missing, attached, deleted with the instance where wanted."""
+    """Gives every instance its volume: created where missing, attached, deleted with the instance where wanted.
 
-    def __init__(self, ec2: Ec2Jobs, tags: dict[str, str], settings: VolumeSettings) -> None:
-        """Keep what every step needs; ``tags`` identify the volumes."""
+    Volumes of instances that have gone are deleted; those of other versions are only named, for they may be mounted.
+    """
+
+    def __init__(
+        self, ec2: Ec2Jobs, tags: dict[str, str], settings: VolumeSettings, version_tag: str = "DatasetVersion"
+    ) -> None:
+        """Keep what every step needs; ``tags`` identify the volumes, ``version_tag`` tells versions of them apart."""
         check_tags(tags)
         self.ec2 = ec2
         self.tags = tags
         self.settings = settings
+        self.version_tag = version_tag
+        self.removal = Removal(ec2, tags)
         self.started_at = ec2.clock()
 
     def present(self, instance_ids: Iterable[str], *, check_mode: bool) -> dict[str, Any]:
@@ -71,44 +87,71 @@ class Deployment:
         Raises OpsError where nothing can be done for any instance: no credentials, no such snapshot.
         """
         jobs = [Job(instance_id) for instance_id in dict.fromkeys(instance_ids)]
-        self._read_instances(jobs)
-        open_jobs = [job for job in jobs if not job.reason]
-        volumes = self._volumes_by_instance(open_jobs)
-        if any(job.instance_id not in volumes for job in open_jobs):
-            self._check_snapshot()
-        ready = sum(attachment_to(volumes.get(job.instance_id), job.instance_id) is not None for job in open_jobs)
-        for job in open_jobs:
-            (self._predict if check_mode else self._begin)(job, volumes.get(job.instance_id))
-        self.ec2.work(jobs, self._advance)
-        self._remove_orphans([job for job in jobs if job.reason and job.created])
-        return self._result(jobs, ready)
-
-    def _read_instances(self, jobs: list[Job]) -> None:
-        found = self.ec2.instances(job.instance_id for job in jobs)
+        instances = self.ec2.instances(job.instance_id for job in jobs)
         for job in jobs:
-            instance = found.get(job.instance_id)
-            if instance is None:
-                fail(job, f"instance {job.instance_id} does not exist in this Region. Correct the inventory")
-                continue
-            job.zone = instance["Placement"]["AvailabilityZone"]
-            mappings = instance.get("BlockDeviceMappings", [])
-            job.used_devices = {device_suffix(mapping["DeviceName"]) for mapping in mappings}
-            volumes = [mapping["Ebs"] for mapping in mappings if "Ebs" in mapping]
-            job.deleted_with_instance = {ebs["VolumeId"] for ebs in volumes if ebs["DeleteOnTermination"]}
-            state = instance["State"]["Name"]
-            if state != "running":
-                fail(job, f"instance {job.instance_id} is {state}. Start it, or leave it out with --limit")
+            read_instance(job, instances.get(job.instance_id))
+        open_jobs = [job for job in jobs if not job.reason]
+        relatives = tagged_volumes(self.ec2, {k: v for k, v in self.tags.items() if k != self.version_tag})
+        volumes = self._volumes_by_instance(open_jobs, relatives)
+        if self.settings.snapshot_id and any(job.instance_id not in volumes for job in open_jobs):
+            self._check_snapshot()
+        self._check_attachment_limits(open_jobs, volumes, instances)
+        ready = sum(attachment_to(volumes.get(job.instance_id), job.instance_id) is not None for job in open_jobs)
+        orphans = self._orphans(relatives, instances)
+        for job in (job for job in open_jobs if not job.reason):
+            (self._predict if check_mode else self._begin)(job, volumes.get(job.instance_id))
+        for orphan in orphans:
+            self._begin_removal(orphan, check_mode=check_mode)
+        self.ec2.work([*jobs, *orphans], self._advance_any)
+        self._remove_new_orphans([job for job in jobs if job.reason and job.created])
+        return self._result(jobs, orphans, relatives, ready)
 
-    def _volumes_by_instance(self, jobs: list[Job]) -> dict[str, Volume]:
+    def _volumes_by_instance(self, jobs: list[Job], relatives: list[Volume]) -> dict[str, Volume]:
         """Return for each instance the volume that it already has, or that an earlier run made for it."""
         zones = {job.instance_id: job.zone for job in jobs}
-        usable = [volume for volume in tagged_volumes(self.ec2, self.tags) if volume["State"] in USABLE_STATES]
+        usable = [volume for volume in relatives if volume["State"] in USABLE_STATES and self._is_current(volume)]
         found: dict[str, Volume] = {}
         for volume in sorted(usable, key=lambda volume: (volume["State"] != "in-use", volume["VolumeId"])):
             owner = owner_of(volume)
             if zones.get(owner) == volume["AvailabilityZone"]:
                 found.setdefault(owner, volume)
         return found
+
+    def _check_attachment_limits(
+        self, jobs: list[Job], volumes: Mapping[str, Volume], instances: Mapping[str, dict[str, Any]]
+    ) -> None:
+        """Fail the jobs whose instance takes no more volumes, before a volume is made for it."""
+        missing = [job for job in jobs if attachment_to(volumes.get(job.instance_id), job.instance_id) is None]
+        limits = self.ec2.instance_types(sorted({instances[job.instance_id]["InstanceType"] for job in missing}))
+        for job in missing:
+            instance = instances[job.instance_id]
+            used, most = attachments(instance, limits.get(instance["InstanceType"], {}))
+            if used >= most:
+                fail(
+                    job,
+                    f"instance {job.instance_id} has {used} attachments, and {instance['InstanceType']} takes no more. "
+                    "Detach a volume from it, or take an instance type with more attachments",
+                )
+
+    def _orphans(self, relatives: list[Volume], instances: Mapping[str, dict[str, Any]]) -> list[Job]:
+        """Return jobs for the volumes, of whatever version, that were made for instances which have gone since."""
+        free = [volume for volume in relatives if volume["State"] == "available" and owner_of(volume)]
+        others = sorted({owner_of(volume) for volume in free} - set(instances))
+        known = {**instances, **self.ec2.instances(others)}
+        return [
+            Job(owner_of(volume), volume_id=volume["VolumeId"], leaving=True)
+            for volume in free
+            if is_gone(known.get(owner_of(volume)))
+        ]
+
+    def _begin_removal(self, orphan: Job, *, check_mode: bool) -> None:
+        if check_mode:
+            orphan.changed = True
+        else:
+            self.removal.advance(orphan, {"State": "available"})
+
+    def _advance_any(self, job: Job, volume: Volume | None) -> None:
+        (self.removal.advance if job.leaving else self._advance)(job, volume)
 
     def _check_snapshot(self) -> None:
         snapshot_id = self.settings.snapshot_id
@@ -163,6 +206,12 @@ class Deployment:
             self._advance_attached(job, volume)
         elif volume["State"] == "available" and not job.attached:
             self._attach(job)
+        elif volume["State"] == "available" and self.ec2.waited_seconds(job) >= APPEAR_SECONDS:
+            fail(
+                job,
+                f"volume {job.volume_id} was taken off {job.instance_id} while it was being attached. See what became "
+                "of the instance, then run again",
+            )
         elif volume["State"] in USABLE_STATES:
             self.ec2.wait_for(job)
         else:
@@ -174,15 +223,38 @@ class Deployment:
             fail(job, f"its volume {job.volume_id} is attached to {owner_of(volume)}. Detach it there, then run again")
             return
         job.device_name = attachment["Device"]
-        if attachment["State"] != "attached":
+        if attachment["State"] == "attaching" and self._is_stuck(job):
+            request = {"VolumeId": job.volume_id, "InstanceId": job.instance_id}
+            self.ec2.submit(job, self._let_go, "detach_volume", **request)
+        elif attachment["State"] != "attached":
             self.ec2.wait_for(job)
         elif not self._ends_as_wanted(job):
             self._set_delete_on_termination(job)
         else:
             job.waiting_since = None
 
+    def _is_stuck(self, job: Job) -> bool:
+        """Say whether attaching takes so long that another try, on another device name, is the better way."""
+        waited_seconds = self.ec2.waited_seconds(job)
+        return waited_seconds >= self.settings.attach_timeout_seconds and job.let_go < ATTACH_ATTEMPTS - 1
+
+    def _let_go(self, job: Job, answer: Answer) -> None:
+        """Go on after a stuck attachment was given up: as soon as the volume is available, it is attached again."""
+        try:
+            answer.result()
+        except sdk_errors() as error:
+            # IncorrectState: it was attached in this very moment, or is being detached already.
+            if error_code(error) != "IncorrectState":
+                fail(job, f"volume {job.volume_id} hangs in attaching, and was not detached: {told(error)}")
+                return
+        else:
+            job.attached = False
+            job.let_go += 1
+        self.ec2.wait_for(job)
+
     def _ends_as_wanted(self, job: Job) -> bool:
-        return (job.volume_id in job.deleted_with_instance) == self.settings.delete_on_termination
+        wanted = self.settings.delete_on_termination
+        return wanted is None or (job.volume_id in job.deleted_with_instance) == wanted
 
     def _is_young(self, job: Job) -> bool:
         """Say whether the volume may be of this run; if not, it is an older one that the token stood for."""
@@ -196,10 +268,13 @@ class Deployment:
         else:
             fail(
                 job,
-                f"volume {job.volume_id} is {state} right after it was made of {self.settings.snapshot_id}. The usual "
+                f"volume {job.volume_id} is {state} right after it was made {self._origin()}. The usual "
                 "cause is a KMS key that EC2 may not use for this user or role: allow kms:CreateGrant, "
                 "kms:GenerateDataKeyWithoutPlaintext, kms:ReEncrypt* and kms:Decrypt on it",
             )
+
+    def _origin(self) -> str:
+        return f"of {self.settings.snapshot_id}" if self.settings.snapshot_id else "blank"
 
     def _create(self, job: Job) -> None:
         settings = self.settings
@@ -207,6 +282,7 @@ class Deployment:
         if settings.name_prefix:
             tags["Name"] = f"{settings.name_prefix}-{job.instance_id}"
         optional = {
+            "SnapshotId": settings.snapshot_id,
             "Iops": settings.iops,
             "Throughput": settings.throughput_mib_s,
             "Size": settings.size_gib,
@@ -217,7 +293,6 @@ class Deployment:
             self._created,
             "create_volume",
             AvailabilityZone=job.zone,
-            SnapshotId=settings.snapshot_id,
             VolumeType=settings.volume_type,
             Encrypted=settings.encrypted,
             TagSpecifications=[
@@ -234,7 +309,7 @@ class Deployment:
             if error_code(error) in TOKEN_SPENT_CODES:
                 self._next_token(job)
             else:
-                fail(job, f"no volume of {self.settings.snapshot_id} in {job.zone}: {told(error)}")
+                fail(job, f"no volume {self._origin()} in {job.zone}: {told(error)}")
             return
         job.created_at = volume["CreateTime"].timestamp()
         job.created = job.changed = True
@@ -295,32 +370,40 @@ class Deployment:
             return
         job.changed = True
 
-    def _remove_orphans(self, failed: list[Job]) -> None:
-        """Delete volumes that this run made for instances that have gone: no later run would ask for them."""
+    def _remove_new_orphans(self, failed: list[Job]) -> None:
+        """Delete volumes that this run made for instances that have gone meanwhile."""
         instances = self.ec2.instances(job.instance_id for job in failed)
         for job in failed:
-            instance = instances.get(job.instance_id)
-            if instance is not None and instance["State"]["Name"] not in ("shutting-down", "terminated"):
+            if not is_gone(instances.get(job.instance_id)):
                 continue
             try:
                 self.ec2.mutate("delete_volume", VolumeId=job.volume_id)
                 job.reason += f". The instance has gone, so volume {job.volume_id} was deleted again"
             except sdk_errors() as error:
-                job.reason += f". The instance has gone, but volume {job.volume_id} is left: {told(error)}"
+                job.reason += (
+                    f". The instance has gone, but volume {job.volume_id} is left: {told(error)}. "
+                    "The next run deletes it"
+                )
 
-    def _result(self, jobs: list[Job], ready: int) -> dict[str, Any]:
-        served = [job for job in jobs if not job.reason]
+    def _result(self, jobs: list[Job], orphans: list[Job], relatives: list[Volume], ready: int) -> dict[str, Any]:
+        served = {job.instance_id: job for job in jobs if not job.reason}
+        superseded: dict[str, list[str]] = {}
+        for volume in relatives:
+            owner = owner_of(volume)
+            if owner in served and volume["State"] in USABLE_STATES and not self._is_current(volume):
+                superseded.setdefault(owner, []).append(volume["VolumeId"])
         return {
-            "changed": any(job.changed for job in jobs),
+            "changed": any(job.changed for job in [*jobs, *orphans]),
             "volumes": {
                 job.instance_id: {"volume_id": job.volume_id, "zone": job.zone, "device_name": job.device_name}
-                for job in served
+                for job in served.values()
             },
+            "superseded": superseded,
             "failed_instances": {job.instance_id: job.reason for job in jobs if job.reason},
             "created": sum(job.created for job in jobs),
             "attached": sum(job.attached for job in jobs),
             "detached": 0,
-            "deleted": 0,
+            "deleted": sum(not job.reason for job in orphans),
             "api_calls": self.ec2.api_calls,
             "diff": {
                 "before": f"{ready} of {len(jobs)} instances have the volume attached\n",
@@ -328,15 +411,20 @@ class Deployment:
             },
         }
 
+    def _is_current(self, volume: Volume) -> bool:
+        """Say whether ``volume`` is of the version that was asked for."""
+        return self.tags.items() <= tags_of(volume).items()
+
 
 class Removal:
     """Detaches and deletes volumes that carry the tags, and no others."""
 
-    def __init__(self, ec2: Ec2Jobs, tags: dict[str, str]) -> None:
-        """Keep what every step needs; only volumes with all of ``tags`` are touched."""
+    def __init__(self, ec2: Ec2Jobs, tags: dict[str, str], kept_tags: Mapping[str, str] | None = None) -> None:
+        """Keep what every step needs; only volumes with all of ``tags`` are touched, none with all of ``kept_tags``."""
         check_tags(tags)
         self.ec2 = ec2
         self.tags = tags
+        self.kept_tags = kept_tags or {}
 
     def absent(self, instance_ids: Iterable[str], *, check_mode: bool) -> dict[str, Any]:
         """Return the module's result, after the volumes of these instances (none named: all) are gone."""
@@ -344,20 +432,23 @@ class Removal:
         volumes = [
             volume
             for volume in tagged_volumes(self.ec2, self.tags)
-            if volume["State"] not in GOING_STATES and (not wanted or owner_of(volume) in wanted)
+            if volume["State"] not in GOING_STATES
+            and (not wanted or owner_of(volume) in wanted)
+            and not (self.kept_tags and self.kept_tags.items() <= tags_of(volume).items())
         ]
-        jobs = [Job(owner_of(volume), volume_id=volume["VolumeId"]) for volume in volumes]
+        jobs = [Job(owner_of(volume), volume_id=volume["VolumeId"], leaving=True) for volume in volumes]
         for job, volume in zip(jobs, volumes):
             if check_mode:
                 job.changed = True
                 job.detached = volume["State"] == "in-use"
             else:
-                self._advance(job, volume)
-        self.ec2.work(jobs, self._advance)
+                self.advance(job, volume)
+        self.ec2.work(jobs, self.advance)
         deleted = sum(not job.reason for job in jobs)
         return {
             "changed": any(job.changed for job in jobs),
             "volumes": {},
+            "superseded": {},
             "failed_instances": {job.instance_id or job.volume_id: job.reason for job in jobs if job.reason},
             "created": 0,
             "attached": 0,
@@ -367,7 +458,8 @@ class Removal:
             "diff": {"before": f"{len(jobs)} volumes\n", "after": f"{len(jobs) - deleted} volumes\n"},
         }
 
-    def _advance(self, job: Job, volume: Volume | None) -> None:
+    def advance(self, job: Job, volume: Volume | None) -> None:
+        """Take the next step to get rid of the volume of ``job``, just seen as ``volume`` (None: not seen)."""
         if volume is None or volume["State"] in GOING_STATES:
             job.waiting_since = None
         elif volume["State"] in ("available", "error"):
@@ -409,17 +501,56 @@ def check_tags(tags: dict[str, str]) -> None:
         )
 
 
+def read_instance(job: Job, instance: dict[str, Any] | None) -> None:
+    """Keep in ``job`` what is known of its instance; one that cannot be served fails it."""
+    if instance is None:
+        fail(job, f"instance {job.instance_id} does not exist in this Region. Correct the inventory")
+        return
+    job.zone = instance["Placement"]["AvailabilityZone"]
+    mappings = instance.get("BlockDeviceMappings", [])
+    job.used_devices = {device_suffix(mapping["DeviceName"]) for mapping in mappings}
+    volumes = [mapping["Ebs"] for mapping in mappings if "Ebs" in mapping]
+    job.deleted_with_instance = {ebs["VolumeId"] for ebs in volumes if ebs["DeleteOnTermination"]}
+    state = instance["State"]["Name"]
+    if state != "running":
+        fail(job, f"instance {job.instance_id} is {state}. Start it, or leave it out with --limit")
+
+
+def is_gone(instance: dict[str, Any] | None) -> bool:
+    """Say whether an instance has ended for good; EC2 forgets one an hour after that."""
+    return instance is None or instance["State"]["Name"] in GONE_INSTANCE_STATES
+
+
+def attachments(instance: dict[str, Any], instance_type: dict[str, Any]) -> tuple[int, float]:
+    """Return how many attachments an instance has, and the most that its type takes (infinite where EC2 does not say).
+
+    ``MaximumEbsAttachments`` of a type whose limit is ``shared`` has the first network interface, the NVMe disks and
+    the accelerators taken off already; every further network interface takes a volume's place (EC2 User Guide, "Amazon
+    EBS volume limits for Amazon EC2 instances").
+    """
+    limits = instance_type.get("EbsInfo", {})
+    used = len(instance.get("BlockDeviceMappings", []))
+    if limits.get("AttachmentLimitType") == "shared":
+        used += max(0, len(instance.get("NetworkInterfaces", [])) - 1)
+    return used, limits.get("MaximumEbsAttachments") or float("inf")
+
+
 def tagged_volumes(ec2: Ec2Jobs, tags: dict[str, str]) -> list[Volume]:
     """Return all volumes that carry ``tags``."""
     filters = {f"tag:{name}": [value] for name, value in tags.items()}
     return list(ec2.describe("describe_volumes", "Volumes", filters))
 
 
+def tags_of(volume: Volume) -> dict[str, str]:
+    """Return the tags of ``volume`` by name."""
+    return {tag["Key"]: str(tag["Value"]) for tag in volume.get("Tags", [])}
+
+
 def owner_of(volume: Volume) -> str:
     """Return the instance that ``volume`` is attached to, else the one that it was made for, else ""."""
     for attachment in volume.get("Attachments", []):
         return str(attachment["InstanceId"])
-    return next((str(tag["Value"]) for tag in volume.get("Tags", []) if tag["Key"] == INSTANCE_TAG), "")
+    return tags_of(volume).get(INSTANCE_TAG, "")
 
 
 def attachment_to(volume: Volume | None, instance_id: str) -> dict[str, Any] | None:

@@ -38,6 +38,8 @@ class FakeInstance:
     zone: str
     state: str = "running"
     devices: list[str] = field(default_factory=lambda: ["/dev/xvda"])
+    instance_type: str = "g5.xlarge"
+    interfaces: int = 1
 
 
 def refused(operation: str, code: str, message: str) -> ClientError:
@@ -58,7 +60,9 @@ class FakeEc2:
         self.invisible_seconds = 0.0
         self.page_results = 1000
         self.answered_state = "creating"
+        self.types: dict[str, dict[str, Any]] = {}
         self.stuck: set[str] = set()
+        self.stuck_devices: set[str] = set()
         self.errors: dict[tuple[str, str], list[Exception]] = {}
         self.kill_at = -1
         self.kill_after_effect = False
@@ -98,6 +102,12 @@ class FakeEc2:
         wanted = self._values(request, "instance-id")
         found = [(key, instance) for key, instance in self.instances.items() if key in wanted]
         return {"Reservations": [{"Instances": [self._instance(key, instance)]} for key, instance in found]}
+
+    def describe_instance_types(self, **request: Any) -> dict[str, Any]:
+        assert request["MaxResults"] <= 100
+        self._count("describe_instance_types", request)
+        wanted = self._values(request, "instance-type")
+        return {"InstanceTypes": [{"InstanceType": name, "EbsInfo": self.types.get(name, {})} for name in wanted]}
 
     def describe_snapshots(self, **request: Any) -> dict[str, Any]:
         self._count("describe_snapshots", request)
@@ -183,13 +193,16 @@ class FakeEc2:
         if self.now < volume.available_at:
             return "creating"
         if volume.detached_at is not None and self.now >= volume.detached_at:
-            self.instances[volume.instance_id].devices.remove(volume.device)
+            if volume.instance_id in self.instances:
+                self.instances[volume.instance_id].devices.remove(volume.device)
             volume.instance_id, volume.detached_at = "", None
         return "in-use" if volume.instance_id else "available"
 
     def _instance(self, instance_id: str, instance: FakeInstance) -> dict[str, Any]:
         return {
             "InstanceId": instance_id,
+            "InstanceType": instance.instance_type,
+            "NetworkInterfaces": [{}] * instance.interfaces,
             "State": {"Name": instance.state},
             "Placement": {"AvailabilityZone": instance.zone},
             "BlockDeviceMappings": [self._mapping(instance_id, device) for device in instance.devices],
@@ -204,7 +217,8 @@ class FakeEc2:
         return {"DeviceName": device, "Ebs": ebs}
 
     def _attachment(self, volume: FakeVolume) -> dict[str, Any]:
-        arrived = self.now >= volume.attached_at and volume.instance_id not in self.stuck
+        is_stuck = volume.instance_id in self.stuck or volume.device in self.stuck_devices
+        arrived = self.now >= volume.attached_at and not is_stuck
         state = "detaching" if volume.detached_at is not None else "attached" if arrived else "attaching"
         return {
             "InstanceId": volume.instance_id,

@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import scipy.io  # noqa: F401 (imported once, for all the processes)
-from ansible.module_utils.imagenet_ops import fetch, layout, layout_journal, layout_move, transfer, tree_writer
+from ansible.module_utils.imagenet_ops import (
+    dataset_copy,
+    fetch,
+    layout,
+    layout_journal,
+    layout_move,
+    transfer,
+    tree_writer,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 # Kills nothing: what is returned then is the number of changes.
@@ -47,7 +55,7 @@ class Kills:
         assert self._server.returncode == 0
 
     def run(self, entry: str, arguments: dict[str, Any], kill_at: int) -> int | None:
-        """Call ``entry`` ("fetch" or "lay_out") and kill it at its ``kill_at``-th change; None when that happened.
+        """Call ``entry`` (fetch, copy or lay_out) and kill it at its ``kill_at``-th change; None when that happened.
 
         Where it ended before that, the number of changes that it made in all.
         """
@@ -128,6 +136,7 @@ def _do(job: dict[str, Any]) -> int:
     vars(fetch)["Policy"] = functools.partial(transfer.Policy, checkpoint_seconds=0, report_seconds=0.001)
     vars(layout)["_JOURNAL_SECONDS"] = 0
     vars(tree_writer)["_BATCH_FILES"] = 2
+    vars(dataset_copy).update(_BLOCK_BYTES=16 * 1024, _SYNC_BYTES=48 * 1024)
     # A kill leaves the page cache alone, and a real sync would wait for whatever else the machine writes.
     unwritten = os.open(__file__, os.O_RDONLY)
     vars(tree_writer)["sync_filesystem"] = vars(layout_move)["sync_filesystem"] = lambda _path: os.fsync(unwritten)
@@ -137,6 +146,8 @@ def _do(job: dict[str, Any]) -> int:
     arguments = job["arguments"]
     if job["entry"] == "fetch":
         fetch.fetch(fetch.FetchRequest(**{**arguments, "wanted": fetch.Wanted(**arguments["wanted"])}))
+    elif job["entry"] == "copy":
+        dataset_copy.copy_dataset(**arguments, check_mode=False)
     else:
         layout.lay_out(layout_journal.LayoutRequest(**arguments))
     return changes.count

@@ -65,6 +65,9 @@ def test_check_create_again_and_remove(
     again = run_module(capsys, **wanted)
     assert (again["changed"], again["volumes"], again["api_calls"]["mutating"]) == (False, made["volumes"], 0)
 
+    kept = run_module(capsys, state="absent", instance_ids=[], except_tags={"DatasetVersion": "1f2e3d4c5b6a"})
+    assert (kept["changed"], kept["deleted"]) == (False, 0)
+
     gone = run_module(capsys, state="absent", instance_ids=[])
     assert (gone["changed"], gone["detached"], gone["deleted"], gone["volumes"]) == (True, 2, 2, {})
     assert not ec2.describe_volumes(Filters=[{"Name": "volume-id", "Values": ids}])["Volumes"]
@@ -98,6 +101,6 @@ def test_no_credentials(
     assert answer["msg"].startswith("EC2 describe_instances: NoCredentialsError: Unable to locate credentials. Give")
 
 
-def test_a_snapshot_is_needed_to_make_volumes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_snapshot_or_a_size_is_needed_to_make_volumes(capsys: pytest.CaptureFixture[str]) -> None:
     answer = run_module(capsys, instance_ids=[])
-    assert answer["msg"] == "state is present but all of the following are missing: snapshot_id"
+    assert answer["msg"] == "state is present but any of the following are missing: snapshot_id, size_gib"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 import re
 from typing import Any
 
@@ -39,9 +40,16 @@ def deploy(
     )
 
 
-def remove(ec2: FakeEc2, ids: list[str], *, check_mode: bool = False, tags: dict[str, str] = TAGS) -> dict[str, Any]:
+def remove(
+    ec2: FakeEc2,
+    ids: list[str],
+    *,
+    check_mode: bool = False,
+    tags: dict[str, str] = TAGS,
+    kept: dict[str, str] | None = None,
+) -> dict[str, Any]:
     ec2.calls.clear()
-    return Removal(Ec2Jobs(ec2, 300, ec2.sleep, ec2.clock), tags).absent(ids, check_mode=check_mode)
+    return Removal(Ec2Jobs(ec2, 300, ec2.sleep, ec2.clock), tags, kept).absent(ids, check_mode=check_mode)
 
 
 def only_failure(result: dict[str, Any]) -> str:
@@ -72,7 +80,27 @@ def test_every_instance_gets_a_volume_in_its_own_zone(ec2: FakeEc2) -> None:
     for volume in ec2.volumes.values():
         assert volume.request["AvailabilityZone"] == ec2.instances[volume.instance_id].zone
         assert volume.tags == {**TAGS, "InstanceId": volume.instance_id, "Name": f"imagenet-{volume.instance_id}"}
-        assert volume.delete_on_termination is True
+        assert volume.delete_on_termination is False
+
+
+def test_whether_a_volume_ends_with_its_instance_is_set_where_asked_and_else_left(ec2: FakeEc2) -> None:
+    ids = ec2.add_instances(2)
+    assert deploy(ec2, ids, delete_on_termination=True)["api_calls"]["mutating"] == 6
+    assert all(volume.delete_on_termination for volume in ec2.volumes.values())
+    assert deploy(ec2, ids)["changed"] is False
+    assert all(volume.delete_on_termination for volume in ec2.volumes.values())
+    assert deploy(ec2, ids, delete_on_termination=False)["api_calls"]["mutating"] == 2
+    assert not any(volume.delete_on_termination for volume in ec2.volumes.values())
+
+
+def test_blank_volumes_are_made_without_a_snapshot(ec2: FakeEc2) -> None:
+    ids = ec2.add_instances(1)
+    assert deploy(ec2, ids, snapshot_id="", size_gib=3)["created"] == 1
+    (volume,) = ec2.volumes.values()
+    assert "SnapshotId" not in volume.request
+    assert volume.request["Size"] == 3
+    assert "describe_snapshots" not in ec2.names(mutating=False)
+    assert deploy(ec2, ids, snapshot_id="", size_gib=3)["changed"] is False
 
 
 def test_a_second_run_changes_nothing(ec2: FakeEc2) -> None:
@@ -87,7 +115,7 @@ def test_a_second_run_changes_nothing(ec2: FakeEc2) -> None:
 
 @pytest.mark.parametrize(("count", "describes"), [(64, 12), (500, 30)])
 def test_calls_are_few_for_a_large_fleet(ec2: FakeEc2, count: int, describes: int) -> None:
-    result = deploy(ec2, ec2.add_instances(count), delete_on_termination=False)
+    result = deploy(ec2, ec2.add_instances(count))
     assert len(ec2.attached()) == count
     assert result["api_calls"]["mutating"] == 2 * count
     assert result["api_calls"]["describe"] == len(ec2.names(mutating=False)) <= describes
@@ -129,12 +157,28 @@ def test_what_is_not_asked_for_is_left_to_aws(ec2: FakeEc2) -> None:
     assert not {"Iops", "Throughput", "Size", "KmsKeyId"} & set(volume.request)
 
 
-def test_a_new_version_gets_new_volumes_beside_the_old_ones(ec2: FakeEc2) -> None:
-    ids = ec2.add_instances(2)
+def test_a_new_version_gets_new_volumes_beside_the_old_ones_which_are_named(ec2: FakeEc2) -> None:
+    ids = ec2.add_instances(3)
+    old = deploy(ec2, ids[:2])
+    assert old["superseded"] == {}
+    for check_mode in (True, False):
+        result = deploy(ec2, ids, tags=NEXT_VERSION, check_mode=check_mode)
+        assert result["created"] == 3
+        assert result["superseded"] == {key: [volume["volume_id"]] for key, volume in old["volumes"].items()}
+    assert [result["volumes"][key]["device_name"] for key in ids] == ["/dev/sdg", "/dev/sdg", "/dev/sdf"]
+
+
+def test_the_old_version_is_removed_and_the_new_one_kept(ec2: FakeEc2) -> None:
+    ids = ec2.add_instances(3)
     deploy(ec2, ids)
-    result = deploy(ec2, ids, tags=NEXT_VERSION)
-    assert result["created"] == 2
-    assert {volume["device_name"] for volume in result["volumes"].values()} == {"/dev/sdg"}
+    new = deploy(ec2, ids, tags=NEXT_VERSION)["volumes"]
+    family = {key: value for key, value in TAGS.items() if key != "DatasetVersion"}
+    kept = {"DatasetVersion": NEXT_VERSION["DatasetVersion"]}
+    predicted = remove(ec2, ids[:2], tags=family, kept=kept, check_mode=True)
+    result = remove(ec2, ids[:2], tags=family, kept=kept)
+    assert [(one["detached"], one["deleted"]) for one in (predicted, result)] == [(2, 2), (2, 2)]
+    left = deploy(ec2, ids, tags=NEXT_VERSION)
+    assert (left["changed"], left["volumes"], list(left["superseded"])) == (False, new, ids[2:])
 
 
 # --- check mode
@@ -205,7 +249,49 @@ def test_killed_at_any_call_and_run_again(ec2: FakeEc2, seed: int) -> None:
     assert result["failed_instances"] == {}
     assert sorted(ec2.attached()) == ids
     assert len(ec2.volumes) == len(ids)
-    assert all(volume.delete_on_termination for volume in ec2.volumes.values())
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_killed_while_things_go_wrong_and_run_again(ec2: FakeEc2, seed: int) -> None:
+    """Device names that hang, an instance that ends, a storm of refusals, and the controller killed, each at random."""
+    chance = random.Random(seed)
+    ids = ec2.add_instances(8)
+    ec2.stuck_devices.add("/dev/sdf")
+    storm = refused("CreateVolume", "RequestLimitExceeded", "Request limit exceeded.")
+    for instance_id in chance.sample(ids, 3):
+        ec2.fail("create_volume", instance_id, storm)
+    ended = chance.choice(ids)
+    ends_at = chance.randrange(16)
+    create, attach = ec2.create_volume, ec2.attach_volume
+
+    def may_end(call: Any) -> Any:
+        def answer(**request: Any) -> dict[str, Any]:
+            if len(ec2.names(mutating=True)) >= ends_at:
+                ec2.instances[ended].state = "terminated"
+            found: dict[str, Any] = call(**request)
+            return found
+
+        return answer
+
+    ec2.create_volume, ec2.attach_volume = may_end(create), may_end(attach)  # type: ignore[method-assign]
+    ec2.kill_at, ec2.kill_after_effect = chance.randrange(1, 24), chance.random() < 0.5
+    try:
+        deploy(ec2, ids)
+    except Killed:
+        ec2.sleep(1 + chance.random() * 100)
+    ec2.kill_at = -1
+    ec2.instances[ended].state = "terminated"
+    for volume in ec2.volumes.values():  # EC2 takes them off an instance that ends
+        if volume.instance_id == ended:
+            volume.instance_id = ""
+    alive = [instance_id for instance_id in ids if instance_id != ended]
+    for _ in range(2):  # those that the storm hit are served by the second run at the latest
+        result = deploy(ec2, ids)
+    assert list(result["failed_instances"]) == [ended]
+    assert sorted(ec2.attached()) == alive
+    assert len(ec2.volumes) == len(alive), "no orphan"
+    again = deploy(ec2, alive)
+    assert (again["changed"], again["api_calls"]["mutating"]) == (False, 0)
 
 
 def test_the_token_of_a_deleted_volume_is_followed_by_the_next(ec2: FakeEc2) -> None:
@@ -294,6 +380,72 @@ def test_a_stuck_attachment_fails_alone_and_the_others_do_not_wait_for_it(ec2: F
     assert (again["created"], again["attached"]) == (0, 0)
 
 
+def test_an_attachment_that_hangs_is_given_up_and_made_again_elsewhere(ec2: FakeEc2) -> None:
+    ids = ec2.add_instances(3)
+    ec2.stuck_devices.add("/dev/sdf")
+    started = ec2.now
+    result = deploy(ec2, ids, attach_timeout_seconds=30)
+    assert result["failed_instances"] == {}
+    assert {volume["device_name"] for volume in result["volumes"].values()} == {"/dev/sdg"}
+    assert 30 < ec2.now - started < 60
+    assert (result["created"], result["attached"], len(ec2.volumes)) == (3, 3, 3)
+    assert ec2.names(mutating=True).count("detach_volume") == 3
+
+
+def test_an_attachment_that_came_about_in_the_last_moment_is_kept(ec2: FakeEc2) -> None:
+    ids = ec2.add_instances(1)
+    ec2.stuck.add(ids[0])
+    ec2.fail("detach_volume", ids[0], refused("DetachVolume", "IncorrectState", "The volume is attached."))
+    detach = ec2.detach_volume
+
+    def come_about(**request: Any) -> dict[str, Any]:
+        ec2.stuck.clear()
+        return detach(**request)
+
+    ec2.detach_volume = come_about  # type: ignore[method-assign]
+    assert deploy(ec2, ids)["volumes"][ids[0]]["device_name"] == "/dev/sdf"
+
+
+def test_a_hanging_attachment_that_may_not_be_given_up_fails_alone(ec2: FakeEc2) -> None:
+    ids = ec2.add_instances(2)
+    ec2.stuck.add(ids[0])
+    ec2.fail("detach_volume", ids[0], refused("DetachVolume", "UnauthorizedOperation", "You may not."))
+    reason = only_failure(deploy(ec2, ids))
+    assert re.match(
+        r"volume vol-0+\d hangs in attaching, and was not detached: UnauthorizedOperation: You may not", reason
+    )
+
+
+@pytest.mark.parametrize(
+    ("limit", "interfaces", "is_full"),
+    [
+        ({"MaximumEbsAttachments": 3, "AttachmentLimitType": "dedicated"}, 4, True),
+        ({"MaximumEbsAttachments": 4, "AttachmentLimitType": "dedicated"}, 4, False),
+        ({"MaximumEbsAttachments": 4, "AttachmentLimitType": "shared"}, 2, True),
+        ({"MaximumEbsAttachments": 4, "AttachmentLimitType": "shared"}, 1, False),
+        ({}, 1, False),
+    ],
+)
+def test_an_instance_that_takes_no_more_volumes_fails_alone_and_none_is_made_for_it(
+    ec2: FakeEc2, limit: dict[str, Any], interfaces: int, *, is_full: bool
+) -> None:
+    ids = ec2.add_instances(2)
+    full = ec2.instances[ids[0]]
+    full.instance_type, full.interfaces = "g5.48xlarge", interfaces
+    full.devices += ["/dev/sdb", "/dev/sdc"]
+    ec2.types["g5.48xlarge"] = limit
+    for check_mode in (True, False):
+        result = deploy(ec2, ids, check_mode=check_mode)
+        assert result["created"] == (1 if is_full else 2)
+    assert list(result["volumes"]) == (ids[1:] if is_full else ids)
+    if is_full:
+        used = 3 + (interfaces - 1) * (limit["AttachmentLimitType"] == "shared")
+        assert only_failure(result) == (
+            f"instance {ids[0]} has {used} attachments, and g5.48xlarge takes no more. Detach a volume from it, or "
+            "take an instance type with more attachments"
+        )
+
+
 def test_a_refusal_is_told_with_its_code_and_what_to_do(ec2: FakeEc2) -> None:
     ids = ec2.add_instances(2)
     ec2.fail("create_volume", ids[0], refused("CreateVolume", "VolumeLimitExceeded", "Maximum storage exceeded."))
@@ -320,6 +472,47 @@ def test_an_instance_that_is_terminated_half_way_leaves_no_volume(ec2: FakeEc2) 
     assert re.search(r"The instance has gone, so volume vol-0+[01] was deleted again$", reason)
     assert sorted(ec2.attached()) == ids[1:]
     assert len(ec2.volumes) == 1
+
+
+def test_an_instance_that_is_terminated_while_its_volume_is_attaching_leaves_no_volume(ec2: FakeEc2) -> None:
+    ids = ec2.add_instances(2)
+    attach = ec2.attach_volume
+
+    def end_instance(**request: Any) -> dict[str, Any]:
+        answer = attach(**request)
+        if request["InstanceId"] == ids[0]:
+            ec2.instances[ids[0]].state = "terminated"
+            ec2.volumes[request["VolumeId"]].instance_id = ""
+        return answer
+
+    ec2.attach_volume = end_instance  # type: ignore[method-assign]
+    started = ec2.now
+    reason = only_failure(deploy(ec2, ids))
+    assert re.match(rf"volume vol-0+\d was taken off {ids[0]} while it was being attached\. See what became", reason)
+    assert reason.endswith("was deleted again")
+    assert ec2.now - started < 60
+    assert sorted(ec2.attached()) == ids[1:]
+    assert len(ec2.volumes) == 1
+
+
+def test_volumes_of_instances_that_have_gone_are_deleted_by_the_next_run_whatever_their_version(ec2: FakeEc2) -> None:
+    ids = ec2.add_instances(4)
+    deploy(ec2, ids[:2])
+    deploy(ec2, ids, tags=NEXT_VERSION)
+    deploy(ec2, ids[:1], tags={**TAGS, "Dataset": "another"})
+    for instance_id in ids[:2]:
+        del ec2.instances[instance_id]
+    ec2.instances[ids[2]].state = "stopped"
+    for volume in ec2.volumes.values():
+        if volume.instance_id in ids[:3]:
+            volume.instance_id = ""
+    predicted = deploy(ec2, ids[3:], tags=NEXT_VERSION, check_mode=True)
+    result = deploy(ec2, ids[3:], tags=NEXT_VERSION)
+    for answer in (predicted, result):
+        assert (answer["changed"], answer["deleted"], answer["created"]) == (True, 4, 0)
+    left = sorted((volume.tags["Dataset"], volume.tags["InstanceId"]) for volume in ec2.volumes.values())
+    assert left == [("another", ids[0]), ("imagenet", ids[2]), ("imagenet", ids[3])]
+    assert deploy(ec2, ids[3:], tags=NEXT_VERSION)["changed"] is False
 
 
 def test_a_volume_that_vanishes_after_creation_points_at_the_key(ec2: FakeEc2) -> None:
@@ -364,9 +557,9 @@ def test_a_flag_that_cannot_be_set_is_a_failure_and_the_next_run_sets_it(ec2: Fa
     ids = ec2.add_instances(1)
     ec2.fail("modify_instance_attribute", ids[0], refused("Modify", "UnauthorizedOperation", "You may not."))
     assert "is attached, but its DeleteOnTermination was not set: UnauthorizedOperation: You may not. Allow" in (
-        only_failure(deploy(ec2, ids))
+        only_failure(deploy(ec2, ids, delete_on_termination=True))
     )
-    again = deploy(ec2, ids)
+    again = deploy(ec2, ids, delete_on_termination=True)
     assert (again["changed"], again["created"], again["attached"]) == (True, 0, 0)
     assert next(iter(ec2.volumes.values())).delete_on_termination is True
 
