@@ -183,19 +183,10 @@ api_calls:
 
 from typing import Any
 
-from ansible.module_utils.imagenet_ops.ec2_jobs import THREADS, Ec2Jobs
+from ansible.module_utils.imagenet_ops.ec2_jobs import CLIENT_CONFIG, Ec2Jobs
 from ansible.module_utils.imagenet_ops.fleet import Deployment, Removal, VolumeSettings
 from ansible.module_utils.imagenet_ops.module import run
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
-
-# Adaptive retries measure the rate that the account is allowed and keep to it: with the plain ones, a large fleet fails
-# with RequestLimitExceeded (anything from EC2's token buckets to another tool at work in the same account).
-CLIENT_CONFIG = {
-    "retries": {"mode": "adaptive", "total_max_attempts": 30},
-    "max_pool_connections": THREADS,
-    "connect_timeout": 10,
-    "read_timeout": 60,
-}
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ volume; therefore the serial is read back from the device that the link leads to
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -39,6 +40,9 @@ class Host:
     mountinfo_path: str = "/proc/self/mountinfo"
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
+    fstab_path: str = "/etc/fstab"
+    proc_directory: str = "/proc"
+    systemd_directory: str = "/run/systemd/system"
 
 
 @dataclass(frozen=True)
@@ -195,24 +199,46 @@ def mount_points(host: Host, number: str) -> list[str]:
 
 def mounted_source(host: Host, path: str) -> str:
     """Return what is mounted at directory ``path``, as the kernel names it (the topmost one); empty if nothing is."""
-    sources = [mount.source for mount in _mounts(host) if mount.point == path]
-    return sources[-1] if sources else ""
+    mounted = top_mount(host, path)
+    return "" if mounted is None else mounted.source
 
 
-class _Mount(NamedTuple):
-    """A line of mountinfo: the device as major:minor, the directory, and the source as the kernel names it."""
+def is_held(device: str) -> bool:
+    """Say whether the kernel has ``device`` in use: mounted anywhere, or unmounted lazily with files still open.
+
+    Opening a block device with O_EXCL fails as long as anything else claims it (open(2)); nothing is changed by it.
+    """
+    try:
+        os.close(os.open(device, os.O_RDONLY | os.O_EXCL))
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            return True
+        raise unreadable(device, str(error.strerror)) from error
+    return False
+
+
+class Mount(NamedTuple):
+    """A line of mountinfo: device as major:minor, directory, options of the mount, source as the kernel names it."""
 
     number: str
     point: str
+    options: list[str]
     source: str
 
 
-def _mounts(host: Host) -> Iterator[_Mount]:
+def top_mount(host: Host, path: str) -> Mount | None:
+    """Return what is mounted at directory ``path``, the topmost where there are several, or None."""
+    found = [mount for mount in _mounts(host) if mount.point == path]
+    return found[-1] if found else None
+
+
+def _mounts(host: Host) -> Iterator[Mount]:
     r"""Read mountinfo (proc(5)): field 3 is the device, field 5 the mount point with blanks written as ``\040``.
 
-    Optional fields follow and end with a dash; behind it stand the filesystem's type and the source.
+    Field 6 has the options. Optional fields follow and end with a dash; behind it stand the filesystem's type and the
+    source.
     """
     with open(host.mountinfo_path, encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
             fields = [re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), field) for field in line.split()]
-            yield _Mount(fields[2], fields[4], fields[fields.index("-", 6) + 2])
+            yield Mount(fields[2], fields[4], fields[5].split(","), fields[fields.index("-", 6) + 2])

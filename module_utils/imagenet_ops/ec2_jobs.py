@@ -16,6 +16,14 @@ from typing import Any, Callable, Optional, Protocol
 from ansible.module_utils.imagenet_ops.aws import explain, sdk_errors
 
 THREADS = 16
+# Adaptive retries measure the rate that the account is allowed and keep to it: with the plain ones, a large fleet fails
+# with RequestLimitExceeded (anything from EC2's token buckets to another tool at work in the same account).
+CLIENT_CONFIG: dict[str, Any] = {
+    "retries": {"mode": "adaptive", "total_max_attempts": 30},
+    "max_pool_connections": THREADS,
+    "connect_timeout": 10,
+    "read_timeout": 60,
+}
 # A filter of EC2 takes 200 values, a page of DescribeVolumes and DescribeInstances 1000 results (EC2 API reference).
 FILTER_VALUES = 200
 PAGE_RESULTS = 1000
@@ -188,8 +196,11 @@ class Ec2Jobs:
         next_poll = self.clock() + delay_seconds
         try:
             while self._in_flight or any(job.waiting_since is not None for job in jobs):
-                self._settle(max(0.0, next_poll - self.clock()))
-                if self.clock() >= next_poll:
+                # While calls queue for a thread, a look would only take its place in EC2's buckets: what it finds ready
+                # would have to queue as well.
+                is_full = len(self._in_flight) > THREADS
+                self._settle(LAST_POLL_SECONDS if is_full else max(0.0, next_poll - self.clock()))
+                if not is_full and self.clock() >= next_poll:
                     self._poll([job for job in jobs if job.waiting_since is not None], advance)
                     delay_seconds = min(delay_seconds * POLL_GROWTH, LAST_POLL_SECONDS)
                     next_poll = self.clock() + delay_seconds

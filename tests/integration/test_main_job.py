@@ -66,13 +66,32 @@ def test_deploy_without_a_snapshot_says_so(lab: Lab) -> None:
     assert "There is no complete snapshot of imagenet in us-east-1. Run playbooks/prepare.yml first." in run.text
 
 
+def snapshots_by_role(lab: Lab) -> dict[str, dict[str, Any]]:
+    """The snapshots of the data set by their Role tag; there must be one of each at most."""
+    found = lab.ec2().describe_snapshots(Filters=OURS)["Snapshots"]
+    by_role = {tag["Value"]: one for one in found for tag in one["Tags"] if tag["Key"] == "Role"}
+    assert len(by_role) == len(found)
+    return by_role
+
+
+def test_prepare_killed_while_it_fills_the_volume_for_the_fleet_and_run_again(lab: Lab) -> None:
+    """Two kills: with the volume mounted and half full, and with its snapshot begun. Nothing is made twice or left."""
+    lab.kill_playbook_at("TASK [deploy_snapshot : Create | Copy records, labels and manifest]", "playbooks/prepare.yml")
+    assert snapshots_by_role(lab) == {}
+    lab.kill_playbook_at("TASK [dataset_snapshot : Read the manifest", "playbooks/prepare.yml")
+    assert list(snapshots_by_role(lab)) == ["deploy_snapshot"]
+
+
 def test_prepare_goes_from_archives_to_a_snapshot(lab: Lab) -> None:
+    made = snapshots_by_role(lab)["deploy_snapshot"]["SnapshotId"]
     run = lab.playbook("playbooks/prepare.yml")
     left = ours(lab)
-    assert (len(left["instances"]), len(left["volumes"]), len(left["snapshots"])) == (0, 1, 1)
-    snapshot = lab.ec2().describe_snapshots(SnapshotIds=left["snapshots"])["Snapshots"][0]
+    assert (len(left["instances"]), len(left["volumes"]), len(left["snapshots"])) == (0, 1, 2)
+    snapshots = snapshots_by_role(lab)
+    assert sorted(snapshots) == ["deploy_snapshot", "snapshot"]
+    snapshot = snapshots["deploy_snapshot"]
+    assert (snapshot["SnapshotId"], snapshot["VolumeSize"]) == (made, 1), "one alone, of a volume just large enough"
     tags = {tag["Key"]: tag["Value"] for tag in snapshot["Tags"]}
-    assert tags["Role"] == "snapshot"
     assert re.fullmatch(r"[0-9a-f]{12}", tags["DatasetVersion"])
     assert re.fullmatch(r"[0-9a-f]{12}", tags["DatasetSettings"])
     assert f"DatasetVersion {tags['DatasetVersion']}" in run.text
@@ -131,7 +150,7 @@ def test_a_kept_host_runs_every_step_again_without_a_change(lab: Lab) -> None:
     assert not first.task_changed("dataset_layout : Lay the splits out as one directory per class")
     assert first.task_changed("dataset_records : Pack the splits into records")
     before = ours(lab)
-    assert len(before["snapshots"]) == 2
+    assert len(before["snapshots"]) == 4
     assert lab.playbook("playbooks/prepare.yml", *settings).all_unchanged()
     assert ours(lab) == before
     assert lab.playbook("playbooks/prepare.yml", *settings, "--check").all_unchanged()
@@ -252,10 +271,26 @@ def test_deploy_may_end_with_the_reader_that_training_uses(lab: Lab) -> None:
     assert lab.playbook("playbooks/deploy.yml", "--limit", "gpu-1", "-e", "dataset_verify_reader=mxnet").all_unchanged()
 
 
+def fleet_volumes(lab: Lab, host: str) -> list[str]:
+    """The volumes of the data set that are attached to a host."""
+    attached = [{"Name": "attachment.instance-id", "Values": [lab.instance(host)["InstanceId"]]}]
+    return [one["VolumeId"] for one in lab.ec2().describe_volumes(Filters=[*OURS, *attached])["Volumes"]]
+
+
 def test_a_new_version_takes_the_place_of_the_old_one(lab: Lab) -> None:
+    """A program that reads the old version is not disturbed; then the new one is mounted, and the old one is gone."""
     newest = versions_by_quality(lab)[90]
+    (old,) = fleet_volumes(lab, "gpu-1")
+    lab.ssh("gpu-1", f"nohup sleep 600 < {RECORDS}/train.rec > /dev/null 2>&1 & echo $! > /tmp/reader")
+    held = lab.playbook("playbooks/deploy.yml", "--limit", "gpu-1", expect_success=False)
+    assert "(sleep): it was left alone. Run again when they have ended" in held.text
+    assert len(fleet_volumes(lab, "gpu-1")) == 2
+    lab.ssh("gpu-1", "kill $(cat /tmp/reader)")
     run = lab.playbook("playbooks/deploy.yml", "--limit", "gpu-1")
     assert run.table("host", "result")[0][3] == newest
+    (new,) = fleet_volumes(lab, "gpu-1")
+    assert new != old
+    assert old not in [one["VolumeId"] for one in lab.ec2().describe_volumes()["Volumes"]]
     body = lab.ssh("gpu-1", "cat /data/imagenet/manifest.json")
     assert hashlib.sha256(body.encode()).hexdigest()[:12] == newest
     assert lab.playbook("playbooks/deploy.yml", "--limit", "gpu-1").all_unchanged()
