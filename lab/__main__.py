@@ -41,6 +41,21 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--delay", type=float, default=0.0, help="seconds that a change of state takes (0)")
         command.add_argument("--throttle-rate", type=float, default=0.0, help="EC2 calls a second; 0 is no limit (0)")
         command.add_argument("--throttle-burst", type=int, default=50, help="EC2 calls before the limit bites (50)")
+        command.add_argument(
+            "--lazy-mib-s",
+            type=float,
+            default=0.0,
+            help="MiB/s of blocks that are read for the first time on a restored volume, one by one; 0 is at once (0)",
+        )
+        command.add_argument(
+            "--initialization-quota-mib-s", type=int, default=5000, help="sum of VolumeInitializationRate (5000)"
+        )
+        command.add_argument(
+            "--fast-restore-hour-seconds",
+            type=float,
+            default=3600.0,
+            help="seconds of what fast snapshot restore counts in hours (3600)",
+        )
     return main_parser
 
 
@@ -89,7 +104,14 @@ def _serve(options: argparse.Namespace) -> None:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    return Settings(options.delay, options.throttle_rate, options.throttle_burst)
+    return Settings(
+        delay_seconds=options.delay,
+        throttle_rate=options.throttle_rate,
+        throttle_burst=options.throttle_burst,
+        lazy_mib_s=options.lazy_mib_s,
+        initialization_quota_mib_s=options.initialization_quota_mib_s,
+        fast_restore_hour_seconds=options.fast_restore_hour_seconds,
+    )
 
 
 def _folder(text: str) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from moto.core.responses import ActionResult
@@ -16,7 +17,9 @@ from moto.ec2.models.elastic_block_store import Snapshot, Volume, VolumeAttachme
 from moto.ec2.models.instances import Instance
 from moto.ec2.responses.elastic_block_store import ElasticBlockStore
 
+from lab.config import Settings
 from lab.dataplane import DataPlane
+from lab.fast_restore import FastRestores
 from lab.patching import replace_property, wrap
 from lab.rules import (
     ApiError,
@@ -24,9 +27,11 @@ from lab.rules import (
     ClientTokens,
     NewVolume,
     check_attachment,
+    check_initialization_quota,
     check_new_snapshot,
     check_new_volume,
 )
+from lab.warmth import BLOCK_BYTES, Warmth
 
 MOUNT_POLL_SECONDS = 0.1
 
@@ -34,10 +39,14 @@ MOUNT_POLL_SECONDS = 0.1
 class BlockStore:
     """The patches of EBS. ``lock`` makes the changes of the whole API one at a time."""
 
-    def __init__(self, plane: DataPlane, delay_seconds: float, lock: threading.RLock) -> None:
+    def __init__(self, plane: DataPlane, settings: Settings, lock: threading.RLock, restores: FastRestores) -> None:
         self._plane = plane
-        self._delay_seconds = delay_seconds
+        self._delay_seconds = settings.delay_seconds
+        self._lazy_mib_s = settings.lazy_mib_s
+        self._quota_mib_s = settings.initialization_quota_mib_s
         self._lock = lock
+        self._restores = restores
+        self._warmths: dict[str, Warmth] = {}
         self._tokens = ClientTokens()
 
     def install(self) -> None:
@@ -47,6 +56,13 @@ class BlockStore:
         wrap(ElasticBlockStore, "attach_volume")(self._answer_attach)
         wrap(ElasticBlockStore, "detach_volume")(self._answer_detach)
         wrap(ElasticBlockStore, "describe_snapshots")(self._answer_describe_snapshots)
+        wrap(ElasticBlockStore, "describe_volume_status")(self._answer_describe_volume_status)
+        for name, answer in (
+            ("enable_fast_snapshot_restores", self._answer_enable_fast_restores),
+            ("disable_fast_snapshot_restores", self._answer_disable_fast_restores),
+            ("describe_fast_snapshot_restores", self._answer_describe_fast_restores),
+        ):
+            setattr(ElasticBlockStore, name, _method(answer))  # moto has none of them
         wrap(EC2Backend, "create_volume")(self._create_volume)
         wrap(EC2Backend, "delete_volume")(self._delete_volume)
         wrap(EC2Backend, "modify_volume")(self._modify_volume)
@@ -67,6 +83,10 @@ class BlockStore:
         VolumeAttachment.lab_forced = False  # type: ignore[attr-defined]
         moto_mappings = Instance.block_device_mappings.fget  # type: ignore[attr-defined]
         replace_property(Instance, "block_device_mappings", lambda instance: _mappings(moto_mappings, instance))
+
+    def first_reads(self) -> dict[str, int]:
+        """Return how many blocks of each lazy volume a reader had to wait for."""
+        return {volume_id: warmth.first_reads for volume_id, warmth in self._warmths.items()}
 
     def _is_over(self, since: float) -> bool:
         """Return whether a transition that began at monotonic time ``since`` has ended."""
@@ -98,8 +118,14 @@ class BlockStore:
             if volume is None:
                 # Said to moto, which would take the size that the snapshot's volume has now.
                 response.params["Size"] = _check_create_volume(response.ec2_backend, response.params)
+                rate_mib_s = response.params.get("VolumeInitializationRate")
+                check_initialization_quota(rate_mib_s, self._rates_in_use(response.ec2_backend), self._quota_mib_s)
                 volume = original(response).result
-                volume.volume_initialization_rate = response.params.get("VolumeInitializationRate")
+                volume.volume_initialization_rate = rate_mib_s
+                # A rate wins over fast snapshot restore (CreateVolume page of the EC2 API reference).
+                if rate_mib_s is None and self._restores.take_credit(volume.snapshot_id, volume.zone.name):
+                    volume.fast_restored = True
+                    self._warmths.pop(volume.id, None)
                 self._tokens.remember("CreateVolume", token, request, volume)
             return ActionResult(volume)
 
@@ -111,7 +137,24 @@ class BlockStore:
             volume.multi_attach_enabled = bool(volume.multi_attach_enabled)
             volume.lab_since = time.monotonic()
             self._plane.create_volume(volume.id, volume.size, volume.snapshot_id or None)
+            volume.fast_restored = False
+            volume.volume_initialization_rate = None
+            if volume.snapshot_id and self._lazy_mib_s:
+                blocks = self._plane.snapshot_blocks(
+                    volume.snapshot_id, backend.snapshots[volume.snapshot_id].volume_size
+                )
+                rate = _rate_of(volume)
+                self._warmths[volume.id] = Warmth(blocks, self._lazy_mib_s, rate)
             return volume
+
+    def _rates_in_use(self, backend: Any) -> int:
+        """Return the sum of the rates of all volumes that are being initialized now."""
+        volumes = [backend.volumes[volume_id] for volume_id in self._warmths if volume_id in backend.volumes]
+        return sum(volume.volume_initialization_rate or 0 for volume in volumes if self._percent(volume) < 100)
+
+    def _percent(self, volume: Any) -> int:
+        warmth = self._warmths.get(volume.id)
+        return 100 if warmth is None else warmth.progress_percent()
 
     def _answer_delete_volume(self, original: Any, response: Any) -> Any:
         with self._lock:
@@ -124,6 +167,7 @@ class BlockStore:
         with self._lock:
             volume = original(backend, volume_id)
             self._plane.delete_volume(volume_id)
+            self._warmths.pop(volume_id, None)
             return volume
 
     def _modify_volume(self, original: Any, backend: Any, volume_id: str, *arguments: Any, **keywords: Any) -> Any:
@@ -169,7 +213,8 @@ class BlockStore:
     def _finish_attach(self, attachment: Any) -> None:
         with self._lock:
             if attachment.volume.attachment is attachment:  # else the instance was terminated meanwhile
-                self._plane.attach(attachment.volume.id, attachment.instance.id)
+                volume_id = attachment.volume.id
+                self._plane.attach(volume_id, attachment.instance.id, self._warmths.get(volume_id))
                 attachment.lab_visible = True
 
     def _answer_detach(self, original: Any, response: Any) -> Any:
@@ -222,7 +267,12 @@ class BlockStore:
             snapshot.lab_since = time.monotonic()
             snapshot.lab_size_gib = volume.size
             self._plane.create_snapshot(snapshot.id, volume_id)
+            self._measure(snapshot)
             return snapshot
+
+    def _measure(self, snapshot: Any) -> None:
+        blocks = self._plane.snapshot_blocks(snapshot.id, snapshot.lab_size_gib)
+        snapshot.full_snapshot_size_in_bytes = len(blocks) * BLOCK_BYTES
 
     def _copy_snapshot(self, original: Any, backend: Any, source_snapshot_id: str, **keywords: Any) -> Any:
         with self._lock:
@@ -230,13 +280,82 @@ class BlockStore:
             snapshot.lab_since = time.monotonic()
             snapshot.lab_size_gib = snapshot.volume.size
             self._plane.copy_snapshot(snapshot.id, source_snapshot_id)
+            self._measure(snapshot)
             return snapshot
 
     def _delete_snapshot(self, original: Any, backend: Any, snapshot_id: str) -> Any:
         with self._lock:
             snapshot = original(backend, snapshot_id)
             self._plane.delete_snapshot(snapshot_id)
+            self._restores.forget(snapshot_id)
             return snapshot
+
+    def _answer_describe_volume_status(self, _: Any, response: Any) -> ActionResult:
+        _refuse(response, "Filters", "MaxResults", "NextToken")
+        backend = response.ec2_backend
+        ids = response.params.get("VolumeIds") or list(backend.volumes)
+        with self._lock:
+            return ActionResult({"VolumeStatuses": [self._status(backend.get_volume(volume_id)) for volume_id in ids]})
+
+    def _status(self, volume: Any) -> dict[str, Any]:
+        """Return what DescribeVolumeStatus shows of a volume; of its initialization where it is from a snapshot."""
+        status: dict[str, Any] = {
+            "VolumeId": volume.id,
+            "AvailabilityZone": volume.zone.name,
+            "VolumeStatus": {"Status": "ok", "Details": [{"Name": "io-enabled", "Status": "passed"}]},
+        }
+        if volume.snapshot_id:
+            percent = self._percent(volume)
+            done = "completed" if percent == 100 else "initializing"
+            status["VolumeStatus"]["Details"].append({"Name": "initialization-state", "Status": done})
+            status["InitializationStatusDetails"] = {"InitializationType": "default", "Progress": percent}
+            if volume.volume_initialization_rate:
+                warmth = self._warmths.get(volume.id)
+                status["InitializationStatusDetails"] |= {
+                    "InitializationType": "provisioned-rate",
+                    "EstimatedTimeToCompleteInSeconds": 0 if warmth is None else warmth.remaining_seconds(),
+                }
+        return status
+
+    def _answer_enable_fast_restores(self, response: Any) -> ActionResult:
+        sizes = {}
+        for snapshot_id in response.params["SourceSnapshotIds"]:
+            sizes[snapshot_id] = _find_snapshot(response.ec2_backend, snapshot_id).volume_size
+        return self._change_fast_restores(
+            response, lambda snapshot_id, zone: self._restores.enable(snapshot_id, zone, sizes[snapshot_id])
+        )
+
+    def _answer_disable_fast_restores(self, response: Any) -> ActionResult:
+        return self._change_fast_restores(response, self._restores.disable)
+
+    def _change_fast_restores(self, response: Any, change: Callable[[str, str], dict[str, Any]]) -> ActionResult:
+        """Change every snapshot in every zone of the request; what was refused is told beside what was done."""
+        done: list[dict[str, Any]] = []
+        refused: dict[str, list[dict[str, Any]]] = {}
+        with self._lock:
+            for snapshot_id in response.params["SourceSnapshotIds"]:
+                for zone in response.params["AvailabilityZones"]:
+                    try:
+                        done.append(change(snapshot_id, zone))
+                    except ApiError as error:
+                        why = {"AvailabilityZone": zone, "Error": {"Code": error.code, "Message": error.message}}
+                        refused.setdefault(snapshot_id, []).append(why)
+        unsuccessful = [
+            {"SnapshotId": snapshot_id, "FastSnapshotRestoreStateErrors": errors}
+            for snapshot_id, errors in refused.items()
+        ]
+        return ActionResult({"Successful": done, "Unsuccessful": unsuccessful})
+
+    def _answer_describe_fast_restores(self, response: Any) -> ActionResult:
+        _refuse(response, "NextToken")
+        names = {"snapshot-id": "SnapshotId", "availability-zone": "AvailabilityZone", "state": "State"}
+        with self._lock:
+            items = self._restores.items()
+        for wanted in response.params.get("Filters", []):
+            if wanted["Name"] not in names:
+                raise ApiError("InvalidParameterValue", f"The filter '{wanted['Name']}' is invalid")
+            items = [item for item in items if item[names[wanted["Name"]]] in wanted["Values"]]
+        return ActionResult({"FastSnapshotRestores": items})
 
     def _answer_describe_snapshots(self, original: Any, response: Any) -> ActionResult:
         """Keep to the owners that were asked for, which moto ignores."""
@@ -266,6 +385,25 @@ def _check_create_volume(backend: Any, request: Any) -> int:
             initialization_rate=request.get("VolumeInitializationRate"),
         )
     )
+
+
+def _rate_of(volume: Any) -> Callable[[], float]:
+    return lambda: float(volume.volume_initialization_rate or 0)
+
+
+def _method(answer: Callable[[Any], ActionResult]) -> Callable[[Any], ActionResult]:
+    # A bound method would not be given the response object that it is called on.
+    def method(response: Any) -> ActionResult:
+        return answer(response)
+
+    return method
+
+
+def _refuse(response: Any, *parameters: str) -> None:
+    """Say of what the lab does not know that it does not, instead of ignoring it."""
+    for name in parameters:
+        if name in response.params:
+            raise NotImplementedError(f"{name} of this action")
 
 
 def _find_snapshot(backend: Any, snapshot_id: str) -> Any:

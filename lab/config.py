@@ -114,6 +114,11 @@ class Paths:
         return self.directory / "pool"
 
     @property
+    def lazy(self) -> Path:
+        """Where the server shows volumes whose blocks arrive when they are read, in the same namespace."""
+        return self.directory / "lazy"
+
+    @property
     def temporary(self) -> Path:
         """Where moto keeps the bodies of S3 objects, as unlinked files."""
         return self.directory / "tmp"
@@ -135,8 +140,14 @@ class Settings:
 
     ``delay_seconds`` is how long a state transition takes (pending, creating, attaching, ...); 0 means at once.
     ``throttle_rate`` is API calls per second that refill the bucket of ``throttle_burst`` calls; 0 means no throttling.
+    ``lazy_mib_s`` is how fast the blocks of a volume from a snapshot come when they are read for the first time, one
+    after the other; 0 means that all are there at once. ``initialization_quota_mib_s`` bounds the sum of
+    VolumeInitializationRate, and ``fast_restore_hour_seconds`` is what fast snapshot restore takes for an hour.
     """
 
     delay_seconds: float = 0.0
     throttle_rate: float = 0.0
     throttle_burst: int = 50
+    lazy_mib_s: float = 0.0
+    initialization_quota_mib_s: int = 5000
+    fast_restore_hour_seconds: float = 3600.0

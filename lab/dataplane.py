@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lab.network import Address
+from lab.warmth import BLOCK_BYTES, Warmth
+
+GIB = 1024**3
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,12 @@ class DataPlane:
     def delete_snapshot(self, snapshot_id: str) -> None:
         """Delete a snapshot; volumes made from it stay."""
 
-    def attach(self, volume_id: str, instance_id: str) -> None:
-        """Show a volume as a device in an instance, at once or when it boots."""
+    def snapshot_blocks(self, snapshot_id: str, size_gib: int) -> Sequence[int]:  # noqa: ARG002 - all full in this world
+        """Return the sorted numbers of the blocks (`warmth.BLOCK_BYTES`) that hold data in a snapshot."""
+        return range(size_gib * GIB // BLOCK_BYTES)
+
+    def attach(self, volume_id: str, instance_id: str, warmth: Warmth | None) -> None:
+        """Show a volume as a device in an instance, at once or when it boots, reads of it no faster than ``warmth``."""
 
     def detach(self, volume_id: str) -> None:
         """Take a volume out of its instance; nothing to do where it is not attached."""

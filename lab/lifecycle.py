@@ -41,6 +41,7 @@ from lab.config import (
     Paths,
     Settings,
 )
+from lab.lazy_files import missing_for_lazy_files
 from lab.machine import (
     LabError,
     Process,
@@ -113,7 +114,7 @@ def up(paths: Paths, host_count: int, settings: Settings, source: Path | None) -
             if paths.state.exists():  # else its start was cut off
                 print(f"The lab is up already: {API_URL}")
                 return
-        _check_machine()
+        _check_machine(settings)
         clean(marker.directory if marker else paths.directory, marker)
         clean(paths.directory, None)
         _check_addresses()
@@ -174,6 +175,9 @@ def _start(paths: Paths, host_count: int, settings: Settings, source: Path | Non
     network.create_bridge()
     options = [f"--delay={settings.delay_seconds}"]
     options += [f"--throttle-rate={settings.throttle_rate}", f"--throttle-burst={settings.throttle_burst}"]
+    options += [f"--lazy-mib-s={settings.lazy_mib_s}"]
+    options += [f"--initialization-quota-mib-s={settings.initialization_quota_mib_s}"]
+    options += [f"--fast-restore-hour-seconds={settings.fast_restore_hour_seconds}"]
     options += [f"--listen={address}:{API_PORT}" for address in ADDRESSES]
     options += [f"--pool-device={device}"] if device else []
     server = _spawn(paths, paths.log, "lab", "serve", *options, prefix=OWN_MOUNTS)
@@ -321,8 +325,9 @@ def _write_key(paths: Paths) -> None:
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "imagenet-ops lab", "-f", paths.private_key)
 
 
-def _check_machine() -> None:
+def _check_machine(settings: Settings) -> None:
     missing = missing_programs() or missing_kernel_features()
+    missing += missing_for_lazy_files() if settings.lazy_mib_s else []
     if missing:
         raise LabError(f"The lab needs what this machine lacks: {', '.join(missing)}")
 
@@ -369,7 +374,7 @@ def clean(directory: Path, marker: Marker | None) -> None:
     _release_loops(paths)
     if marker is not None:
         pool.remove_loops_above(marker.highest_loop)
-    for folder in (paths.pool, paths.temporary):
+    for folder in (paths.pool, paths.lazy, paths.temporary):
         shutil.rmtree(folder, ignore_errors=True)
     for file in (paths.pool_image, paths.state, paths.ssh_config, paths.known_hosts, paths.images, paths.origin_config):
         file.unlink(missing_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +13,11 @@ from lab import devices, hosts, network
 from lab.config import METADATA_ADDRESS, Paths
 from lab.dataplane import DataPlane, Launch
 from lab.hosts import Host
+from lab.lazy_files import LazyFiles
 from lab.metadata import MetadataServer
 from lab.network import Address, Namespace
-from lab.pool import Pool, attach_loop, release_loop
+from lab.pool import Pool, attach_loop, hold_loop, let_go_of_loop, release_loop
+from lab.warmth import Warmth
 
 log = logging.getLogger("lab")
 
@@ -35,15 +37,21 @@ class _Machine:
 class LinuxDataPlane(DataPlane):
     """Calls about one volume or one instance come one at a time: the API's lock sees to it.
 
-    ``metadata_of`` gives the metadata service of an instance. ``host_keys`` has the public SSH key of every host.
+    ``metadata_of`` gives the metadata service of an instance, ``lazy_files`` shows volumes that load their blocks
+    lazily, None where none does. ``host_keys`` has the public SSH key of every host.
     """
 
-    def __init__(self, paths: Paths, metadata_of: Callable[[str], MetadataServer]) -> None:
+    def __init__(
+        self, paths: Paths, metadata_of: Callable[[str], MetadataServer], lazy_files: LazyFiles | None
+    ) -> None:
         self._paths = paths
         self._pool = Pool(paths.pool)
         self._metadata_of = metadata_of
+        self._lazy_files = lazy_files
         self._machines: dict[str, _Machine] = {}
         self._loops: dict[str, str] = {}
+        # Loop devices on lazy files, kept open: such a device goes when nobody has it open, after a crash too.
+        self._held: dict[str, int] = {}
         self._attached: dict[str, str] = {}
         self._lock = threading.RLock()
         self.host_keys: dict[str, str] = {}
@@ -56,6 +64,10 @@ class LinuxDataPlane(DataPlane):
     def resize_volume(self, volume_id: str, size_gib: int) -> None:
         """Grow the file, and the loop device on it."""
         self._pool.resize_volume(volume_id, size_gib, self._loops.get(volume_id))
+
+    def snapshot_blocks(self, snapshot_id: str, size_gib: int) -> Sequence[int]:  # noqa: ARG002 - the file knows it
+        """Read from the file where it has no holes."""
+        return self._pool.snapshot_blocks(snapshot_id)
 
     def delete_volume(self, volume_id: str) -> None:
         """Delete the file."""
@@ -73,10 +85,14 @@ class LinuxDataPlane(DataPlane):
         """Delete the file."""
         self._pool.delete_snapshot(snapshot_id)
 
-    def attach(self, volume_id: str, instance_id: str) -> None:
+    def attach(self, volume_id: str, instance_id: str, warmth: Warmth | None) -> None:
         """Put the volume on a loop device, and the device into the host where it runs; else it finds it at its boot."""
         with self._lock:
-            self._loops[volume_id] = attach_loop(self._pool.volume(volume_id))
+            if warmth is not None and self._lazy_files is not None:
+                self._lazy_files.add(volume_id, self._pool.volume(volume_id), warmth)
+                self._loops[volume_id], self._held[volume_id] = hold_loop(self._lazy_files.path(volume_id))
+            else:
+                self._loops[volume_id] = attach_loop(self._pool.volume(volume_id))
             self._attached[volume_id] = instance_id
             host = self._host(instance_id)
             if host is not None:
@@ -91,7 +107,12 @@ class LinuxDataPlane(DataPlane):
             host = self._host(instance_id)
             if host is not None:
                 devices.remove_device(host, volume_id)
-            release_loop(self._loops.pop(volume_id))
+            held = self._held.pop(volume_id, None)
+            if held is None or self._lazy_files is None:
+                release_loop(self._loops.pop(volume_id))
+            else:
+                let_go_of_loop(self._loops.pop(volume_id), held)
+                self._lazy_files.remove(volume_id)
 
     def is_mounted(self, volume_id: str) -> bool:
         """Look into the mounts of the host."""

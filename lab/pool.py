@@ -6,15 +6,18 @@ Where the kernel has no XFS, volumes are plain sparse files and a snapshot is a 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 from lab.config import Paths
 from lab.machine import LabError, has_filesystem, run, wait_until
+from lab.warmth import BLOCK_BYTES
 
 GIB = 1024**3
 FICLONE = 0x40049409  # linux/fs.h: share the blocks of one file with another
@@ -62,6 +65,15 @@ class Pool:
         if loop:
             run("losetup", "--set-capacity", loop)
 
+    def snapshot_blocks(self, snapshot_id: str) -> list[int]:
+        """Return the sorted numbers of the blocks that hold data in a snapshot: where its file has no hole."""
+        blocks: list[int] = []
+        with open(self.snapshot(snapshot_id), "rb") as file:
+            for begin, end in data_extents(file.fileno()):
+                first = max(begin // BLOCK_BYTES, blocks[-1] + 1 if blocks else 0)
+                blocks.extend(range(first, -(-end // BLOCK_BYTES)))
+        return blocks
+
     def create_snapshot(self, snapshot_id: str, volume_id: str) -> None:
         """Keep what has reached the volume's device by now; what a host still holds in its page cache has not."""
         clone(self.volume(volume_id), self.snapshot(snapshot_id))
@@ -77,6 +89,20 @@ class Pool:
     def delete_snapshot(self, snapshot_id: str) -> None:
         """Delete a snapshot's file; volumes that share its blocks keep them."""
         self.snapshot(snapshot_id).unlink(missing_ok=True)
+
+
+def data_extents(descriptor: int) -> Iterator[tuple[int, int]]:
+    """Yield where each stretch of data in an open file begins and ends, in bytes; the rest are holes."""
+    end = 0
+    while True:
+        try:
+            begin = os.lseek(descriptor, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # no data beyond
+                return
+            raise
+        end = os.lseek(descriptor, begin, os.SEEK_HOLE)
+        yield begin, end
 
 
 def clone(source: Path, destination: Path) -> None:
@@ -133,12 +159,30 @@ def detach_loop(loop: str) -> None:
     run("losetup", "--detach", loop)
 
 
+def hold_loop(file: Path) -> tuple[str, int]:
+    """Attach ``file`` to a loop device that lasts as long as somebody has it open; return it and an open descriptor."""
+    loop = attach_loop(file)
+    descriptor = os.open(loop, os.O_RDONLY | os.O_CLOEXEC)
+    detach_loop(loop)  # it is open, so the kernel does it when it no longer is
+    return loop, descriptor
+
+
+def let_go_of_loop(loop: str, descriptor: int) -> None:
+    """Close what `hold_loop` returned and wait, as `release_loop` does."""
+    os.close(descriptor)
+    _wait_until_released(loop)
+
+
 def release_loop(loop: str) -> None:
     """Release a loop device and wait until all that was written to it is in its file, as a clone of that needs.
 
     After a forced detachment the device is still mounted, and there is nothing to wait for.
     """
     detach_loop(loop)
+    _wait_until_released(loop)
+
+
+def _wait_until_released(loop: str) -> None:
     attached = Path("/sys/block") / Path(loop).name / "loop"
     wait_until(lambda: not attached.exists(), RELEASE_SECONDS)
 

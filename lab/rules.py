@@ -196,6 +196,20 @@ def check_new_snapshot(volume_type: str, pending: int) -> None:
         )
 
 
+def check_initialization_quota(rate_mib_s: int | None, in_use_mib_s: int, quota_mib_s: int) -> None:
+    """Raise ApiError where a volume of this rate would exceed the Region's quota, beside those in the making.
+
+    The request fails, says the EBS User Guide ("Use an Amazon EBS Provisioned Rate for Volume Initialization"); AWS
+    documents no code for it.
+    """
+    if rate_mib_s is not None and in_use_mib_s + rate_mib_s > quota_mib_s:
+        raise ApiError(
+            "VolumeInitializationRateLimitExceeded",
+            f"The volume initialization rate of {rate_mib_s} MiB/s exceeds, with {in_use_mib_s} MiB/s in use, "
+            f" the quota of {quota_mib_s} MiB/s.",
+        )
+
+
 class ClientTokens:
     """What was made for which ClientToken, so that a repeated request makes nothing new."""
 

@@ -23,7 +23,9 @@ from lab.access import Access, Calls, TokenBucket
 from lab.blockstore import BlockStore
 from lab.config import ACCOUNT_ID, REGION, ZONES, Paths, Settings
 from lab.dataplane import DataPlane
+from lab.fast_restore import FastRestores
 from lab.instances import Instances
+from lab.lazy_files import LazyFiles
 from lab.linux import LinuxDataPlane
 from lab.machine import write_for_user
 from lab.metadata import MetadataServer
@@ -41,13 +43,16 @@ class Api:
         self._paths = paths
         self._publishing = threading.Lock()
         self._calls = Calls()
-        self._linux = LinuxDataPlane(paths, self._metadata_server) if has_hosts else None
+        lazy_files = LazyFiles(paths.lazy) if has_hosts and settings.lazy_mib_s else None
+        self._linux = LinuxDataPlane(paths, self._metadata_server, lazy_files) if has_hosts else None
         plane = self._linux or DataPlane()
         regions, zones = RegionsAndZonesBackend.regions, RegionsAndZonesBackend.zones[REGION]
         regions[:] = [region for region in regions if region.name == REGION]
         zones[:] = [zone for zone in zones if zone.name in ZONES]
         lock = threading.RLock()
-        BlockStore(plane, settings.delay_seconds, lock).install()
+        restores = FastRestores(settings.delay_seconds, settings.fast_restore_hour_seconds, ACCOUNT_ID)
+        self._blocks = BlockStore(plane, settings, lock, restores)
+        self._blocks.install()
         self._instances = Instances(plane, settings.delay_seconds, lock, self._publish)
         self._instances.install()
         access = Access(TokenBucket(settings.throttle_rate, settings.throttle_burst), self._calls, self._after)
@@ -62,6 +67,9 @@ class Api:
         if request == ("GET", "/lab/calls"):
             start_response("200 OK", [("Content-Type", "application/json")])
             return [json.dumps(self._calls.to_json()).encode()]
+        if request == ("GET", "/lab/first-reads"):
+            start_response("200 OK", [("Content-Type", "application/json")])
+            return [json.dumps(self._blocks.first_reads()).encode()]
         if request == ("POST", "/lab/reset"):
             self._calls.reset()
             start_response("204 No Content", [])

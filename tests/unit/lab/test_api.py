@@ -258,7 +258,8 @@ def test_own_snapshots_are_told_from_those_of_the_image(ec2: Any) -> None:
 
 
 def test_what_the_lab_does_not_have_is_said_as_aws_would(ec2: Any) -> None:
-    assert code(ec2.describe_volume_status) == "UnsupportedOperation"
+    assert code(ec2.describe_volume_status, MaxResults=5) == "UnsupportedOperation"
+    assert code(ec2.enable_volume_io, VolumeId="vol-1") == "UnsupportedOperation"
 
 
 @pytest.mark.parametrize(
@@ -437,3 +438,69 @@ def test_with_a_delay_every_transition_shows_its_states_and_what_is_not_ready_is
     assert states_until("none", attachment) == ["detaching", "none"]
     slow.terminate_instances(InstanceIds=[instance_id])
     assert states_until("terminated", instance_state) == ["shutting-down", "terminated"]
+
+
+@pytest.fixture(scope="module")
+def lazy(start: Callable[..., Server]) -> Any:
+    """EC2 with lazily loaded volumes; an hour of fast snapshot restore is 2 s, and 400 MiB/s may be provisioned."""
+    options = ("--lazy-mib-s", "5", "--fast-restore-hour-seconds", "2", "--initialization-quota-mib-s", "400")
+    return start(*options).client("ec2")
+
+
+def snapshot_of(ec2: Any, size_gib: int) -> str:
+    return str(ec2.create_snapshot(VolumeId=volume_in(ec2, "us-east-1a", Size=size_gib))["SnapshotId"])
+
+
+def initialization(ec2: Any, volume: str) -> dict[str, Any] | None:
+    status: dict[str, Any] = ec2.describe_volume_status(VolumeIds=[volume])["VolumeStatuses"][0]
+    return status.get("InitializationStatusDetails")
+
+
+def test_the_initialization_of_a_volume_from_a_snapshot_can_be_followed(lazy: Any) -> None:
+    snapshot = snapshot_of(lazy, 1)
+    assert lazy.describe_snapshots(SnapshotIds=[snapshot])["Snapshots"][0]["FullSnapshotSizeInBytes"] == 2**30
+    plain = volume_in(lazy, "us-east-1a", SnapshotId=snapshot)
+    assert initialization(lazy, plain) == {"InitializationType": "default", "Progress": 0}
+    rated = volume_in(lazy, "us-east-1a", SnapshotId=snapshot, VolumeInitializationRate=300)
+    first = initialization(lazy, rated)
+    assert first is not None
+    assert first["InitializationType"] == "provisioned-rate"
+    assert 0 <= first["EstimatedTimeToCompleteInSeconds"] <= 4
+    end = time.monotonic() + 10
+    while initialization(lazy, rated) != {**first, "Progress": 100, "EstimatedTimeToCompleteInSeconds": 0}:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert initialization(lazy, volume_in(lazy, "us-east-1a")) is None
+
+
+def test_without_lazy_blocks_every_volume_is_initialized_at_once(ec2: Any) -> None:
+    volume = volume_in(ec2, "us-east-1a", SnapshotId=snapshot_of(ec2, 10))
+    assert initialization(ec2, volume) == {"InitializationType": "default", "Progress": 100}
+
+
+def test_rates_beyond_the_quota_are_refused_until_others_are_done(lazy: Any) -> None:
+    request = {"ec2": lazy, "zone": "us-east-1a", "SnapshotId": snapshot_of(lazy, 20), "Size": 20}
+    first = volume_in(**request, VolumeInitializationRate=300)
+    assert code(volume_in, **request, VolumeInitializationRate=101) == "VolumeInitializationRateLimitExceeded"
+    lazy.delete_volume(VolumeId=first)
+    volume_in(**request, VolumeInitializationRate=101)
+
+
+def test_fast_snapshot_restore_makes_as_many_warm_volumes_as_there_are_credits(lazy: Any) -> None:
+    snapshot = snapshot_of(lazy, 500)  # 2.048 credits an hour, 2 at most; optimized in half an hour
+    where = {"AvailabilityZones": ["us-east-1a"], "SourceSnapshotIds": [snapshot]}
+    answer = lazy.enable_fast_snapshot_restores(**where)
+    assert (answer["Successful"][0]["State"], answer["Unsuccessful"]) == ("optimizing", [])
+    filters = [{"Name": "snapshot-id", "Values": [snapshot]}, {"Name": "state", "Values": ["enabled"]}]
+    end = time.monotonic() + 10
+    while not (found := lazy.describe_fast_snapshot_restores(Filters=filters)["FastSnapshotRestores"]):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    full = found[0]["EnabledTime"].timestamp() + 3  # the API tells whole seconds
+    time.sleep(max(0, full - time.time()))
+    volumes = [volume_in(lazy, "us-east-1a", SnapshotId=snapshot, Size=500) for _ in range(3)]
+    restored = [volume["FastRestored"] for volume in lazy.describe_volumes(VolumeIds=volumes)["Volumes"]]
+    assert restored == [True, True, False]
+    assert [(initialization(lazy, volume) or {})["Progress"] for volume in volumes] == [100, 100, 0]
+    assert lazy.disable_fast_snapshot_restores(**where)["Successful"][0]["State"] == "disabled"
+    assert lazy.disable_fast_snapshot_restores(**where)["Unsuccessful"][0]["SnapshotId"] == snapshot

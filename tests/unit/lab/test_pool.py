@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lab.pool import GIB, Pool, clone
+from lab.warmth import BLOCK_BYTES
 
 
 @pytest.fixture
@@ -60,3 +61,14 @@ def test_a_copy_without_shared_blocks_keeps_the_holes(tmp_path: Path) -> None:
     with open(tmp_path / "copy", "rb") as file:
         file.seek(GIB // 2)
         assert file.read(4) == b"data"
+
+
+def test_the_blocks_of_a_snapshot_are_where_its_file_has_data(tmp_path: Path) -> None:
+    pool = Pool(tmp_path)
+    pool.make_folders()
+    with open(pool.snapshot("snap-1"), "wb") as file:
+        for block in (0, 3, 4, 9):
+            file.seek(block * BLOCK_BYTES + 4096)
+            file.write(b"x" * 4096)
+        file.truncate(20 * BLOCK_BYTES)
+    assert pool.snapshot_blocks("snap-1") == [0, 3, 4, 9]
