@@ -58,6 +58,14 @@ def test_preflight_names_what_is_wrong(lab: Lab, arguments: list[str], text: str
     assert text in lab.playbook("playbooks/steps/preflight.yml", *extra, expect_success=False).text
 
 
+def test_nothing_is_fetched_before_the_terms_are_accepted(scratch: Lab) -> None:
+    refused = ("-e", '{"imagenet_accept_terms": false}')
+    run = scratch.playbook("playbooks/steps/fetch.yml", *scratch_set(scratch), *refused, expect_success=False)
+    text = " ".join(run.text.split())
+    assert "ImageNet is for non-commercial research and education only" in text
+    assert "say it once in your inventory: imagenet_accept_terms: true" in text
+
+
 def test_an_unknown_version_is_named(lab: Lab) -> None:
     wanted = ("-e", "data_version=000000000000", "--limit", "gpu-1")
     run = lab.playbook("playbooks/deploy.yml", *wanted, expect_success=False)
