@@ -29,6 +29,9 @@ _MIB = 1024 * 1024
 # little, so that the hashed beginning stays close behind and what it reads is still in memory.
 _LONGEST_SPAN_BYTES = 32 * _MIB
 _SHORTEST_SPAN_BYTES = _MIB
+# So many requests of each connection are still to come: towards the end they become short, so that all connections end
+# together, and what none could hash before, because a part in front of it was missing, is little.
+_SPANS_PER_CONNECTION = 4
 _READ_BYTES = 256 * 1024
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 60.0
@@ -92,16 +95,18 @@ class Span:
 
 
 class Ledger:
-    """Who fills what of a file of ``size`` bytes, and what is there; for threads. ``done`` becomes the ledger's own.
+    """Who of ``connections`` fills what of a file of ``size`` bytes, and what is there; for threads.
+
+    ``done`` is what was there before; it becomes the ledger's own.
 
     What is there may turn out damaged (`lose`), so the work is at its end only when all of it was judged (`accept`).
     """
 
-    def __init__(self, size: int, done: Ranges, span_bytes: int) -> None:
+    def __init__(self, size: int, done: Ranges, connections: int) -> None:
         self.size = size
         self.error: BaseException | None = None
         self._done = done
-        self._span_bytes = span_bytes
+        self._connections = connections
         self._todo = list(done.gaps(size))
         self._active: list[Span] = []
         self._accepted = False
@@ -126,9 +131,11 @@ class Ledger:
 
     def _next(self) -> Span:
         start, end = self._todo.pop(0)
-        if end - start > self._span_bytes:
-            self._todo.insert(0, (start + self._span_bytes, end))
-            end = start + self._span_bytes
+        share = (self.size - self._done.total) // (_SPANS_PER_CONNECTION * self._connections)
+        span_bytes = min(max(share, _SHORTEST_SPAN_BYTES), _LONGEST_SPAN_BYTES)
+        if end - start > span_bytes:
+            self._todo.insert(0, (start + span_bytes, end))
+            end = start + span_bytes
         return Span(start, end)
 
     def _steal(self) -> Span | None:
@@ -299,9 +306,7 @@ class _Transfer:
         self._senders: dict[int, Source] = {}
         self._damagers: dict[int, list[Source]] = {}
         self._connections = policy.connections if all(source.parallel for source, _ in sources) else 1
-        share = target.size_bytes // (4 * self._connections)
-        span_bytes = min(max(share, _SHORTEST_SPAN_BYTES), _LONGEST_SPAN_BYTES)
-        self._ledger = Ledger(target.size_bytes, done, span_bytes)
+        self._ledger = Ledger(target.size_bytes, done, self._connections)
         self._hashes = Hashes(self._piece_bytes)
         self._hashed_bytes = 0
         self._sessions: list[Session] = []

@@ -184,14 +184,28 @@ def test_numbers_taken_out_of_ranges(additions: Sequence[tuple[int, int]], remov
 # The ledger
 
 
-def test_spans_are_dealt_out_from_the_beginning() -> None:
-    ledger = Ledger(100_000, Ranges([(20_000, 30_000)]), span_bytes=40_000)
-    spans = [ledger.take() for _ in range(3)]
-    assert [(span.position, span.end) for span in spans if span] == [(0, 20_000), (30_000, 70_000), (70_000, 100_000)]
+def test_spans_are_dealt_out_from_the_beginning_and_become_shorter() -> None:
+    ledger = Ledger(100_000, Ranges([(20_000, 30_000)]), connections=1)
+    spans: list[tuple[int, int]] = []
+    while len(spans) < 6:
+        span = ledger.take()
+        assert span is not None
+        spans.append((span.position, span.end))
+        ledger.wrote(span, span.end - span.position)
+        ledger.give_back(span)
+    assert spans == [
+        (0, 20_000),
+        (30_000, 47_500),
+        (47_500, 60_625),
+        (60_625, 70_625),
+        (70_625, 80_625),
+        (80_625, 90_625),
+    ]
 
 
-def test_an_idle_worker_takes_half_of_what_the_slowest_has_left() -> None:
-    ledger = Ledger(100_000, Ranges(), span_bytes=100_000)
+def test_an_idle_worker_takes_half_of_what_the_slowest_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer_module, "_SPANS_PER_CONNECTION", 1)
+    ledger = Ledger(100_000, Ranges(), connections=1)
     slow = ledger.take()
     assert slow is not None
     ledger.wrote(slow, 20_000)
@@ -201,7 +215,7 @@ def test_an_idle_worker_takes_half_of_what_the_slowest_has_left() -> None:
 
 
 def test_what_a_worker_gives_back_is_dealt_out_again() -> None:
-    ledger = Ledger(30_000, Ranges(), span_bytes=10_000)
+    ledger = Ledger(30_000, Ranges(), connections=3)
     first = ledger.take()
     assert first is not None
     ledger.wrote(first, 4_000)
@@ -212,7 +226,7 @@ def test_what_a_worker_gives_back_is_dealt_out_again() -> None:
 
 
 def test_a_worker_waits_for_what_others_may_give_back() -> None:
-    ledger = Ledger(5_000, Ranges(), span_bytes=10_000)
+    ledger = Ledger(5_000, Ranges(), connections=1)
     only = ledger.take()
     assert only is not None
     taken: list[object] = []
@@ -225,7 +239,7 @@ def test_a_worker_waits_for_what_others_may_give_back() -> None:
 
 
 def test_after_an_error_there_is_nothing_to_do() -> None:
-    ledger = Ledger(30_000, Ranges(), span_bytes=10_000)
+    ledger = Ledger(30_000, Ranges(), connections=3)
     ledger.fail(ValueError("first"))
     ledger.fail(ValueError("second"))
     assert ledger.take() is None
