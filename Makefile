@@ -51,6 +51,10 @@ conformance: setup ## records against MXNet 1.9.1's own im2rec.py and readers
 integration: setup ## the playbooks in the embedded lab (root or sudo)
 	$(PYTEST) tests/integration
 
+.PHONY: drill
+drill: setup ## long drills, not part of make test: everything goes wrong at once
+	$(PYTEST) tests/drill
+
 .PHONY: bench
 bench: setup ## measurements beside the tools of today, into artifacts/bench.json (ARGS="pack" or "--scale 0.1")
 	@bin/setup conformance
