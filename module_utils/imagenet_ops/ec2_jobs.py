@@ -31,7 +31,7 @@ PAGE_RESULTS = 1000
 PAGE_TYPES = 100
 # A volume is usually available 1-3 s after CreateVolume and attached a little later, so waiting begins short.
 FIRST_POLL_SECONDS = 1.0
-POLL_GROWTH = 1.25
+POLL_GROWTH = 1.5
 LAST_POLL_SECONDS = 5.0
 
 

@@ -1,15 +1,17 @@
-"""Waiting for EBS snapshots, which take hours, so that people see how far they are."""
+"""EBS snapshots: found by their tags, and waited for so that people see how far they are, for they take hours."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Callable, Protocol
 
 from ansible.module_utils.imagenet_ops.aws import explain, sdk_errors
 from ansible.module_utils.imagenet_ops.errors import OpsError
 from ansible.module_utils.imagenet_ops.state import Progress
 
+# DescribeSnapshots gives so many at a time at most (EC2 API reference).
+PAGE_RESULTS = 1000
 # A first snapshot takes hours: a lost network or a restarted proxy must not end the waiting for it.
 UNREACHABLE_SECONDS_MAX = 900.0
 
@@ -18,7 +20,41 @@ class SnapshotClient(Protocol):
     """The part of boto3's EC2 client that is used here."""
 
     def describe_snapshots(self, **request: Any) -> dict[str, Any]:
-        """Return the snapshots named by ``SnapshotIds``; EC2 refuses where one of them does not exist."""
+        """Return the snapshots named by ``SnapshotIds`` (refused where one does not exist), or those of ``Filters``."""
+
+
+def find_snapshots(client: SnapshotClient, filters: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the snapshots that fit ``filters`` (a value or a list of values by name), the newest last.
+
+    Each has ``snapshot_id``, ``state``, ``progress``, ``volume_size`` (GiB), ``start_time`` (ISO 8601) and ``tags``.
+    Raises OpsError where EC2 refuses.
+    """
+    asked = [
+        {"Name": name, "Values": [str(value) for value in (values if isinstance(values, list) else [values])]}
+        for name, values in filters.items()
+    ]
+    request: dict[str, Any] = {"Filters": asked, "MaxResults": PAGE_RESULTS}
+    found: list[dict[str, Any]] = []
+    while True:
+        try:
+            answer = client.describe_snapshots(**request)
+        except sdk_errors() as error:
+            raise explain(error, "EC2 describe_snapshots") from error
+        found += answer["Snapshots"]
+        if not answer.get("NextToken"):
+            break
+        request["NextToken"] = answer["NextToken"]
+    return [
+        {
+            "snapshot_id": snapshot["SnapshotId"],
+            "state": snapshot["State"],
+            "progress": snapshot.get("Progress") or "",
+            "volume_size": snapshot["VolumeSize"],
+            "start_time": snapshot["StartTime"].isoformat(),
+            "tags": {tag["Key"]: tag["Value"] for tag in snapshot.get("Tags", [])},
+        }
+        for snapshot in sorted(found, key=lambda snapshot: snapshot["StartTime"])
+    ]
 
 
 class SnapshotWait:

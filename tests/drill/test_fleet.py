@@ -52,7 +52,7 @@ class Fleet:
             endpoint_url=url,
             region_name=REGION,
             config=Config(proxies={}, retries={"mode": "adaptive", "total_max_attempts": 30}),
-            **KEYS,  # type: ignore[call-overload]
+            **KEYS,
         )
         self.ids: list[str] = []
         for zone in ("us-east-1a", "us-east-1b"):

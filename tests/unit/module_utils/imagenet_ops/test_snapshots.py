@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible.module_utils.imagenet_ops.errors import OpsError
-from ansible.module_utils.imagenet_ops.snapshots import UNREACHABLE_SECONDS_MAX, SnapshotWait, done_gib
+from ansible.module_utils.imagenet_ops.snapshots import UNREACHABLE_SECONDS_MAX, SnapshotWait, done_gib, find_snapshots
 from ansible.module_utils.imagenet_ops.state import Progress
 from botocore.exceptions import EndpointConnectionError
 
@@ -128,6 +129,58 @@ def test_a_first_look_that_is_refused_is_the_end(tmp_path: Path) -> None:
     ):
         snapshots.wait(tmp_path)
     assert snapshots.now == 0
+
+
+class Pages:
+    """Three snapshots in two pages, not in the order of their age."""
+
+    def __init__(self) -> None:
+        self.requests: list[dict[str, Any]] = []
+
+    def describe_snapshots(self, **request: Any) -> dict[str, Any]:
+        self.requests.append(request)
+        made = {"snap-1": 3, "snap-2": 1, "snap-3": 2}
+        shown = ["snap-3"] if "NextToken" in request else ["snap-1", "snap-2"]
+        return {
+            "Snapshots": [
+                {
+                    "SnapshotId": name,
+                    "State": "pending",
+                    "VolumeSize": 8,
+                    "StartTime": datetime(2026, 1, made[name], tzinfo=timezone.utc),
+                    "Tags": [{"Key": "Role", "Value": "snapshot"}],
+                }
+                for name in shown
+            ],
+            "NextToken": "" if "NextToken" in request else "more",
+        }
+
+
+def test_snapshots_are_found_by_filters_the_newest_last() -> None:
+    pages = Pages()
+    found = find_snapshots(pages, {"tag:Role": ["snapshot", "deploy_snapshot"], "status": "pending"})
+    assert [one["snapshot_id"] for one in found] == ["snap-2", "snap-3", "snap-1"]
+    assert found[0] == {
+        "snapshot_id": "snap-2",
+        "state": "pending",
+        "progress": "",
+        "volume_size": 8,
+        "start_time": "2026-01-01T00:00:00+00:00",
+        "tags": {"Role": "snapshot"},
+    }
+    assert pages.requests[0]["Filters"] == [
+        {"Name": "tag:Role", "Values": ["snapshot", "deploy_snapshot"]},
+        {"Name": "status", "Values": ["pending"]},
+    ]
+
+
+def test_a_search_that_is_refused() -> None:
+    snapshots = FakeSnapshots({})
+    snapshots.errors = [refused("DescribeSnapshots", "UnauthorizedOperation", "You may not.")]
+    with pytest.raises(
+        OpsError, match=r"EC2 describe_snapshots: UnauthorizedOperation: You may not\. Allow the action"
+    ):
+        find_snapshots(snapshots, {})
 
 
 def test_progress_in_the_forms_that_aws_gives() -> None:
