@@ -40,6 +40,7 @@ TODO_BY_CODE = {
     "PermanentRedirect": REGION,
     "301": REGION,
     "AuthorizationHeaderMalformed": REGION,
+    "InvalidObjectState": "Thaw the object first (aws s3api restore-object): its storage class is an archive",
     "NoSuchBucket": "Create the bucket (playbooks/prepare.yml does) or correct its name and Region",
 }
 # botocore's own errors, by class: there was no answer to take a code from.

@@ -8,7 +8,6 @@ killed is taken up where it stopped: parts that S3 has already, with the right c
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import threading
 import zlib
@@ -18,18 +17,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible.module_utils.imagenet_ops.errors import OpsError
-from ansible.module_utils.imagenet_ops.manifest import (
-    LABELS_NAME,
-    MANIFEST_NAME,
-    RECORD_FOLDER,
-    parse_manifest,
-    read_manifest,
-)
+from ansible.module_utils.imagenet_ops.manifest import MANIFEST_NAME, parse_manifest, read_manifest
 from ansible.module_utils.imagenet_ops.s3 import Bucket, StoredPart, crc32_text
 from ansible.module_utils.imagenet_ops.state import Progress, read_json, write_json
 
 MIB = 1 << 20
-ARCHIVE_FOLDER = "archives"
 # S3's limits ("Amazon S3 multipart upload limits" in its User Guide).
 MOST_PARTS = 10_000
 LEAST_PART_BYTES = 5 * MIB
@@ -68,17 +60,8 @@ def make_plan(root: str) -> BackupPlan:
     with open(path, "rb") as file:
         content = file.read()
     manifest = parse_manifest(content, path)
-    archives = [
-        BackupFile(f"{ARCHIVE_FOLDER}/{archive['name']}", archive["size_bytes"], archive["sha256"])
-        for archive in json.loads(content)["archives"]
-    ]
-    records = [
-        BackupFile(f"{RECORD_FOLDER}/{name}", entry.size_bytes, entry.sha256)
-        for split in manifest.splits.values()
-        for name, entry in split.files.items()
-    ]
-    labels = BackupFile(LABELS_NAME, manifest.labels.size_bytes, manifest.labels.sha256)
-    files = sorted([*archives, *records, labels], key=lambda file: (-file.size_bytes, file.path))
+    named = [BackupFile(path, entry.size_bytes, entry.sha256) for path, entry in manifest.files().items()]
+    files = sorted(named, key=lambda file: (-file.size_bytes, file.path))
     return BackupPlan(root, f"{manifest.dataset}/{manifest.dataset_version}", files, content)
 
 

@@ -36,6 +36,28 @@ def require_space(path: str, needed_bytes: int) -> None:
         )
 
 
+def allocated_bytes(path: str) -> int:
+    """Return what file ``path`` takes on its disk by now; 0 where there is none."""
+    try:
+        # Blocks of 512 bytes, whatever the filesystem's own are (stat(2)).
+        return os.stat(path).st_blocks * 512
+    except FileNotFoundError:
+        return 0
+
+
+def allocate(descriptor: int, size_bytes: int) -> None:
+    """Give an empty file its final size, on the disk too: one that is too small shows now, and extents become large."""
+    os.ftruncate(descriptor, 0)
+    try:
+        if size_bytes:
+            os.posix_fallocate(descriptor, 0, size_bytes)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            raise
+        # A filesystem that cannot do it; space is then taken as the bytes come.
+        os.ftruncate(descriptor, size_bytes)
+
+
 def sync_filesystem(path: str) -> None:
     """Make everything durable that was written to the filesystem of ``path``. Raises OSError.
 

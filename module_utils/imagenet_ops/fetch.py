@@ -9,7 +9,6 @@ only the damaged pieces are missing.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import time
@@ -18,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ansible.module_utils.imagenet_ops.archives import VerifiedArchive, find_verified, read_record, write_verified
-from ansible.module_utils.imagenet_ops.disk import disk_error, require_space
+from ansible.module_utils.imagenet_ops.disk import allocate, allocated_bytes, disk_error, require_space
 from ansible.module_utils.imagenet_ops.errors import OpsError
 from ansible.module_utils.imagenet_ops.hashing import Digests, hash_file
 from ansible.module_utils.imagenet_ops.http_source import HttpSource
@@ -33,7 +32,14 @@ from ansible.module_utils.imagenet_ops.pieces import (
 )
 from ansible.module_utils.imagenet_ops.s3_source import S3Source
 from ansible.module_utils.imagenet_ops.sources import Facts, FileSource, PassingError, Source, local_path
-from ansible.module_utils.imagenet_ops.state import Progress, exclusive, fsync_directory, read_json, write_json
+from ansible.module_utils.imagenet_ops.state import (
+    Progress,
+    exclusive,
+    fsync_directory,
+    read_json,
+    remove_durably,
+    write_json,
+)
 from ansible.module_utils.imagenet_ops.transfer import Attempts, Policy, Ranges, Target, transfer, transfer_whole
 
 _JOURNAL_FORMAT = 1
@@ -459,13 +465,7 @@ def _resumable(request: FetchRequest, sources: list[tuple[Source, Facts]], size_
 
 
 def _require_space(request: FetchRequest, size_bytes: int) -> None:
-    try:
-        status = os.stat(request.part)
-        # Blocks of 512 bytes, whatever the filesystem's own are (stat(2)).
-        allocated = min(status.st_blocks * 512, size_bytes)
-    except FileNotFoundError:
-        allocated = 0
-    require_space(request.dest, size_bytes - allocated)
+    require_space(request.dest, size_bytes - min(allocated_bytes(request.part), size_bytes))
 
 
 def _download(request: FetchRequest) -> dict[str, Any]:
@@ -482,11 +482,11 @@ def _complete(
     _require_space(request, size_bytes)
     if not resumed_bytes:
         # First of all: a journal must never meet a file that it was not written for.
-        _remove(request.journal)
+        remove_durably(request.journal)
     descriptor = os.open(request.part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         if not resumed_bytes:
-            _allocate(descriptor, size_bytes)
+            allocate(descriptor, size_bytes)
         digests = _transfer(request, sources, Target(request.part, descriptor, size_bytes), done)
         os.fsync(descriptor)
         mtime_ns = os.fstat(descriptor).st_mtime_ns
@@ -495,26 +495,6 @@ def _complete(
     archive = VerifiedArchive(request.name, size_bytes, mtime_ns, digests.md5, digests.sha256)
     _accept(request, archive, digests.pieces)
     return _changed_result(request, archive, resumed_bytes, before)
-
-
-def _remove(path: str) -> None:
-    """Remove a file, where it is there, for good."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-        fsync_directory(os.path.dirname(path) or ".")
-
-
-def _allocate(descriptor: int, size_bytes: int) -> None:
-    """Give an empty file its final size, on the disk too: one that is too small shows now, and extents become large."""
-    os.ftruncate(descriptor, 0)
-    try:
-        if size_bytes:
-            os.posix_fallocate(descriptor, 0, size_bytes)
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
-            raise
-        # A filesystem that cannot do it; space is then taken as the bytes come.
-        os.ftruncate(descriptor, size_bytes)
 
 
 def _versions(sources: list[tuple[Source, Facts]]) -> dict[str, str]:
@@ -569,7 +549,7 @@ def _accept(request: FetchRequest, archive: VerifiedArchive, pieces: Pieces) -> 
     final = request.dest if difference is None else f"{request.dest}.rejected"
     os.replace(request.part, final)
     fsync_directory(directory)
-    _remove(request.journal)
+    remove_durably(request.journal)
     if difference is not None:
         record = _known_pieces(request, replace(request.wanted, size_bytes=archive.size_bytes))
         ranges = [] if record is None else record.damaged(pieces)

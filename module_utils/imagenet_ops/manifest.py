@@ -20,6 +20,7 @@ ENGINE_VERSION = "1"  # goes up when the same images and settings would give oth
 MANIFEST_NAME = "manifest.json"
 LABELS_NAME = "labels.tsv"
 RECORD_FOLDER = "recordio"
+ARCHIVE_FOLDER = "archives"
 VERSION_DIGITS = 12
 
 
@@ -34,6 +35,14 @@ class FileEntry(NamedTuple):
     """A file of the data set by its size and its SHA-256 in hex."""
 
     size_bytes: int
+    sha256: str
+
+
+class ArchiveEntry(NamedTuple):
+    """An archive that a data set was made from: size, and MD5 and SHA-256 in hex."""
+
+    size_bytes: int
+    md5: str
     sha256: str
 
 
@@ -59,6 +68,18 @@ class Manifest(NamedTuple):
     classes: int
     splits: dict[str, SplitEntry]
     sha256: str
+    archives: dict[str, ArchiveEntry]
+
+    def files(self) -> dict[str, FileEntry]:
+        """Return every file that the manifest names, but itself, by its path below the root of the data set."""
+        archives = {
+            f"{ARCHIVE_FOLDER}/{name}": FileEntry(archive.size_bytes, archive.sha256)
+            for name, archive in self.archives.items()
+        }
+        records = {
+            f"{RECORD_FOLDER}/{name}": entry for split in self.splits.values() for name, entry in split.files.items()
+        }
+        return {**archives, **records, LABELS_NAME: self.labels}
 
     @property
     def dataset_version(self) -> str:
@@ -140,6 +161,10 @@ def parse_manifest(content: bytes, path: str) -> Manifest:
             classes=labels["classes"],
             splits={name: _split_entry(split) for name, split in value["splits"].items()},
             sha256=hashlib.sha256(content).hexdigest(),
+            archives={
+                archive["name"]: ArchiveEntry(archive["size_bytes"], archive["md5"], archive["sha256"])
+                for archive in value["archives"]
+            },
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise OpsError(

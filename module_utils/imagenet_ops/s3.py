@@ -12,13 +12,16 @@ import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from ansible.module_utils.imagenet_ops.aws import error_code, explain, sdk_errors
+from ansible.module_utils.imagenet_ops.aws import error_code, error_message, explain, sdk_errors
 from ansible.module_utils.imagenet_ops.errors import OpsError
+from ansible.module_utils.imagenet_ops.sources import PassingError, SourceChangedError
 
 SHA256_METADATA = "sha256"
 NOT_FOUND_CODES = ("404", "NoSuchKey", "NotFound")
 # Some refusals come without a code but the HTTP status, since a HEAD has no body.
 DENIED_CODES = ("403", "AccessDenied")
+# What may be another answer in a minute ("Error responses" in the API reference); any status from 500 on is so too.
+PASSING_CODES = ("RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "429")
 
 
 class StoredObject(NamedTuple):
@@ -27,6 +30,14 @@ class StoredObject(NamedTuple):
     size_bytes: int
     sha256: str
     crc32: str
+
+
+class ListedObject(NamedTuple):
+    """An object as a listing shows it: ``etag`` without quotes, ``modified_seconds`` since 1970 when it was stored."""
+
+    size_bytes: int
+    etag: str
+    modified_seconds: float
 
 
 class StoredPart(NamedTuple):
@@ -49,10 +60,13 @@ def crc32_text(crc32: int) -> str:
     return base64.b64encode(crc32.to_bytes(4, "big")).decode()
 
 
-def s3_client(region: str, endpoint_url: str, connections: int) -> Any:
+def s3_client(
+    region: str, endpoint_url: str, connections: int, addressing_style: str = "auto", ca_bundle: str = ""
+) -> Any:
     """Return a boto3 client for S3 with the credentials of its default chain (on a host of EC2, its instance profile).
 
-    "" for ``region`` and ``endpoint_url`` leaves them to the environment. Raises OpsError without boto3 or a Region.
+    "" for ``region``, ``endpoint_url`` and ``ca_bundle`` (a file of certificates) leaves them to the environment.
+    ``addressing_style`` is auto, path or virtual. Raises OpsError without boto3 or a Region.
     """
     try:
         import boto3  # noqa: PLC0415 - a host without it is told so
@@ -68,13 +82,30 @@ def s3_client(region: str, endpoint_url: str, connections: int) -> Any:
         max_pool_connections=connections,
         connect_timeout=10,
         read_timeout=60,
+        s3={"addressing_style": addressing_style},
     )
     errors: tuple[type[Exception], ...] = (*sdk_errors(), ValueError)
     try:
         session = boto3.Session(region_name=region or None)
-        return session.client("s3", endpoint_url=endpoint_url or None, config=config)
+        return session.client("s3", endpoint_url=endpoint_url or None, verify=ca_bundle or None, config=config)
     except errors as error:
         raise explain(error, "S3") from error
+
+
+def bare_etag(etag: str) -> str:
+    """Return an ETag without its quotes, which some servers leave out in a listing."""
+    return etag.strip('"')
+
+
+def is_passing(error: Exception) -> bool:
+    """Say whether the same request may succeed in a minute."""
+    from botocore.exceptions import ConnectionError as NoConnectionError  # noqa: PLC0415 - as in aws.sdk_errors
+    from botocore.exceptions import HTTPClientError, SSLError  # noqa: PLC0415 - as in aws.sdk_errors
+
+    if isinstance(error, (HTTPClientError, NoConnectionError)):  # no answer came, or not all of it
+        return not isinstance(error, SSLError)
+    answer: dict[str, Any] = getattr(error, "response", None) or {}
+    return error_code(error) in PASSING_CODES or answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500
 
 
 class Bucket:
@@ -110,6 +141,44 @@ class Bucket:
             size_bytes=answer["ContentLength"],
             sha256=answer["Metadata"].get(SHA256_METADATA, ""),
             crc32=answer.get("ChecksumCRC32", "") if whole else "",
+        )
+
+    def objects(self, prefix: str) -> dict[str, ListedObject]:
+        """Return every object whose key begins with ``prefix``, by key."""
+        return {
+            entry["Key"]: ListedObject(entry["Size"], bare_etag(entry["ETag"]), entry["LastModified"].timestamp())
+            for page in self._pages("list_objects_v2", prefix)
+            for entry in page.get("Contents", [])
+        }
+
+    def open(self, key: str, start: int, end: int, etag: str) -> Any:
+        """Return a body that gives the bytes from ``start`` to ``end`` (exclusive) of the object that has ``etag``.
+
+        Raises PassingError where asking again may help, SourceChangedError where the object is another by now, and
+        OpsError where S3 refuses.
+        """
+        try:
+            answer = self._request("get_object", Key=key, Range=f"bytes={start}-{end - 1}", IfMatch=f'"{etag}"')
+        except sdk_errors() as error:
+            if is_passing(error):
+                raise PassingError(f"{error_code(error)}: {error_message(error)}") from error
+            if error_code(error) in ("PreconditionFailed", "412"):
+                raise self._changed(key, etag, "another") from error
+            if error_code(error) in NOT_FOUND_CODES:
+                raise self._changed(key, etag, "none") from error
+            raise self._explained(error, self.uri(key)) from error
+        found = bare_etag(answer["ETag"])
+        if found != etag:  # some servers do not know If-Match
+            raise self._changed(key, etag, found)
+        if not answer.get("ContentRange", "").startswith(f"bytes {start}-{end - 1}/"):
+            raise PassingError(f"asked for bytes {start}-{end - 1} S3 sent {answer.get('ContentRange', 'the whole')}")
+        return answer["Body"]
+
+    def _changed(self, key: str, before: str, after: str) -> SourceChangedError:
+        return SourceChangedError(
+            self.uri(key),
+            f"the object was changed while it was read: its ETag was {before} and is {after}",
+            "Find out what writes there, then run again: this file then begins anew",
         )
 
     def put(self, key: str, data: bytes, sha256: str, crc32: str) -> None:

@@ -22,6 +22,13 @@ def fsync_directory(path: str) -> None:
         os.close(descriptor)
 
 
+def remove_durably(path: str) -> None:
+    """Remove a file, where it is there, for good."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+        fsync_directory(os.path.dirname(path) or ".")
+
+
 def write_atomic(path: str, content: bytes, durable: bool = True) -> None:
     """Replace file ``path`` by ``content``: a reader, or a restart, sees the old bytes or the new, never a mixture.
 

@@ -278,14 +278,17 @@ def transfer(
     done: Ranges,
     policy: Policy,
     known: PieceRecord | None = None,
+    hashes: Hashes | None = None,
 ) -> Digests:
     """Fill ``target`` with what ``done`` lacks; return the hashes of the whole file, whose data is synced then.
+
+    ``hashes`` computes them; without ``known``, for which all are needed, it may be some that computes fewer.
 
     All ``sources`` have the same file, in parts; the connections are spread over them, and one that fails for good is
     left out while there is another. A piece that is not as in ``known`` is fetched again, from another source where
     there is one. Raises OpsError, or OSError of the disk; the last checkpoint then tells of all that arrived.
     """
-    return _Transfer(sources, target, done, policy, known).run()
+    return _Transfer(sources, target, done, policy, known, hashes).run()
 
 
 class _Transfer:
@@ -296,6 +299,7 @@ class _Transfer:
         done: Ranges,
         policy: Policy,
         known: PieceRecord | None,
+        hashes: Hashes | None,
     ) -> None:
         self._sources = list(sources)
         self._target = target
@@ -307,7 +311,7 @@ class _Transfer:
         self._damagers: dict[int, list[Source]] = {}
         self._connections = policy.connections if all(source.parallel for source, _ in sources) else 1
         self._ledger = Ledger(target.size_bytes, done, self._connections)
-        self._hashes = Hashes(self._piece_bytes)
+        self._hashes = hashes or Hashes(self._piece_bytes)
         self._hashed_bytes = 0
         self._sessions: list[Session] = []
         self._lock = threading.Lock()

@@ -20,7 +20,7 @@ CONNECTION = {"ansible_host", "ansible_user", "ansible_python_interpreter", "ans
 # What only a user sets: no role has a default for it.
 SHARED = {
     "aws_region", "aws_profile", "aws_endpoint_url", "aws_access_key", "aws_secret_key",
-    "dataset_name", "dataset_profile", "dataset_overrides", "imagenet_accept_terms",
+    "dataset_name", "dataset_profile", "dataset_overrides", "imagenet_accept_terms", "restore_hosts",
 }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import boto3
 import scipy.io  # noqa: F401 (imported once, for all the processes)
 from ansible.module_utils.imagenet_ops import (
     dataset_copy,
@@ -24,13 +25,16 @@ from ansible.module_utils.imagenet_ops import (
     layout,
     layout_journal,
     layout_move,
+    restore,
     transfer,
     tree_writer,
 )
+from ansible.module_utils.imagenet_ops.s3 import Bucket
 
 ROOT = Path(__file__).resolve().parents[2]
 # Kills nothing: what is returned then is the number of changes.
 NEVER = 10**9
+_ANY_CREDENTIALS = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
 _CHANGES = ("write", "pwrite", "fsync", "fdatasync", "replace", "rename", "unlink", "mkdir", "ftruncate")
 
 
@@ -55,7 +59,7 @@ class Kills:
         assert self._server.returncode == 0
 
     def run(self, entry: str, arguments: dict[str, Any], kill_at: int) -> int | None:
-        """Call ``entry`` (fetch, copy or lay_out) and kill it at its ``kill_at``-th change; None when that happened.
+        """Call ``entry`` (fetch, copy, restore, lay_out), kill it at its ``kill_at``-th change; None when it was.
 
         Where it ended before that, the number of changes that it made in all.
         """
@@ -133,7 +137,9 @@ class _Changes:
 def _do(job: dict[str, Any]) -> int:
     """Do ``job`` in small steps, so that there is something to interrupt; return the number of changes."""
     vars(transfer).update(_SHORTEST_SPAN_BYTES=64 * 1024, _READ_BYTES=16 * 1024)
-    vars(fetch)["Policy"] = functools.partial(transfer.Policy, checkpoint_seconds=0, report_seconds=0.001)
+    for module in (fetch, restore):
+        vars(module)["Policy"] = functools.partial(transfer.Policy, checkpoint_seconds=0, report_seconds=0.001)
+    vars(restore).update(_SMALL_BYTES=64 * 1024, _RECORD_INTERVAL_SECONDS=0.0)
     vars(layout)["_JOURNAL_SECONDS"] = 0
     vars(tree_writer)["_BATCH_FILES"] = 2
     vars(dataset_copy).update(_BLOCK_BYTES=16 * 1024, _SYNC_BYTES=48 * 1024)
@@ -146,6 +152,10 @@ def _do(job: dict[str, Any]) -> int:
     arguments = job["arguments"]
     if job["entry"] == "fetch":
         fetch.fetch(fetch.FetchRequest(**{**arguments, "wanted": fetch.Wanted(**arguments["wanted"])}))
+    elif job["entry"] == "restore":
+        client = boto3.client("s3", "us-east-1", endpoint_url=arguments["endpoint_url"], **_ANY_CREDENTIALS)
+        request = restore.RestoreRequest(**arguments["request"])
+        restore.Restore(Bucket(client, arguments["bucket"]), request).run(check_mode=False)
     elif job["entry"] == "copy":
         dataset_copy.copy_dataset(**arguments, check_mode=False)
     else:

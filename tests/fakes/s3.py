@@ -80,7 +80,9 @@ def write_dataset(root: Path, files: dict[str, bytes]) -> dict[str, bytes]:
         "dataset": "imagenet",
         "settings": {},
         "tools": {},
-        "archives": [{"name": Path(path).name, "md5": "", **entry(path)} for path in archives],
+        "archives": [
+            {"name": Path(path).name, "md5": hashlib.md5(files[path]).hexdigest(), **entry(path)} for path in archives
+        ],
         "labels": {"classes": 1, **entry("labels.tsv")},
         "splits": {
             "train": {

@@ -60,3 +60,11 @@ def test_an_error_while_syncing_is_raised(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(OSError, match="Input/output error") as caught:
         disk.sync_filesystem(str(tmp_path))
     assert caught.value.errno == errno.EIO
+
+
+def test_what_a_file_has_allocated(tmp_path: Path) -> None:
+    assert disk.allocated_bytes(str(tmp_path / "none")) == 0
+    with (tmp_path / "file").open("wb") as file:
+        disk.allocate(file.fileno(), 100_000)
+    assert (tmp_path / "file").stat().st_size == 100_000
+    assert disk.allocated_bytes(str(tmp_path / "file")) >= 100_000

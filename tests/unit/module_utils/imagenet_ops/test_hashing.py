@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.imagenet_ops import hashing
-from ansible.module_utils.imagenet_ops.hashing import Digests, Hashes, hash_file
+from ansible.module_utils.imagenet_ops.hashing import Digests, Hashes, Sha256, hash_file
 from ansible.module_utils.imagenet_ops.pieces import Pieces
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,3 +58,10 @@ def test_a_file_and_its_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_an_empty_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     assert hash_file(str(tmp_path / "file"), lambda _position: None, 9) == all_of(b"", 9)
+
+
+def test_sha256_alone() -> None:
+    with Sha256().running() as hashes:
+        hashes.update(b"con")
+        hashes.update(b"tent")
+    assert hashes.digests()[:2] == ("", hashlib.sha256(b"content").hexdigest())

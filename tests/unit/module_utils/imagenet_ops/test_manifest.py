@@ -121,3 +121,15 @@ def test_what_is_no_manifest_is_an_error(content: bytes, why: str) -> None:
         manifest.parse_manifest(content, "m.json")
     todo = "Restore it from the backup, or pack the data set again"
     assert str(caught.value) == f"Manifest m.json: it is not a manifest of format 1 ({why}). {todo}"
+
+
+def test_the_files_that_it_names() -> None:
+    read = manifest.parse_manifest(built(), "manifest.json")
+    assert read.files() == {
+        "archives/train.tar": FileEntry(6, "e" * 64),
+        "archives/val.tar": FileEntry(5, "c" * 64),
+        "recordio/train.rec": FileEntry(100, "f" * 64),
+        "recordio/train.idx": FileEntry(10, "0" * 64),
+        "labels.tsv": read.labels,
+    }
+    assert read.archives["val.tar"].md5 == "b" * 32

@@ -317,3 +317,10 @@ def test_progress_finished_says_so_at_once_and_all_is_done(tmp_path: Path, clock
         "stage": "pack train", "done": 100, "total": 100, "unit": "images",
         "rate_per_second": 10.0, "eta_seconds": 0, "finished": True,
     }  # fmt: skip
+
+
+def test_a_file_is_removed_where_it_is_there(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for _ in range(2):
+        state.remove_durably(str(tmp_path / "file"))
+        assert list(tmp_path.iterdir()) == []

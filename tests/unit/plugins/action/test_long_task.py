@@ -205,7 +205,7 @@ def test_a_module_that_cannot_be_started_says_why(playbook: Playbook) -> None:
     assert list((playbook.folder / "remote").iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["archive_fetch", "imagenet_layout", "recordio_pack", "s3_backup"])
+@pytest.mark.parametrize("name", ["archive_fetch", "imagenet_layout", "recordio_pack", "s3_backup", "s3_restore"])
 def test_every_long_module_has_it(name: str) -> None:
     assert action_loader.get(name, class_only=True) is ActionModule
 

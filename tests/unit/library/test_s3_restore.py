@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import s3_restore
+from ansible.module_utils.testing import patch_module_args
+
+from tests.fakes.s3 import write_dataset
+from tests.fakes.s3_server import BUCKET, S3Server
+
+FILES = {
+    "archives/ILSVRC2012_img_val.tar": bytes(9 << 20),
+    "recordio/train.rec": b"records",
+    "labels.tsv": b"0\tn01440764\ttench\n",
+}
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    content = write_dataset(tmp_path / "packed", FILES)
+    version = hashlib.sha256(content["manifest.json"]).hexdigest()[:12]
+    with S3Server({f"imagenet/{version}/{path}": data for path, data in content.items()}) as running:
+        yield running
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "imagenet"
+
+
+def run_module(capsys: pytest.CaptureFixture[str], server: S3Server, root: Path, **arguments: Any) -> dict[str, Any]:
+    given = {
+        "root": str(root),
+        "state_dir": str(root / ".state"),
+        "bucket": BUCKET,
+        "dataset": "imagenet",
+        "region": "us-east-1",
+        "endpoint_url": server.url,
+        **arguments,
+    }
+    with patch_module_args(given), pytest.raises(SystemExit):
+        s3_restore.main()
+    answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return answer
+
+
+def test_check_restore_and_again(server: S3Server, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predicted = run_module(capsys, server, root, _ansible_check_mode=True)
+    assert not root.exists()
+    made = run_module(capsys, server, root)
+    for answer in (predicted, made):
+        assert (answer["changed"], answer["restored_files"], answer["present_files"]) == (True, 4, 0)
+        assert answer["restored_bytes"] == sum(map(len, FILES.values()))
+    for path, content in FILES.items():
+        assert (root / path).read_bytes() == content
+    assert hashlib.sha256((root / "manifest.json").read_bytes()).hexdigest()[:12] == made["dataset_version"]
+    again = run_module(capsys, server, root, _ansible_check_mode=True)
+    assert (again["changed"], again["restored_files"], again["restored_bytes"]) == (False, 0, 0)
+    assert run_module(capsys, server, root)["changed"] is False
+
+
+def test_records_alone_path_style_and_certificates(
+    server: S3Server, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = run_module(capsys, server, root, content="records", addressing_style="path", ca_bundle="/etc/ssl/x.pem")
+    assert answer["restored_files"] == 3
+    assert not (root / "archives").exists()
+
+
+def test_it_waits_for_another_run_on_this_host(
+    server: S3Server, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / ".state").mkdir(parents=True)
+    released: list[int] = []
+
+    def let_go() -> None:
+        time.sleep(0.5)
+        released.append(len(server.requests))
+        os.close(lock)
+
+    lock = os.open(root / ".state" / "s3_restore.lock", os.O_CREAT | os.O_RDWR)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    thread = threading.Thread(target=let_go)
+    thread.start()
+    assert run_module(capsys, server, root)["changed"] is True
+    thread.join()
+    assert released == [0]
+
+
+def test_it_must_be_said_what_to_restore(server: S3Server, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answer = run_module(capsys, server, root, dataset="")
+    assert answer["failed"] is True
+    assert answer["msg"] == "Option dataset: neither it nor prefix says what to restore. Name the data set"
+
+
+def test_an_error_names_the_object(server: S3Server, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    key = next(key for key in server.objects if key.endswith("labels.tsv"))
+    del server.objects[key]
+    answer = run_module(capsys, server, root)
+    assert answer["failed"] is True
+    assert answer["msg"].startswith(f"s3://{BUCKET}/{key}: the manifest names it, but there is no such object. Make")
