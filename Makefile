@@ -43,8 +43,9 @@ contract: setup ## tests of the tree: interfaces stated several times agree, nam
 	$(PYTEST) tests/contract
 
 .PHONY: conformance
-conformance: setup ## records against MXNet 1.9.1's own im2rec.py and readers
+conformance: setup ## records against MXNet 1.9.1's own im2rec.py and readers, S3 against OpenStack Swift
 	@bin/setup conformance
+	@bin/setup strict-s3
 	$(PYTEST) tests/conformance
 
 .PHONY: integration
