@@ -1,0 +1,123 @@
+"""A backup comes back: to a host without EBS, to a new download host, into prepare.yml, and in a drill.
+
+The tests of this file build on each other: each begins where the one before it ended.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.harness import ROOT, Lab
+
+BUCKET = "imagenet-ops-lab"
+OURS = [{"Name": "tag:Project", "Values": ["imagenet-ops"]}, {"Name": "tag:Dataset", "Values": ["imagenet"]}]
+LIVE = {"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "stopped"]}
+VERIFY = "cd {root} && sha256sum manifest.json labels.tsv recordio/*"
+TEARDOWN = ("playbooks/teardown.yml", "-e", "project_removal_confirm=imagenet")
+
+
+def with_role(lab: Lab, role: str) -> dict[str, int]:
+    """How many live instances and volumes carry the Role tag."""
+    filters = [*OURS, {"Name": "tag:Role", "Values": [role]}]
+    reservations = lab.ec2().describe_instances(Filters=[*filters, LIVE])["Reservations"]
+    volumes = lab.ec2().describe_volumes(Filters=filters)["Volumes"]
+    return {"instances": sum(len(entry["Instances"]) for entry in reservations), "volumes": len(volumes)}
+
+
+def manifest_key(lab: Lab) -> str:
+    keys = [entry["Key"] for entry in lab.s3().list_objects_v2(Bucket=BUCKET, Prefix="imagenet/")["Contents"]]
+    (found,) = [key for key in keys if key.endswith("/manifest.json")]
+    return str(found)
+
+
+def reports(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*-imagenet.json"))]
+
+
+@pytest.fixture(scope="module")
+def version(lab: Lab) -> str:
+    """The DatasetVersion of a backup that prepare.yml has made."""
+    lab.playbook("playbooks/prepare.yml")
+    return manifest_key(lab).split("/")[1]
+
+
+def test_records_to_a_host_without_ebs(lab: Lab, version: str) -> None:
+    options = (
+        "playbooks/restore.yml",
+        "-e",
+        "restore_hosts=gpu",
+        "--limit",
+        "gpu-1",
+        "-e",
+        "data_mount_path=/srv/data",
+    )
+    records = (*options, "-e", "dataset_restore_content=records")
+    assert lab.playbook(*records, "--check").task_changed("python_environment : Install | Make the environment")
+    run = lab.playbook(*records)
+    assert run.task_changed("dataset_restore : Restore the data set")
+    listed = lab.ssh("gpu-1", VERIFY.format(root="/srv/data/imagenet")).splitlines()
+    sums = {path: sha256 for sha256, path in map(str.split, listed)}
+    assert sums["manifest.json"].startswith(version)
+    manifest = json.loads(lab.ssh("gpu-1", "cat /srv/data/imagenet/manifest.json"))
+    named = {f"recordio/{name}": file for split in manifest["splits"].values() for name, file in split["files"].items()}
+    named["labels.tsv"] = manifest["labels"]
+    assert {name: file["sha256"] for name, file in named.items()} == {
+        name: value for name, value in sums.items() if name != "manifest.json"
+    }
+    assert lab.ssh("gpu-1", "ls /srv/data/imagenet").split() == ["labels.tsv", "manifest.json", "recordio"]
+    assert lab.playbook(*records).all_unchanged()
+
+
+def test_a_drill_passes_and_leaves_nothing_but_its_report(lab: Lab, version: str, tmp_path: Path) -> None:
+    lab.playbook("playbooks/drill.yml", "-e", f"restore_drill_report_dir={tmp_path}")
+    (report,) = reports(tmp_path)
+    assert (report["passed"], report["why"], report["dataset_version"]) == (True, "", version)
+    assert report["restored_files"] == 11
+    assert report["records"].keys() == {"train", "validation"}
+    assert with_role(lab, "drill_host") == {"instances": 0, "volumes": 0}
+    assert with_role(lab, "scratch") == {"instances": 0, "volumes": 0}
+
+
+def test_a_drill_of_a_damaged_backup_fails_names_the_object_and_cleans_up(
+    lab: Lab, version: str, tmp_path: Path
+) -> None:
+    key = manifest_key(lab).replace("manifest.json", "recordio/train.rec")
+    whole = lab.s3().get_object(Bucket=BUCKET, Key=key)["Body"].read()
+    damaged = bytearray(whole)
+    damaged[len(damaged) // 2] ^= 1
+    lab.s3().put_object(Bucket=BUCKET, Key=key, Body=bytes(damaged))
+    try:
+        run = lab.playbook("playbooks/drill.yml", "-e", f"restore_drill_report_dir={tmp_path}", expect_success=False)
+    finally:
+        lab.s3().put_object(Bucket=BUCKET, Key=key, Body=whole)
+    assert "The restore drill of imagenet has failed" in run.text
+    (report,) = reports(tmp_path)
+    assert report["passed"] is False
+    assert f"s3://{BUCKET}/imagenet/{version}/recordio/train.rec: its bytes are not those" in report["why"]
+    assert with_role(lab, "drill_host") == {"instances": 0, "volumes": 0}
+    assert with_role(lab, "scratch") == {"instances": 0, "volumes": 0}
+
+
+def test_everything_to_a_new_download_host(lab: Lab, version: str) -> None:
+    lab.playbook(*TEARDOWN)
+    lab.playbook("playbooks/restore.yml")
+    assert with_role(lab, "download_host")["instances"] == 1
+    sums = lab.ssh("imagenet-download", VERIFY.format(root="/data/imagenet"))
+    assert any(line.startswith(version) and line.endswith("manifest.json") for line in sums.splitlines())
+    again = lab.playbook("playbooks/restore.yml")
+    assert not again.task_changed("dataset_restore : Restore the data set")
+
+
+def test_prepare_starts_from_the_backup(lab: Lab, version: str) -> None:
+    lab.playbook(*TEARDOWN)
+    asked_before = (ROOT / ".lab" / "origin.log").read_text().count("GET ")
+    run = lab.playbook("playbooks/prepare.yml", "-e", "dataset_archives_source=backup")
+    assert run.task_changed("dataset_restore : Restore the data set")
+    assert not run.task_changed("dataset_archives : Fetch the archives")
+    assert (ROOT / ".lab" / "origin.log").read_text().count("GET ") == asked_before
+    assert f"DatasetVersion {version}" in run.text
+    lab.playbook(*TEARDOWN, "-e", "project_removal_bucket=true")
