@@ -117,7 +117,7 @@ class BlockStore:
             volume = self._tokens.find("CreateVolume", token, request)
             if volume is None:
                 # Said to moto, which would take the size that the snapshot's volume has now.
-                response.params["Size"] = _check_create_volume(response.ec2_backend, response.params)
+                response.params["Size"] = check_create_volume(response.ec2_backend, response.params)
                 rate_mib_s = response.params.get("VolumeInitializationRate")
                 check_initialization_quota(rate_mib_s, self._rates_in_use(response.ec2_backend), self._quota_mib_s)
                 volume = original(response).result
@@ -368,7 +368,7 @@ class BlockStore:
         return ActionResult(result)
 
 
-def _check_create_volume(backend: Any, request: Any) -> int:
+def check_create_volume(backend: Any, request: Any) -> int:
     """Return the size in GiB that the volume gets; raise ApiError where EC2 would refuse it."""
     zone = request.get("AvailabilityZone")
     if backend.get_zone_by_name(zone) is None:

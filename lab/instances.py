@@ -21,7 +21,9 @@ from moto.ec2.models.instances import Instance, InstanceState
 from moto.ec2.responses.instances import InstanceResponse
 from moto.sts.models import sts_backends
 
+from lab import launch_templates
 from lab.access import PARTITION
+from lab.blockstore import check_create_volume
 from lab.config import ACCOUNT_ID, PUBLIC_NETWORK, REGION, ROOT_DEVICE
 from lab.dataplane import DataPlane, Launch
 from lab.metadata import Metadata
@@ -86,8 +88,10 @@ class Instances:
             with self._lock:
                 reservation = self._tokens.find("RunInstances", token, request)
                 if reservation is None:
+                    launch_templates.resolve(response.ec2_backend, parameters)
                     self._prepare(response.ec2_backend, parameters)
                     reservation = original(response).result
+                    _finish_volumes(response.ec2_backend, parameters, reservation.instances)
                     self._tokens.remember("RunInstances", token, request, reservation)
                     _associate_profile(response.ec2_backend, parameters, reservation.instances)
                     boots = [self._boot(instance) for instance in reservation.instances]
@@ -121,6 +125,7 @@ class Instances:
         mappings = parameters.get("BlockDeviceMappings")
         if mappings:
             _complete_root(mappings)
+            _complete_others(backend, parameters, mappings)
 
     def _boot(self, instance: Any) -> Future[None]:
         key_pair = instance.ec2_backend.key_pairs.get(instance.key_name)
@@ -232,6 +237,34 @@ def _complete_root(mappings: list[dict[str, Any]]) -> None:
         "VolumeType": "gp3",
         **root.get("Ebs", {}),
     }
+
+
+def _complete_others(backend: Any, parameters: Any, mappings: list[dict[str, Any]]) -> None:
+    """Give the volumes beside the root's what a snapshot says of them; raise ApiError where EC2 would not make one."""
+    interfaces = parameters.get("NetworkInterfaces", [])
+    subnet_id = next(part["SubnetId"] for part in (parameters, *interfaces) if part.get("SubnetId"))
+    zone = backend.get_subnet(subnet_id).availability_zone
+    for mapping in mappings:
+        ebs = mapping.get("Ebs")
+        if not ebs or mapping["DeviceName"] == ROOT_DEVICE:
+            continue
+        ebs["VolumeType"] = ebs.get("VolumeType") or "gp2"
+        ebs["VolumeSize"] = check_create_volume(
+            backend, {**ebs, "Size": ebs.get("VolumeSize"), "AvailabilityZone": zone}
+        )
+        # Other than AttachVolume, RunInstances deletes a volume with its instance unless it is told not to.
+        ebs.setdefault("DeleteOnTermination", True)
+
+
+def _finish_volumes(backend: Any, parameters: Any, instances: list[Any]) -> None:
+    """Give the volumes of ``instances`` what moto leaves out of a launch's mappings."""
+    wanted = {mapping["DeviceName"]: mapping.get("Ebs") or {} for mapping in parameters.get("BlockDeviceMappings", [])}
+    for instance in instances:
+        for device_name, attachment in instance.get_block_device_mapping:
+            ebs, volume = wanted.get(device_name, {}), backend.volumes[attachment.volume_id]
+            volume.iops = ebs.get("Iops") or volume.iops
+            volume.throughput = ebs.get("Throughput") or volume.throughput
+            volume.volume_initialization_rate = ebs.get("VolumeInitializationRate")
 
 
 def _add_root_volume(instance: Any) -> None:

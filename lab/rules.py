@@ -210,6 +210,29 @@ def check_initialization_quota(rate_mib_s: int | None, in_use_mib_s: int, quota_
         )
 
 
+# Minutes that a time-based copy may take, in steps (CopySnapshot page of the EC2 API reference).
+COPY_MINUTES = range(15, 2881, 15)
+
+
+def check_copy(completion_minutes: int | None) -> None:
+    """Raise ApiError where EC2 would refuse a copy that is to be complete in so many minutes."""
+    if completion_minutes is not None and completion_minutes not in COPY_MINUTES:
+        raise ApiError(
+            "InvalidParameterValue",
+            f"Invalid value '{completion_minutes}' for CompletionDurationMinutes. Use 15 to 2880 in steps of 15.",
+        )
+
+
+def check_sharing(encrypted: bool, has_default_key: bool, groups: list[str]) -> None:
+    """Raise ApiError where EC2 would not let others, or not everybody (``groups``), make a volume of a snapshot."""
+    if encrypted and groups:
+        raise ApiError("OperationNotPermitted", "Encrypted snapshots cannot be made public.")
+    if has_default_key:
+        raise ApiError(
+            "InvalidParameter", "Snapshots encrypted with the AWS managed key for EBS cannot be shared with others."
+        )
+
+
 class ClientTokens:
     """What was made for which ClientToken, so that a repeated request makes nothing new."""
 

@@ -25,11 +25,13 @@ from lab.config import ACCOUNT_ID, REGION, ZONES, Paths, Settings
 from lab.dataplane import DataPlane
 from lab.fast_restore import FastRestores
 from lab.instances import Instances
+from lab.launch_templates import LaunchTemplates
 from lab.lazy_files import LazyFiles
 from lab.linux import LinuxDataPlane
 from lab.machine import write_for_user
 from lab.metadata import MetadataServer
 from lab.objects import ObjectStore
+from lab.snapshot_sharing import SnapshotSharing
 from lab.ssh_config import Entry, render_known_hosts, render_ssh_config
 
 # After these a host may have another name.
@@ -55,6 +57,8 @@ class Api:
         self._blocks.install()
         self._instances = Instances(plane, settings.delay_seconds, lock, self._publish)
         self._instances.install()
+        LaunchTemplates(lock).install()
+        SnapshotSharing(lock).install()
         access = Access(TokenBucket(settings.throttle_rate, settings.throttle_burst), self._calls, self._after)
         access.install()
         access.create_accounts()

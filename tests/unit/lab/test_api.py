@@ -249,6 +249,70 @@ def test_a_snapshot_keeps_its_size_and_a_volume_from_it_is_as_encrypted_as_it_wa
     assert code(ec2.modify_volume, VolumeId=volume, Size=29) == "InvalidParameterValue"
 
 
+def test_a_launch_takes_all_that_its_template_says(ec2: Any) -> None:
+    snapshot = ec2.create_snapshot(VolumeId=volume_in(ec2, "us-east-1a"))["SnapshotId"]
+    performance = {"Iops": 4000, "Throughput": 500, "VolumeInitializationRate": 200}
+    mapping = {"DeviceName": "/dev/sdf", "Ebs": {"SnapshotId": snapshot, "VolumeType": "gp3", **performance}}
+    data = {
+        "ImageId": IMAGE_ID,
+        "InstanceType": "g5.xlarge",
+        "KeyName": "lab",
+        "BlockDeviceMappings": [mapping],
+        "TagSpecifications": [{"ResourceType": "volume", "Tags": [{"Key": "Edition", "Value": "7"}]}],
+    }
+    own_tags = [{"ResourceType": "launch-template", "Tags": [{"Key": "Project", "Value": "a"}]}]
+    ec2.create_launch_template(LaunchTemplateName="gpu", LaunchTemplateData=data, TagSpecifications=own_tags)
+    (version,) = ec2.describe_launch_template_versions(LaunchTemplateName="gpu")["LaunchTemplateVersions"]
+    assert version["LaunchTemplateData"] == data
+    request = {"LaunchTemplate": {"LaunchTemplateName": "gpu"}, "MinCount": 1, "MaxCount": 1}
+    instance = ec2.run_instances(**request, InstanceType="g5.2xlarge")["Instances"][0]
+    assert (instance["ImageId"], instance["InstanceType"], instance["KeyName"]) == (IMAGE_ID, "g5.2xlarge", "lab")
+    volumes = {entry["DeviceName"]: entry["Ebs"] for entry in instance["BlockDeviceMappings"]}
+    assert (sorted(volumes), volumes["/dev/sdf"]["DeleteOnTermination"]) == (["/dev/sdf", "/dev/xvda"], True)
+    volume = ec2.describe_volumes(VolumeIds=[volumes["/dev/sdf"]["VolumeId"]])["Volumes"][0]
+    assert (volume["Size"], volume["SnapshotId"], volume["Tags"]) == (10, snapshot, [{"Key": "Edition", "Value": "7"}])
+    assert {name: volume[name] for name in performance} == performance
+    wrong = {"DeviceName": "/dev/sdf", "Ebs": {"SnapshotId": snapshot, "VolumeSize": 5}}
+    assert code(ec2.run_instances, **request, BlockDeviceMappings=[wrong]) == "InvalidParameterValue"
+
+
+def test_versions_of_a_template_inherit_and_can_be_deleted_but_for_the_default(ec2: Any) -> None:
+    ec2.create_launch_template(LaunchTemplateName="versions", LaunchTemplateData={"ImageId": IMAGE_ID})
+    named = {"LaunchTemplateName": "versions"}
+    ec2.create_launch_template_version(**named, SourceVersion="1", LaunchTemplateData={"KeyName": "lab"})
+    newest = ec2.describe_launch_template_versions(**named, Versions=["$Latest"])["LaunchTemplateVersions"][0]
+    assert newest["LaunchTemplateData"] == {"ImageId": IMAGE_ID, "KeyName": "lab"}
+    assert (
+        code(ec2.delete_launch_template_versions, **named, Versions=["1"]) == "InvalidLaunchTemplateId.VersionNotFound"
+    )
+    ec2.modify_launch_template(**named, DefaultVersion="2")
+    ec2.delete_launch_template_versions(**named, Versions=["1"])
+    left = ec2.describe_launch_template_versions(**named)["LaunchTemplateVersions"]
+    assert [version["VersionNumber"] for version in left] == [2]
+
+
+def test_a_snapshot_is_copied_under_a_key_and_shared_only_under_one_s_own(server: Server, ec2: Any) -> None:
+    snapshot = ec2.create_snapshot(VolumeId=volume_in(ec2, "us-east-1a", Encrypted=True))["SnapshotId"]
+    found = ec2.describe_snapshots(SnapshotIds=[snapshot])["Snapshots"][0]
+    assert server.client("kms").describe_key(KeyId=found["KmsKeyId"])["KeyMetadata"]["KeyManager"] == "AWS"
+    permission = {"Attribute": "createVolumePermission", "OperationType": "add"}
+    assert code(ec2.modify_snapshot_attribute, SnapshotId=snapshot, UserIds=[OTHER_ACCOUNT_ID], **permission) == (
+        "InvalidParameter"
+    )
+    source = {"SourceRegion": "us-east-1", "SourceSnapshotId": snapshot}
+    assert code(ec2.copy_snapshot, **source, CompletionDurationMinutes=20) == "InvalidParameterValue"
+    assert code(ec2.copy_snapshot, **source, KmsKeyId="alias/nowhere").startswith("InvalidKMSKey")
+    key = server.client("kms").create_key()["KeyMetadata"]["Arn"]
+    copied = ec2.copy_snapshot(**source, KmsKeyId=key)["SnapshotId"]
+    assert ec2.describe_snapshots(SnapshotIds=[copied])["Snapshots"][0]["KmsKeyId"] == key
+    ec2.modify_snapshot_attribute(SnapshotId=copied, UserIds=[OTHER_ACCOUNT_ID], **permission)
+    shared = ec2.describe_snapshot_attribute(SnapshotId=copied, Attribute="createVolumePermission")
+    assert shared["CreateVolumePermissions"] == [{"UserId": OTHER_ACCOUNT_ID}]
+    assert code(ec2.modify_snapshot_attribute, SnapshotId=copied, GroupNames=["all"], **permission) == (
+        "OperationNotPermitted"
+    )
+
+
 def test_own_snapshots_are_told_from_those_of_the_image(ec2: Any) -> None:
     snapshot = ec2.create_snapshot(VolumeId=volume_in(ec2, "us-east-1a"))["SnapshotId"]
     own = {entry["SnapshotId"] for entry in ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"]}
