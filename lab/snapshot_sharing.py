@@ -10,7 +10,6 @@ from typing import Any
 
 from moto.ec2.models import EC2Backend
 from moto.ec2.responses.elastic_block_store import ElasticBlockStore
-from moto.kms.exceptions import NotFoundException
 from moto.kms.models import kms_backends
 
 from lab.patching import wrap
@@ -66,7 +65,7 @@ def _key(backend: Any, name: str) -> Any:
     """Return the key of the Region with that id, ARN or alias; raise ApiError where there is none."""
     try:
         return kms_backends[backend.account_id][backend.region_name].describe_key(name)
-    except (KeyError, NotFoundException) as error:
+    except (AttributeError, KeyError) as error:  # moto asks None for its id where it knows no such alias
         raise ApiError("InvalidKMSKey.InvalidState", f"There is no KMS key {name} in {backend.region_name}") from error
 
 
