@@ -50,7 +50,7 @@ def make_snapshot(lab: Lab, name: str, edition: int, size_bytes: int = 4096, **o
     ec2.attach_volume(VolumeId=volume, InstanceId=instance["InstanceId"], Device=DEVICE)
     device = f"/dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_{volume.replace('-', '')}"
     lab.ssh(HOST, MAKE.format(device=device, name=name, manifest=shlex.quote(text)))
-    tags = {"Project": "imagenet-ops", "Dataset": name, "Role": "snapshot", "DatasetVersion": version}
+    tags = {"Project": "imagenet-ops", "Dataset": name, "Role": "deploy_snapshot", "DatasetVersion": version}
     specification = [{"ResourceType": "snapshot", "Tags": tag_list(tags)}]
     snapshot = ec2.create_snapshot(VolumeId=volume, TagSpecifications=specification)["SnapshotId"]
     ec2.detach_volume(VolumeId=volume)

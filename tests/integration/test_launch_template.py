@@ -224,3 +224,13 @@ def test_a_template_of_another_is_refused(first: Pocket) -> None:
     run = first.lab.playbook(PLAYBOOK, *theirs, expect_success=False)
     text = " ".join(run.text.split())
     assert "it is there already and does not carry Project=imagenet-ops, so it is not ours to change" in text
+
+
+def test_teardown_removes_our_template_and_leaves_theirs(first: Pocket) -> None:
+    confirmed = (*pocket.arguments(NAME), "-e", f"project_removal_confirm={NAME}")
+    listed = first.lab.playbook("playbooks/teardown.yml", *confirmed, "--check")
+    assert f"launch templates: {NAME}" in listed.text
+    assert len(templates(first.lab)) == 2
+    first.lab.playbook("playbooks/teardown.yml", *confirmed)
+    assert [template["LaunchTemplateName"] for template in templates(first.lab)] == ["theirs"]
+    assert first.lab.playbook("playbooks/teardown.yml", *confirmed).all_unchanged()

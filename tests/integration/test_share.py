@@ -85,7 +85,7 @@ def test_a_copy_is_made_once_with_its_tags_and_its_key(shared: Shared) -> None:
     assert tags == {
         "Project": "imagenet-ops",
         "Dataset": NAME,
-        "Role": "snapshot",
+        "Role": "deploy_snapshot",
         "DatasetVersion": shared.version,
         "CopiedFrom": f"us-east-1/{shared.snapshot}",
     }

@@ -1,30 +1,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import boto3
 import pytest
 import snapshot_copy
 from ansible.module_utils.testing import patch_module_args
-from moto import mock_aws
 
 TAGS = {"Project": "imagenet-ops", "Dataset": "imagenet", "Role": "snapshot", "DatasetVersion": "1f2e3d4c5b6a"}
 
 
 @pytest.fixture
-def snapshot_id(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    monkeypatch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
-    with mock_aws():
-        ec2 = boto3.client("ec2", region_name="us-east-1")
-        volume = ec2.create_volume(AvailabilityZone="us-east-1a", Size=8, Encrypted=True)
-        tags = [{"Key": name, "Value": value} for name, value in TAGS.items()]
-        specification = [{"ResourceType": "snapshot", "Tags": tags}]
-        yield str(ec2.create_snapshot(VolumeId=volume["VolumeId"], TagSpecifications=specification)["SnapshotId"])
+def snapshot_id(ec2: Any) -> str:
+    volume = ec2.create_volume(AvailabilityZone="us-east-1a", Size=8, Encrypted=True)
+    tags = [{"Key": name, "Value": value} for name, value in TAGS.items()]
+    specification = [{"ResourceType": "snapshot", "Tags": tags}]
+    return str(ec2.create_snapshot(VolumeId=volume["VolumeId"], TagSpecifications=specification)["SnapshotId"])
 
 
 def run_module(capsys: pytest.CaptureFixture[str], **arguments: Any) -> dict[str, Any]:

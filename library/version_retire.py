@@ -1,0 +1,118 @@
+#!/usr/bin/python
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: version_retire
+short_description: Keep the newest versions of a data set, and say what the others cost
+description:
+  - Of the snapshots and volumes that carry I(tags), and if I(bucket) is given of the backups in it, keeps those of the
+    newest versions and removes the others, unless they are in use. A version is as old as its newest complete snapshot.
+  - In use is a volume that is attached; a snapshot that a volume was made of, that an AMI or any version of a launch
+    template names, or that another account may use; a backup whose version still has a snapshot.
+  - Lists everything with its price, what stays and why included.
+version_added: "1.0.0"
+author: The authors of imagenet-ops
+options:
+  tags:
+    description: What the data set's snapshots and volumes carry. Must hold C(Project) and C(Dataset).
+    type: dict
+    required: true
+  keep:
+    description: How many versions stay, 1 at least.
+    type: int
+    required: true
+  prices_usd_gib_month:
+    description: Prices per GiB and month, by C(snapshot), C(backup) and type of volume.
+    type: dict
+    required: true
+  bucket:
+    description: The bucket of the backups; all versions of their objects are removed. None are touched where empty.
+    type: str
+    default: ""
+extends_documentation_fragment:
+  - amazon.aws.common.modules
+  - amazon.aws.region.modules
+  - amazon.aws.boto3
+attributes:
+  check_mode:
+    description: Says what would be removed.
+    support: full
+  diff_mode:
+    description: Shows what there is, before and after.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Keep two versions
+  version_retire:
+    tags: {Project: imagenet-ops, Dataset: imagenet}
+    keep: 2
+    prices_usd_gib_month: {snapshot: 0.05, gp3: 0.08, sc1: 0.015}
+    region: us-east-1
+"""
+
+RETURN = r"""
+kept_versions:
+  description: The versions that stay, the newest first.
+  returned: success
+  type: list
+  elements: str
+items:
+  description: Everything that costs money, with what became of it in C(verdict), C(removed) or why it is kept.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - kind: snapshot
+      name: snap-0123456789abcdef0
+      version: 0a1b2c3d4e5f
+      size_gib: 150.0
+      created: "2026-01-31 12:00:00"
+      usd_month: 7.5
+      verdict: removed
+removed:
+  description: How many of them were removed.
+  returned: success
+  type: int
+usd_month_removed:
+  description: What those cost in a month, at most; a snapshot shares blocks with others.
+  returned: success
+  type: float
+usd_month_left:
+  description: What the others cost in a month.
+  returned: success
+  type: float
+"""
+
+from typing import Any
+
+from ansible.module_utils.imagenet_ops.module import run
+from ansible.module_utils.imagenet_ops.retire import Retirement
+from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
+
+
+def main() -> None:
+    module = AnsibleAWSModule(
+        argument_spec={
+            "tags": {"type": "dict", "required": True},
+            "keep": {"type": "int", "required": True},
+            "prices_usd_gib_month": {"type": "dict", "required": True},
+            "bucket": {"type": "str", "default": ""},
+        },
+        supports_check_mode=True,
+    )
+    given = module.params
+
+    def work() -> dict[str, Any]:
+        tags = {str(name): str(value) for name, value in given["tags"].items()}
+        prices = {str(name): float(price) for name, price in given["prices_usd_gib_month"].items()}
+        s3 = module.client("s3") if given["bucket"] else None
+        retirement = Retirement(module.client("ec2"), s3, tags, given["keep"], prices, given["bucket"])
+        return retirement.run(check_mode=module.check_mode)
+
+    run(module, work)
+
+
+if __name__ == "__main__":
+    main()
