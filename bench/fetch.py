@@ -34,8 +34,8 @@ ROOT = Path(__file__).resolve().parent.parent
 CONNECTIONS = 16
 THROTTLE_BYTES_PER_SECOND = 4_000_000
 ROUNDS = 5
-# 8 seconds for 16 throttled connections.
-THROTTLED_BYTES = 512_000_000
+# 16 seconds for 16 throttled connections.
+THROTTLED_BYTES = 1_024_000_000
 # A minute for the one connection of curl, which the origin's clock makes as regular as that.
 CURL_ROUNDS = 3
 CURL_BYTES = 256_000_000

@@ -497,6 +497,30 @@ def _complete(
     return _changed_result(request, archive, resumed_bytes, before)
 
 
+class _Report:
+    """Tells people how far a download is, and which of three things is going on."""
+
+    def __init__(self, request: FetchRequest, size_bytes: int, pace: Pace) -> None:
+        self.progress = Progress(request.state_dir, "archive_fetch")
+        self._request = request
+        self._size_bytes = size_bytes
+        self._pace = pace
+        self._stage = ""
+
+    def __call__(self, done_bytes: int, hashed_bytes: int) -> None:
+        """Tell the numbers of bytes that are there and that are hashed."""
+        stage, count = f"Downloading {self._request.name}", done_bytes
+        if done_bytes == self._size_bytes:
+            stage, count = f"Verifying {self._request.name}", hashed_bytes
+        elif self._pace.rest_seconds():
+            stage = f"Resting in the quiet hours ({self._request.quiet_hours}), {self._request.name}"
+        if stage != self._stage:
+            self._stage = stage
+            self.progress.start(stage, self._size_bytes, "bytes", count)
+        else:
+            self.progress.update(count)
+
+
 def _versions(sources: list[tuple[Source, Facts]]) -> dict[str, str]:
     return {source.name: facts.validator for source, facts in sources}
 
@@ -516,21 +540,10 @@ def _transfer(request: FetchRequest, sources: list[tuple[Source, Facts]], target
     def checkpoint(ranges: list[tuple[int, int]]) -> None:
         _write_journal(request, target.size_bytes, versions, ranges)
 
-    progress = Progress(request.state_dir, "archive_fetch")
-    progress.start(f"Downloading {request.name}", target.size_bytes, "bytes", done.total)
-    verifying = False
-
-    def report(done_bytes: int, hashed_bytes: int) -> None:
-        nonlocal verifying
-        if done_bytes < target.size_bytes:
-            progress.update(done_bytes)
-        elif verifying:
-            progress.update(hashed_bytes)
-        else:
-            verifying = True
-            progress.start(f"Verifying {request.name}", target.size_bytes, "bytes", hashed_bytes)
-
-    policy = Policy(request.connections, request.retries, checkpoint, report, pace=_pace(request))
+    pace = _pace(request)
+    report = _Report(request, target.size_bytes, pace)
+    report(done.total, 0)
+    policy = Policy(request.connections, request.retries, checkpoint, report, pace=pace)
     source, facts = sources[0]
     if facts.ranges:
         checkpoint(done.pairs())
@@ -538,7 +551,7 @@ def _transfer(request: FetchRequest, sources: list[tuple[Source, Facts]], target
         digests = transfer(sources, target, done, policy, known)
     else:
         digests = transfer_whole(source, facts, target, policy)
-    progress.finish()
+    report.progress.finish()
     return digests
 
 

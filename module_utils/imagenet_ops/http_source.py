@@ -65,7 +65,7 @@ class _Origin:
     def of(url: str) -> _Origin:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise OpsError(f"Source {printable(url)}", "is no http, https or file URL", "Correct it and run again")
+            raise OpsError(f"Source {printable(url)}", "is no http, https, s3 or file URL", "Correct it and run again")
         try:
             port = parts.port
         except ValueError:

@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import archive_fetch
+import boto3
 import pytest
+from ansible.module_utils.imagenet_ops import fetch, transfer
 from ansible.module_utils.testing import patch_module_args
+from moto import mock_aws
 
 from lab.origin import Fault, Origin
 
@@ -73,6 +77,44 @@ def test_headers_are_sent_as_given(capsys: pytest.CaptureFixture[str], origin: O
     del wish["username"], wish["password"]
     assert run_module(capsys, **wish)["changed"] is True
     assert origin.requests[0].headers["x-number"] == "7"
+
+
+def test_a_deep_check_repairs_what_was_damaged(
+    capsys: pytest.CaptureFixture[str], origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (fetch, transfer):
+        monkeypatch.setattr(module, "PIECE_BYTES", 1000)
+    wish = arguments(origin, tmp_path, md5=hashlib.md5(CONTENT).hexdigest())
+    run_module(capsys, **wish)
+    (tmp_path / "archives" / "a.tar").write_bytes(b"A" + CONTENT[1:])
+    answer = run_module(capsys, **wish, deep_check=True, _ansible_diff=True)
+    assert (answer["changed"], answer["downloaded_bytes"]) == (True, 1000)
+    assert answer["diff"]["before"] == "a.tar: damaged, bytes 0-999\n"
+    assert (tmp_path / "archives" / "a.tar").read_bytes() == CONTENT
+    assert run_module(capsys, **wish, deep_check=True)["changed"] is False
+
+
+def test_pace_and_quiet_hours(capsys: pytest.CaptureFixture[str], origin: Origin, tmp_path: Path) -> None:
+    (tmp_path / "served" / "a.tar").write_bytes(bytes(2_000_000))
+    began = time.monotonic()
+    assert run_module(capsys, **arguments(origin, tmp_path, bytes_per_second=4_000_000))["changed"] is True
+    assert time.monotonic() - began > 0.3
+    answer = run_module(capsys, **arguments(origin, tmp_path, quiet_hours="at night"))
+    assert answer["msg"].startswith("Option quiet_hours: 'at night' is not a time of day")
+
+
+def test_a_bucket_as_the_source(
+    capsys: pytest.CaptureFixture[str], origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    with mock_aws():
+        client = boto3.client("s3", region_name="eu-west-1")
+        client.create_bucket(Bucket="datasets", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+        client.put_object(Bucket="datasets", Key="imagenet/a.tar", Body=CONTENT)
+        wish = {**arguments(origin, tmp_path), "urls": ["s3://datasets/imagenet/a.tar"], "region": "eu-west-1"}
+        assert run_module(capsys, **wish)["downloaded_bytes"] == len(CONTENT)
+    assert (tmp_path / "archives" / "a.tar").read_bytes() == CONTENT
 
 
 def test_no_secret_is_ever_printed(capsys: pytest.CaptureFixture[str], origin: Origin, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from ansible.module_utils.imagenet_ops.archives import read_verified
 from ansible.module_utils.imagenet_ops.errors import OpsError
 from ansible.module_utils.imagenet_ops.fetch import FetchRequest, Wanted, fetch
 from ansible.module_utils.imagenet_ops.hashing import Digests
+from ansible.module_utils.imagenet_ops.pace import Pace
 from ansible.module_utils.imagenet_ops.pieces import Pieces, read_pieces
 
 from lab.origin import Fault, Origin
@@ -110,6 +111,22 @@ def test_progress_for_people(origin: Origin, dest: Path) -> None:
     assert (progress["done"], progress["total"], progress["unit"]) == (len(CONTENT), len(CONTENT), "bytes")
     assert progress["finished"] is True
     assert progress["stage"].endswith("ing val.tar")
+
+
+def test_progress_says_that_a_download_rests(origin: Origin, dest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "_LONGEST_PAUSE_SECONDS", 0.001)
+    path = dest.parent.parent / ".state" / "archive_fetch.progress.json"
+    stages: list[str] = []
+
+    def rest_seconds(_pace: Pace) -> float:
+        if path.exists():
+            stages.append(json.loads(path.read_text())["stage"])
+        return 0.0 if any(stage.startswith("Resting") for stage in stages) else 3600.0
+
+    monkeypatch.setattr(Pace, "rest_seconds", rest_seconds)
+    fetch(of(origin, dest, quiet_hours="08:00-18:00"))
+    assert "Resting in the quiet hours (08:00-18:00), val.tar" in stages
+    assert_complete(dest)
 
 
 def test_nothing_is_expected_of_it(origin: Origin, dest: Path) -> None:
@@ -695,6 +712,11 @@ def test_a_journal_that_is_not_of_the_part_is_not_believed(origin: Origin, dest:
         ({"wanted": Wanted(sha256="0")}, "Option sha256: '0' is not 64 hexadecimal digits. Correct it and run again"),
         ({"connections": 0}, "Option connections: it is too small. Raise it and run again"),
         ({"timeout_seconds": 0}, "Option timeout_seconds: it is too small. Raise it and run again"),
+        ({"bytes_per_second": -1}, "Option bytes_per_second: it is too small. Raise it and run again"),
+        (
+            {"quiet_hours": "8-18"},
+            "Option quiet_hours: '8-18' is not a time of day like 08:00-18:30. Correct it and run again",
+        ),
         ({"retries": -1}, "Option retries: it is too small. Raise it and run again"),
     ],
 )
