@@ -10,8 +10,9 @@ description:
     So a manifest in the bucket means that everything it names is there.
   - Each file is hashed while it is uploaded, and is not completed in the bucket unless its SHA-256 is the manifest's.
     S3 compares checksums too, and what is stored is asked for again after the upload.
-  - An object is skipped only when its size and the SHA-256 in its metadata prove it equal, never by date. A second run
-    takes two requests.
+  - An object is skipped only when its size and the SHA-256 in its metadata prove it equal, never by date. Its ETag is
+    kept, by which a listing tells that it is still the same, so that a second run takes two requests for up to 1000
+    objects. An object that was overwritten since has another ETag and is looked at anew.
   - A run that was killed is taken up where it stopped. Parts that S3 has already are not sent again, and other
     unfinished uploads under the prefix are aborted.
   - Shows live progress, and waits for another run on the same host to end.
@@ -44,12 +45,35 @@ options:
     description: S3 endpoint, where it is not that of AWS.
     type: str
     default: ""
+  addressing_style:
+    description:
+      - How a request names the bucket, V(path) for most servers other than AWS. V(auto) leaves it to boto3.
+    type: str
+    choices: [auto, path, virtual]
+    default: auto
+  ca_bundle:
+    description: File on the host with the certificates of the authorities to trust, where the system's are not enough.
+    type: path
+    default: ""
+  storage_class:
+    description: Storage class of new objects. The server's default, V(STANDARD), where left out.
+    type: str
+    choices: ["", STANDARD, STANDARD_IA, ONEZONE_IA, INTELLIGENT_TIERING, GLACIER_IR]
+    default: ""
+  verify:
+    description:
+      - V(stored) asks S3 for size and checksums of every object that is uploaded.
+      - V(full) also reads every object back, those that were there already too, and hashes it before the manifest goes
+        up. An object that was there and is not right is uploaded again. Costs a download of everything.
+    type: str
+    choices: [stored, full]
+    default: stored
   state_dir:
     description: Folder for the lock, the progress, and which uploads are unfinished.
     type: path
     required: true
   workers:
-    description: Parts in flight at a time. Each takes up to twice I(part_size_mib) of memory.
+    description: Parts in flight at a time. Memory is that of these and four more parts, and about 70 MiB.
     type: int
     default: 8
   part_size_mib:
@@ -109,6 +133,8 @@ from ansible.module_utils.imagenet_ops.module import run
 from ansible.module_utils.imagenet_ops.s3 import Bucket, s3_client
 from ansible.module_utils.imagenet_ops.state import exclusive
 
+STORAGE_CLASSES = ["", "STANDARD", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR"]
+
 
 def main() -> None:
     module = AnsibleModule(
@@ -119,6 +145,10 @@ def main() -> None:
             "bucket_owner": {"type": "str", "default": ""},
             "region": {"type": "str", "default": ""},
             "endpoint_url": {"type": "str", "default": ""},
+            "addressing_style": {"type": "str", "choices": ["auto", "path", "virtual"], "default": "auto"},
+            "ca_bundle": {"type": "path", "default": ""},
+            "storage_class": {"type": "str", "choices": STORAGE_CLASSES, "default": ""},
+            "verify": {"type": "str", "choices": ["stored", "full"], "default": "stored"},
             "state_dir": {"type": "path", "required": True},
             "workers": {"type": "int", "default": 8},
             "part_size_mib": {"type": "int", "default": 16},
@@ -129,10 +159,21 @@ def main() -> None:
 
     def work() -> dict[str, Any]:
         plan = make_plan(given["root"])
-        client = s3_client(given["region"], given["endpoint_url"], given["workers"] + READERS)
-        bucket = Bucket(client, given["bucket"], given["bucket_owner"])
+        connections = given["workers"] + READERS
+        endpoint = (given["endpoint_url"], connections, given["addressing_style"], given["ca_bundle"])
+        bucket = Bucket(
+            s3_client(given["region"], *endpoint), given["bucket"], given["bucket_owner"], given["storage_class"]
+        )
         state_dir = given["state_dir"]
-        backup = Backup(bucket, plan, given["prefix"], given["workers"], given["part_size_mib"] * MIB, state_dir)
+        backup = Backup(
+            bucket,
+            plan,
+            state_dir,
+            prefix=given["prefix"],
+            workers=given["workers"],
+            part_size_bytes=given["part_size_mib"] * MIB,
+            read_back=given["verify"] == "full",
+        )
         with contextlib.ExitStack() as held:
             if not module.check_mode:
                 os.makedirs(state_dir, exist_ok=True)

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import queue
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Container
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from io import BufferedReader
 from typing import Any
 
 from ansible.module_utils.imagenet_ops.errors import OpsError
 from ansible.module_utils.imagenet_ops.manifest import MANIFEST_NAME, parse_manifest, read_manifest
-from ansible.module_utils.imagenet_ops.s3 import Bucket, StoredPart, crc32_text
+from ansible.module_utils.imagenet_ops.s3 import Bucket, Buffer, ListedObject, StoredPart, crc32_text
 from ansible.module_utils.imagenet_ops.state import Progress, read_json, write_json
 
 MIB = 1 << 20
@@ -26,7 +28,7 @@ MIB = 1 << 20
 MOST_PARTS = 10_000
 LEAST_PART_BYTES = 5 * MIB
 # Files that are read and hashed at a time: SHA-256 is a single chain, so one file alone is as fast as one core.
-READERS = 2
+READERS = 4
 
 
 @dataclass(frozen=True)
@@ -75,11 +77,20 @@ class Backup:
     """Brings one data set into one bucket. Use an object for one run."""
 
     def __init__(
-        self, bucket: Bucket, plan: BackupPlan, prefix: str, workers: int, part_size_bytes: int, state_dir: str
+        self,
+        bucket: Bucket,
+        plan: BackupPlan,
+        state_dir: str,
+        *,
+        prefix: str = "",
+        workers: int = 8,
+        part_size_bytes: int = 16 * MIB,
+        read_back: bool = False,
     ) -> None:
         """Keep the settings; ``prefix`` "" is that of the plan, ``workers`` the parts in flight at a time.
 
-        ``state_dir`` keeps which uploads are ours, for a later run to take up, and the progress.
+        ``state_dir`` keeps which uploads are ours, for a later run to take up, which objects were proved, and the
+        progress. With ``read_back`` an object counts as proved only once it was read from the bucket and hashed.
         """
         self.bucket = bucket
         self.plan = plan
@@ -88,13 +99,20 @@ class Backup:
         self.workers = workers
         self._uploads_path = os.path.join(state_dir, "s3_backup.uploads.json")
         self._uploads: dict[str, str] = {}
+        self._etags_path = os.path.join(state_dir, "s3_backup.etags.json")
+        self._known_etags: dict[str, str] = read_json(self._etags_path) or {}
+        self._etags: dict[str, str] = {}
+        self._read_back = read_back
         self._progress = Progress(state_dir, "s3_backup")
         self._lock = threading.Lock()
         self._done_bytes = 0
         self._sent_bytes = 0
         self._failure: BaseException | None = None
-        # A part is in memory from when it is read until S3 has it; with one for each reader, these are all there are.
-        self._in_memory = threading.Semaphore(workers)
+        # A part lies in one of these from when it is read until S3 has it. They are all the memory there is for parts,
+        # and are used again: fresh memory for each part costs the processor as much as its checksum.
+        self._buffers: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
+        for _ in range(workers + READERS):
+            self._buffers.put(bytearray())
 
     def key(self, path: str) -> str:
         """Return the key of a file of the data set."""
@@ -102,9 +120,9 @@ class Backup:
 
     def run(self, *, check_mode: bool) -> dict[str, Any]:
         """Upload what is missing (in check mode: only look) and return the module's result."""
-        sizes = self.bucket.sizes(f"{self.prefix}/")
-        complete = self._has_manifest(sizes)
-        missing = self._missing(sizes, complete=complete)
+        listed = self.bucket.objects(f"{self.prefix}/")
+        complete = self._has_manifest(listed)
+        missing = self._missing(listed)
         total = len(self.plan.files) + 1
         planned = len(missing) + (not complete)
         planned_bytes = sum(file.size_bytes for file in missing) + (0 if complete else len(self.plan.manifest))
@@ -113,10 +131,9 @@ class Backup:
         if check_mode:
             self._sent_bytes = planned_bytes
         elif planned:
-            self._upload_all(missing, planned_bytes)
-            if not complete:
-                self._put_manifest()
-            self._progress.finish()
+            self._upload(missing, planned_bytes, complete=complete)
+        else:
+            write_json(self._etags_path, self._etags)
         return {
             "changed": planned > 0,
             "uploaded_objects": planned,
@@ -129,10 +146,19 @@ class Backup:
             },
         }
 
-    def _has_manifest(self, sizes: dict[str, int]) -> bool:
+    def _upload(self, missing: list[BackupFile], planned_bytes: int, *, complete: bool) -> None:
+        try:
+            self._upload_files(missing, planned_bytes)
+        finally:
+            write_json(self._etags_path, self._etags)
+        if not complete:
+            self._put_manifest()
+        self._progress.finish()
+
+    def _has_manifest(self, listed: Container[str]) -> bool:
         """Say whether our manifest is in the bucket; raises OpsError where another one is in its place."""
         key = self.key(MANIFEST_NAME)
-        if key not in sizes:
+        if key not in listed:
             return False
         stored = self.bucket.stored(key)
         if stored is None or stored.sha256 != self.plan.manifest_sha256:
@@ -143,20 +169,40 @@ class Backup:
             )
         return True
 
-    def _missing(self, sizes: dict[str, int], *, complete: bool) -> list[BackupFile]:
-        """Return the files that nothing proves to be in the bucket: neither SHA-256 nor the manifest written last."""
-        candidates = [file for file in self.plan.files if sizes.get(self.key(file.path)) == file.size_bytes]
-        if complete:
-            proved = set(candidates)
-        else:
-            with ThreadPoolExecutor(self.workers) as pool:
-                stored = pool.map(lambda file: self.bucket.stored(self.key(file.path)), candidates)
-                proved = {
-                    file
-                    for file, found in zip(candidates, stored)
-                    if found is not None and (found.size_bytes, found.sha256) == (file.size_bytes, file.sha256)
-                }
-        return [file for file in self.plan.files if file not in proved]
+    def _missing(self, listed: dict[str, ListedObject]) -> list[BackupFile]:
+        """Return the files that nothing proves to be in the bucket."""
+        with ThreadPoolExecutor(self.workers) as pool:
+            proved = pool.map(lambda file: self._is_proved(file, listed.get(self.key(file.path))), self.plan.files)
+            return [file for file, is_there in zip(self.plan.files, proved) if not is_there]
+
+    def _is_proved(self, file: BackupFile, listed: ListedObject | None) -> bool:
+        """Say whether the object is the file: by the SHA-256 it carries, or as the one that was proved before."""
+        if listed is None or listed.size_bytes != file.size_bytes:
+            return False
+        uri = self.bucket.uri(self.key(file.path))
+        etag = listed.etag
+        if self._known_etags.get(uri) != f"{etag} {file.sha256}":
+            stored = self.bucket.stored(self.key(file.path))
+            if stored is None or (stored.size_bytes, stored.sha256) != (file.size_bytes, file.sha256):
+                return False
+            etag = stored.etag
+        if self._read_back and self._stored_sha256(file, etag) != file.sha256:
+            return False
+        self._remember(file, etag)
+        return True
+
+    def _remember(self, file: BackupFile, etag: str) -> None:
+        """Keep that the object with ``etag`` is the file, so that the next run needs only the listing to know it."""
+        with self._lock:
+            self._etags[self.bucket.uri(self.key(file.path))] = f"{etag} {file.sha256}"
+
+    def _stored_sha256(self, file: BackupFile, etag: str) -> str:
+        """Read an object back and return its SHA-256."""
+        sha256 = hashlib.sha256()
+        for start in range(0, file.size_bytes, self.part_size_bytes):
+            end = min(start + self.part_size_bytes, file.size_bytes)
+            sha256.update(self.bucket.read(self.key(file.path), start, end, etag))
+        return sha256.hexdigest()
 
     def _check_size(self, file: BackupFile) -> None:
         path = os.path.join(self.plan.root, file.path)
@@ -171,12 +217,12 @@ class Backup:
         todo = "Make the file again (playbooks/steps: fetch for an archive, pack for records) and run again"
         return OpsError(f"File {path}", why, todo)
 
-    def _upload_all(self, files: list[BackupFile], total_bytes: int) -> None:
+    def _upload_files(self, files: list[BackupFile], total_bytes: int) -> None:
         self._progress.start("upload", total_bytes, "bytes")
-        unfinished = self._unfinished_uploads(files)
+        unfinished = self._unfinished_uploads(files) if files else {}
         with ThreadPoolExecutor(self.workers) as sender, ThreadPoolExecutor(READERS) as readers:
             for file in files:
-                readers.submit(self._upload, sender, file, unfinished.get(file.path))
+                readers.submit(self._upload_file, sender, file, unfinished.get(file.path))
         if self._failure is not None:
             raise self._failure
 
@@ -204,7 +250,7 @@ class Backup:
             write_json(self._uploads_path, self._uploads)
         return upload_id
 
-    def _upload(self, sender: ThreadPoolExecutor, file: BackupFile, upload_id: str | None) -> None:
+    def _upload_file(self, sender: ThreadPoolExecutor, file: BackupFile, upload_id: str | None) -> None:
         """Upload one file and prove that it has arrived; the first failure of any stops all."""
         try:
             if file.size_bytes <= part_bytes(file.size_bytes, self.part_size_bytes):
@@ -212,16 +258,21 @@ class Backup:
             else:
                 crc32 = self._upload_large(sender, file, upload_id)
             self._verify(file, crc32)
-        except BaseException as error:  # noqa: BLE001 - raised by _upload_all
+        except OSError as error:
+            self._fail(self._wrong_file(error.filename or file.path, f"it cannot be read ({error.strerror})"))
+        except BaseException as error:  # noqa: BLE001 - raised by _upload_files
             self._fail(error)
 
     def _upload_small(self, file: BackupFile) -> str:
-        with self._in_memory:
-            data = b"".join(self._blocks(file, max(file.size_bytes, 1)))
-            self._check_hash(file, hashlib.sha256(data).hexdigest())
-            crc32 = crc32_text(zlib.crc32(data))
-            self.bucket.put(self.key(file.path), data, file.sha256, crc32)
-        self._count(len(data), sent=True)
+        with open(os.path.join(self.plan.root, file.path), "rb") as source:
+            buffer = self._read(source, file.size_bytes)
+        try:
+            self._check_hash(file, hashlib.sha256(buffer).hexdigest())
+            crc32 = crc32_text(zlib.crc32(buffer))
+            self.bucket.put(self.key(file.path), buffer, file.sha256, crc32)
+            self._count(len(buffer), sent=True)
+        finally:
+            self._buffers.put(buffer)
         return crc32
 
     def _upload_large(self, sender: ThreadPoolExecutor, file: BackupFile, upload_id: str | None) -> str:
@@ -232,17 +283,20 @@ class Backup:
         sha256, crc32 = hashlib.sha256(), 0
         parts: dict[int, StoredPart] = {}
         sent: dict[int, Future[StoredPart]] = {}
-        for number, data in enumerate(self._blocks(file, part_bytes(file.size_bytes, self.part_size_bytes)), 1):
-            sha256.update(data)
-            crc32 = zlib.crc32(data, crc32)
-            part_crc32 = crc32_text(zlib.crc32(data))
-            old = old_parts.get(number)
-            if old is not None and is_same_part(old, data, part_crc32):
-                parts[number] = old._replace(crc32=part_crc32)
-                self._count(len(data), sent=False)
-            else:
-                self._in_memory.acquire()
-                sent[number] = sender.submit(self._send_part, key, upload_id, number, data, part_crc32)
+        size = part_bytes(file.size_bytes, self.part_size_bytes)
+        with open(os.path.join(self.plan.root, file.path), "rb") as source:
+            for number, start in enumerate(range(0, file.size_bytes, size), 1):
+                buffer = self._read(source, min(size, file.size_bytes - start))
+                sha256.update(buffer)
+                crc32 = zlib.crc32(buffer, crc32)
+                part_crc32 = crc32_text(zlib.crc32(buffer))
+                old = old_parts.get(number)
+                if old is not None and is_same_part(old, buffer, part_crc32):
+                    parts[number] = old._replace(crc32=part_crc32)
+                    self._count(len(buffer), sent=False)
+                    self._buffers.put(buffer)
+                else:
+                    sent[number] = sender.submit(self._send_part, key, upload_id, number, buffer, part_crc32)
         parts.update({number: future.result() for number, future in sent.items()})
         try:
             self._check_hash(file, sha256.hexdigest())
@@ -252,27 +306,31 @@ class Backup:
         self.bucket.complete_upload(key, upload_id, parts, crc32_text(crc32))
         return crc32_text(crc32)
 
-    def _send_part(self, key: str, upload_id: str, number: int, data: bytes, crc32: str) -> StoredPart:
+    def _send_part(self, key: str, upload_id: str, number: int, buffer: bytearray, crc32: str) -> StoredPart:
         try:
             self._check_running()
-            part = self.bucket.put_part(key, upload_id, number, data, crc32)
+            part = self.bucket.put_part(key, upload_id, number, buffer, crc32)
+            self._count(len(buffer), sent=True)
         except BaseException as error:
             self._fail(error)
             raise
         finally:
-            self._in_memory.release()
-        self._count(len(data), sent=True)
+            self._buffers.put(buffer)
         return part
 
-    def _blocks(self, file: BackupFile, block_bytes: int) -> Iterator[bytes]:
-        path = os.path.join(self.plan.root, file.path)
+    def _read(self, source: BufferedReader, size_bytes: int) -> bytearray:
+        """Return the next bytes of a file, fewer at its end, in a buffer that is to be put back into ``_buffers``."""
+        buffer = self._buffers.get()
         try:
-            with open(path, "rb") as source:
-                while block := source.read(block_bytes):
-                    self._check_running()
-                    yield block
-        except OSError as error:
-            raise self._wrong_file(path, f"it cannot be read ({error.strerror})") from error
+            self._check_running()
+            if len(buffer) < size_bytes:
+                buffer = bytearray(size_bytes)
+            del buffer[size_bytes:]
+            del buffer[source.readinto(buffer) :]
+        except BaseException:
+            self._buffers.put(buffer)
+            raise
+        return buffer
 
     def _fail(self, error: BaseException) -> None:
         """Keep the first failure: it is the one to report, and it ends everything else."""
@@ -299,13 +357,22 @@ class Backup:
                 f"S3 does not have what was sent: {stored} and not {expected}",
                 "Run again; what is proved to be there is not sent twice. If it comes back, something writes there",
             )
+        if self._read_back:
+            sha256 = self._stored_sha256(file, stored.etag)
+            if sha256 != file.sha256:
+                raise OpsError(
+                    self.bucket.uri(self.key(file.path)),
+                    f"read back, its SHA-256 is {sha256}, and the manifest says {file.sha256}",
+                    "Run again, and this object is sent again. If it comes back, do not trust this endpoint",
+                )
+        self._remember(file, stored.etag)
 
     def _put_manifest(self) -> None:
         content, sha256 = self.plan.manifest, self.plan.manifest_sha256
         key, crc32 = self.key(MANIFEST_NAME), crc32_text(zlib.crc32(content))
         if self.bucket.put_new(key, content, sha256, crc32):
             self._count(len(content), sent=True)
-        self._has_manifest({key: len(content)})
+        self._has_manifest({key})
 
     def _count(self, size_bytes: int, *, sent: bool) -> None:
         with self._lock:
@@ -318,7 +385,7 @@ class _StoppedError(Exception):
     """Something else failed, so this was given up."""
 
 
-def is_same_part(part: StoredPart, data: bytes, crc32: str) -> bool:
+def is_same_part(part: StoredPart, data: Buffer, crc32: str) -> bool:
     """Say whether a part that S3 has is ``data``: by the CRC32 that S3 kept, else by the ETag, which is then an MD5."""
     if part.size_bytes != len(data):
         return False

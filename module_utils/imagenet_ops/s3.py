@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import base64
 import sys
+import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Union
 
-from ansible.module_utils.imagenet_ops.aws import error_code, error_message, explain, sdk_errors
+from ansible.module_utils.imagenet_ops.aws import LATER, error_code, error_message, explain, sdk_errors
 from ansible.module_utils.imagenet_ops.errors import OpsError
 from ansible.module_utils.imagenet_ops.sources import PassingError, SourceChangedError
 
@@ -23,13 +24,22 @@ DENIED_CODES = ("403", "AccessDenied")
 # What may be another answer in a minute ("Error responses" in the API reference); any status from 500 on is so too.
 PASSING_CODES = ("RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "429")
 
+# How often a range is asked for that breaks off, beside what botocore does about a request that is refused.
+READ_ATTEMPTS = 6
+# A part lies in a buffer that is used again and again, or is bytes where it does not fill one.
+Buffer = Union[bytes, bytearray]
+
 
 class StoredObject(NamedTuple):
-    """An object in the bucket; ``sha256`` and ``crc32`` (base64, of the whole object) are "" where it has none."""
+    """An object in the bucket; ``sha256`` and ``crc32`` (base64, of the whole object) are "" where it has none.
+
+    ``etag`` (without quotes) is what a listing shows too, and another once the object is overwritten.
+    """
 
     size_bytes: int
     sha256: str
     crc32: str
+    etag: str
 
 
 class ListedObject(NamedTuple):
@@ -111,22 +121,19 @@ def is_passing(error: Exception) -> bool:
 class Bucket:
     """One bucket; every method raises OpsError naming the object where S3 refuses."""
 
-    def __init__(self, client: Any, name: str, owner: str = "") -> None:
-        """Keep ``client``, the bucket's name and, where given, the account that it must belong to."""
+    def __init__(self, client: Any, name: str, owner: str = "", storage_class: str = "") -> None:
+        """Keep ``client``, the bucket's name and, where given, the account that it must belong to.
+
+        New objects are stored in ``storage_class``; "" leaves it to the bucket.
+        """
         self.client = client
         self.name = name
         self.owner = owner
+        self._new_object = {"StorageClass": storage_class} if storage_class else {}
 
     def uri(self, key: str) -> str:
         """Return the name of an object for people."""
         return f"s3://{self.name}/{key}"
-
-    def sizes(self, prefix: str) -> dict[str, int]:
-        """Return the size in bytes of every object whose key begins with ``prefix``, by key."""
-        found = {}
-        for page in self._pages("list_objects_v2", prefix):
-            found.update({entry["Key"]: entry["Size"] for entry in page.get("Contents", [])})
-        return found
 
     def stored(self, key: str) -> StoredObject | None:
         """Return what is stored under ``key``, or None."""
@@ -137,10 +144,12 @@ class Bucket:
                 return None
             raise self._explained(error, self.uri(key)) from error
         whole = answer.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT"
+        metadata = {name.lower(): value for name, value in answer["Metadata"].items()}  # some servers write Sha256
         return StoredObject(
             size_bytes=answer["ContentLength"],
-            sha256=answer["Metadata"].get(SHA256_METADATA, ""),
+            sha256=metadata.get(SHA256_METADATA, ""),
             crc32=answer.get("ChecksumCRC32", "") if whole else "",
+            etag=bare_etag(answer["ETag"]),
         )
 
     def objects(self, prefix: str) -> dict[str, ListedObject]:
@@ -181,16 +190,33 @@ class Bucket:
             "Find out what writes there, then run again: this file then begins anew",
         )
 
-    def put(self, key: str, data: bytes, sha256: str, crc32: str) -> None:
+    def read(self, key: str, start: int, end: int, etag: str) -> bytes:
+        """Return the bytes from ``start`` to ``end`` (exclusive) of the object that has ``etag``, asking again if cut.
+
+        Raises SourceChangedError where the object is another by now, and OpsError where S3 refuses or goes on failing.
+        """
+        for attempt in range(READ_ATTEMPTS):
+            time.sleep(min(2**attempt - 1, 20))
+            try:
+                data: bytes = self.open(key, start, end, etag).read()
+            except PassingError as error:
+                why = str(error)
+            except sdk_errors() as error:  # the body was cut; the request itself had succeeded
+                why = f"{error_code(error)}: {error_message(error)}"
+            else:
+                return data
+        raise OpsError(self.uri(key), f"bytes {start} to {end} cannot be read ({why})", LATER)
+
+    def put(self, key: str, data: Buffer, sha256: str, crc32: str) -> None:
         """Store ``data`` in one request."""
         metadata = {SHA256_METADATA: sha256}
-        self._call("put_object", Key=key, Body=data, Metadata=metadata, ChecksumCRC32=crc32)
+        self._call("put_object", Key=key, Body=data, Metadata=metadata, ChecksumCRC32=crc32, **self._new_object)
 
     def put_new(self, key: str, data: bytes, sha256: str, crc32: str) -> bool:
         """Store ``data`` unless there is an object under ``key``; say whether it was stored."""
-        metadata = {SHA256_METADATA: sha256}
+        request = {"Key": key, "Body": data, "Metadata": {SHA256_METADATA: sha256}, "ChecksumCRC32": crc32}
         try:
-            self._request("put_object", Key=key, Body=data, Metadata=metadata, ChecksumCRC32=crc32, IfNoneMatch="*")
+            self._request("put_object", IfNoneMatch="*", **request, **self._new_object)
         except sdk_errors() as error:
             if error_code(error) == "PreconditionFailed":
                 return False
@@ -225,10 +251,11 @@ class Bucket:
             Metadata={SHA256_METADATA: sha256},
             ChecksumAlgorithm="CRC32",
             ChecksumType="FULL_OBJECT",
+            **self._new_object,
         )
         return str(answer["UploadId"])
 
-    def put_part(self, key: str, upload_id: str, number: int, data: bytes, crc32: str) -> StoredPart:
+    def put_part(self, key: str, upload_id: str, number: int, data: Buffer, crc32: str) -> StoredPart:
         """Store part ``number`` (from 1) of an upload."""
         request = {"Key": key, "UploadId": upload_id, "PartNumber": number, "Body": data, "ChecksumCRC32": crc32}
         answer = self._call("upload_part", **request)

@@ -59,6 +59,8 @@ class FaultyClient:
                 raise Killed
             self.calls.append((operation, request))
             self.fault(operation, request)
+            if "Body" in request:
+                request = {**request, "Body": bytes(request["Body"])}  # moto in the process takes nothing else
             answer = getattr(self.client, operation)(**request)
             if dead:
                 raise Killed

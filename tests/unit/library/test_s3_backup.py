@@ -12,10 +12,11 @@ from typing import Any
 import boto3
 import pytest
 import s3_backup
+from ansible.module_utils.imagenet_ops.s3 import s3_client
 from ansible.module_utils.testing import patch_module_args
 from moto import mock_aws
 
-from tests.fakes.s3 import write_dataset
+from tests.fakes.s3 import FaultyClient, write_dataset
 
 FILES = {
     "archives/ILSVRC2012_img_val.tar": bytes(6 << 20),
@@ -29,6 +30,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    monkeypatch.setattr(s3_backup, "s3_client", lambda *arguments: FaultyClient(s3_client(*arguments)))
     with mock_aws():
         client = boto3.client("s3", region_name="us-east-1")
         client.create_bucket(Bucket="imagenet-backup")
@@ -94,6 +96,23 @@ def test_it_waits_for_another_run_on_this_host(s3: Any, root: Path, capsys: pyte
     assert run_module(capsys, root)["changed"] is True
     thread.join()
     assert released == [0]
+
+
+def test_the_storage_class_and_the_endpoint_are_those_that_were_asked_for(
+    s3: Any, root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoints = []
+
+    def client(*arguments: Any) -> FaultyClient:
+        endpoints.append(arguments)
+        return FaultyClient(s3)
+
+    monkeypatch.setattr(s3_backup, "s3_client", client)
+    options = {"endpoint_url": "https://s3.example", "addressing_style": "path", "ca_bundle": "/etc/ca.pem"}
+    run_module(capsys, root, storage_class="STANDARD_IA", workers=2, verify="full", **options)
+    assert endpoints == [("us-east-1", "https://s3.example", 6, "path", "/etc/ca.pem")]
+    classes = {s3.head_object(Bucket="imagenet-backup", Key=key)["StorageClass"] for key in keys(s3)}
+    assert classes == {"STANDARD_IA"}
 
 
 def test_no_such_bucket(s3: Any, root: Path, capsys: pytest.CaptureFixture[str]) -> None:

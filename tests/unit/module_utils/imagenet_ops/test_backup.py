@@ -79,10 +79,11 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def back_up(client: FaultyClient, root: Path, *, check_mode: bool = False, prefix: str = "") -> dict[str, Any]:
+def back_up(client: FaultyClient, root: Path, *, check_mode: bool = False, **options: Any) -> dict[str, Any]:
     client.calls.clear()
     bucket, plan = Bucket(client, BUCKET), make_plan(str(root))
-    return Backup(bucket, plan, prefix, 4, PART_BYTES, str(root / ".state")).run(check_mode=check_mode)
+    settings = {"workers": 4, "part_size_bytes": PART_BYTES, **options}
+    return Backup(bucket, plan, str(root / ".state"), **settings).run(check_mode=check_mode)
 
 
 def stored(client: FaultyClient) -> dict[str, bytes]:
@@ -173,6 +174,55 @@ def test_an_object_is_proved_by_its_checksum_and_not_by_its_size(client: FaultyC
     assert stored(client) == expected(root)
     assert (result["uploaded_objects"], result["present_objects"]) == (2, 5)
     assert predicted == result
+
+
+def test_an_object_overwritten_behind_our_back_is_found_though_size_and_manifest_are_right(
+    client: FaultyClient, root: Path
+) -> None:
+    back_up(client, root)
+    key = next(key for key in expected(root) if key.endswith("train.rec"))
+    client.client.put_object(Bucket=BUCKET, Key=key, Body=bytes(len(FILES["recordio/train.rec"])))
+    predicted = back_up(client, root, check_mode=True)
+    result = back_up(client, root)
+    assert (predicted["uploaded_objects"], result["uploaded_objects"]) == (1, 1)
+    assert stored(client) == expected(root)
+
+
+def test_without_what_was_kept_each_object_is_asked_for_once(client: FaultyClient, root: Path) -> None:
+    back_up(client, root)
+    (root / ".state" / "s3_backup.etags.json").unlink()
+    assert back_up(client, root)["changed"] is False
+    assert sorted(client.names()) == ["head_object"] * 7 + ["list_objects_v2"]
+    back_up(client, root)
+    assert client.names() == ["list_objects_v2", "head_object"]
+
+
+def test_read_back_finds_what_every_answer_hides(client: FaultyClient, root: Path) -> None:
+    """A store that lies: metadata, size and ETag are right, the bytes are not."""
+    back_up(client, root)
+    key = next(key for key in expected(root) if key.endswith("train.rec"))
+    flipped = bytearray(FILES["recordio/train.rec"])
+    flipped[-1] ^= 1
+    body: list[bytes] = [bytes(flipped)]
+
+    def lie(operation: str, request: dict[str, Any]) -> None:
+        if operation == "get_object" and request["Key"] == key and request["Range"].startswith("bytes=0-"):
+            store = client.client.head_object(Bucket=BUCKET, Key=key)
+            get_backend("s3")["123456789012"]["aws"].buckets[BUCKET].keys[key].value = body[0]
+            get_backend("s3")["123456789012"]["aws"].buckets[BUCKET].keys[key]._etag = store["ETag"].strip('"')
+
+    client.fault = lie
+    assert back_up(client, root)["changed"] is False
+    body.append(FILES["recordio/train.rec"])
+    with pytest.raises(OpsError) as caught:
+        back_up(client, root, read_back=True)
+    found, wanted = (hashlib.sha256(content).hexdigest() for content in (flipped, body[-1]))
+    assert caught.value.what == f"s3://{BUCKET}/{key}"
+    assert caught.value.why == f"read back, its SHA-256 is {found}, and the manifest says {wanted}"
+    client.fault = lambda *_: None
+    back_up(client, root, read_back=True)
+    assert stored(client) == expected(root)
+    assert back_up(client, root, read_back=True)["changed"] is False
 
 
 def test_an_object_that_was_lost_or_cut_after_the_manifest_was_written(client: FaultyClient, root: Path) -> None:

@@ -51,16 +51,6 @@ def test_an_object_is_stored_with_its_sha256(bucket: Bucket) -> None:
     assert bucket.uri("a/b") == "s3://imagenet-backup/a/b"
 
 
-def test_sizes_are_those_of_all_pages(bucket: Bucket, client: FaultyClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Paginator:
-        def paginate(self, **request: str) -> list[dict[str, Any]]:
-            assert request == {"Bucket": "imagenet-backup", "ExpectedBucketOwner": "123456789012", "Prefix": "v1/"}
-            return [{"Contents": [{"Key": "v1/a", "Size": 1}]}, {"Contents": [{"Key": "v1/b", "Size": 2}]}, {}]
-
-    monkeypatch.setattr(client.client, "get_paginator", lambda _: Paginator())
-    assert bucket.sizes("v1/") == {"v1/a": 1, "v1/b": 2}
-
-
 def test_an_object_in_parts(bucket: Bucket) -> None:
     data = [bytes(5 * MIB), b"the rest"]
     upload_id = bucket.begin_upload("large", SHA256)
@@ -74,7 +64,8 @@ def test_an_object_in_parts(bucket: Bucket) -> None:
         number: part.etag for number, part in parts.items()
     }
     bucket.complete_upload("large", upload_id, parts, checksum(b"".join(data)))
-    assert bucket.stored("large") == StoredObject(5 * MIB + 8, SHA256, checksum(b"".join(data)))
+    stored = bucket.stored("large")
+    assert stored == StoredObject(5 * MIB + 8, SHA256, checksum(b"".join(data)), bucket.objects("large")["large"].etag)
     assert bucket.uploads("") == []
 
 
@@ -108,15 +99,15 @@ def test_a_server_that_answers_an_empty_list_with_an_error(
 def test_only_a_new_object_is_put(bucket: Bucket) -> None:
     assert bucket.put_new("manifest", b"one", SHA256, checksum(b"one")) is True
     assert bucket.put_new("manifest", b"two!", SHA256, checksum(b"two!")) is False
-    assert bucket.sizes("") == {"manifest": 3}
+    assert bucket.objects("")["manifest"].size_bytes == 3
 
 
 def test_a_checksum_of_parts_is_not_taken_for_one_of_the_object(
     bucket: Bucket, client: FaultyClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answer = {"ContentLength": 1, "Metadata": {}, "ChecksumCRC32": "abc=-2", "ChecksumType": "COMPOSITE"}
+    answer = {"ContentLength": 1, "Metadata": {}, "ChecksumCRC32": "abc=-2", "ChecksumType": "COMPOSITE", "ETag": '"e"'}
     monkeypatch.setattr(client.client, "head_object", lambda **_: answer)
-    assert bucket.stored("k") == StoredObject(1, "", "")
+    assert bucket.stored("k") == StoredObject(1, "", "", "e")
 
 
 def test_every_request_names_the_owner(bucket: Bucket, client: FaultyClient) -> None:
@@ -147,7 +138,7 @@ def test_a_bucket_of_someone_else(bucket: Bucket, client: FaultyClient) -> None:
 
 def test_no_such_bucket(client: FaultyClient) -> None:
     with pytest.raises(OpsError) as caught:
-        Bucket(client, "imagenet-none").sizes("v1/")
+        Bucket(client, "imagenet-none").objects("v1/")
     assert str(caught.value) == (
         "Bucket imagenet-none: NoSuchBucket: The specified bucket does not exist. "
         "Create the bucket (playbooks/prepare.yml does) or correct its name and Region"
