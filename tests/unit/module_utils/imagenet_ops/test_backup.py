@@ -4,6 +4,9 @@ import hashlib
 import json
 import os
 import random
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,9 +28,14 @@ from hypothesis import strategies as st
 from moto import mock_aws
 from moto.backends import get_backend
 
+from tests.conftest import ROOT
+from tests.fakes import backup_once
 from tests.fakes.s3 import FaultyClient, Killed, refused, write_dataset
+from tests.fakes.s3_server import Cut, Refusal
+from tests.fakes.s3_upload_server import S3UploadServer
 
 BUCKET = "imagenet-backup"
+KILLS = 20
 PART_BYTES = MIB
 LARGE = random.Random(1).randbytes(3 * PART_BYTES + 1000)
 FILES = {
@@ -423,3 +431,134 @@ def test_a_part_is_the_same_by_what_the_server_kept() -> None:
     assert is_same_part(StoredPart(f'"{md5}"', 4, ""), b"data", "crc=")
     assert not is_same_part(StoredPart('"of-kms"', 4, ""), b"data", "crc=")
     assert not is_same_part(StoredPart("any", 5, "crc="), b"data", "crc=")
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3UploadServer]:
+    """An endpoint on a real socket: each run against it must end in equal bytes or an error naming the object."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    monkeypatch.setattr("ansible.module_utils.imagenet_ops.backup.LEAST_PART_BYTES", PART_BYTES)
+    # botocore waits between its attempts; how long is its own business.
+    monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _: None)
+    running = S3UploadServer()
+    with running:
+        yield running
+
+
+def back_up_to(server: S3UploadServer, root: Path) -> None:
+    backup_once.back_up(str(root), server.url)
+
+
+def is_whole(server: S3UploadServer, root: Path) -> bool:
+    return server.objects == expected(root) and not server.uploads
+
+
+@pytest.mark.parametrize(("status", "code"), [(500, "InternalError"), (503, "SlowDown")])
+def test_storms_pass(server: S3UploadServer, root: Path, status: int, code: str) -> None:
+    dice = random.Random(status)
+    server.fault = lambda *_: Refusal(status, code) if dice.random() < 0.4 else None
+    back_up_to(server, root)
+    assert is_whole(server, root)
+    assert len(server.requests) > 20
+
+
+def test_a_storm_that_does_not_end_names_the_object(server: S3UploadServer, root: Path) -> None:
+    server.fault = lambda operation, _: Refusal(503, "SlowDown", "Reduce your rate.") if operation == "part" else None
+    with pytest.raises(OpsError) as caught:
+        back_up_to(server, root)
+    assert caught.value.what.startswith("s3://imagenet-backup/imagenet/")
+    assert caught.value.why.startswith("SlowDown: ")
+    assert caught.value.todo == "Run again in a few minutes; finished work is found and not done twice"
+    server.fault = lambda *_: None
+    back_up_to(server, root)
+    assert is_whole(server, root)
+
+
+def test_connections_cut_inside_a_part(server: S3UploadServer, root: Path) -> None:
+    cuts = iter([100_000, 0, 900_000, 1, 500_000])
+    server.fault = lambda operation, _: Cut(after) if operation == "part" and (after := next(cuts, None)) else None
+    back_up_to(server, root)
+    assert next(cuts, None) is None
+    assert is_whole(server, root)
+
+
+def test_a_part_that_is_stored_with_a_flipped_bit(server: S3UploadServer, root: Path) -> None:
+    def flip(key: str, content: bytes) -> bytes:
+        return bytes([content[0] ^ 1]) + content[1:] if key.endswith("val.tar") else content
+
+    server.store = flip
+    with pytest.raises(OpsError) as caught:
+        back_up_to(server, root)
+    assert caught.value.what.endswith("/archives/ILSVRC2012_img_val.tar")
+    assert caught.value.why.startswith("BadDigest: ")
+    assert not any(key.endswith(("val.tar", "manifest.json")) for key in server.objects)
+    server.store = lambda _key, content: content
+    back_up_to(server, root)
+    assert is_whole(server, root)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "todo"),
+    [
+        (400, "ExpiredToken", "Renew the credentials"),
+        (403, "RequestTimeTooSkewed", "Set the clock of this machine"),
+        (403, "AccessDenied", "Allow the action"),
+    ],
+)
+def test_a_refusal_under_one_prefix_names_the_object_and_the_next_run_goes_on(
+    server: S3UploadServer, root: Path, status: int, code: str, todo: str
+) -> None:
+    server.fault = lambda operation, key: Refusal(status, code) if operation != "list" and "recordio" in key else None
+    with pytest.raises(OpsError) as caught:
+        back_up_to(server, root)
+    assert "/recordio/train." in caught.value.what
+    assert caught.value.why.startswith(f"{code}: ")
+    assert caught.value.todo.startswith(todo)
+    assert not any(key.endswith("manifest.json") for key in server.objects)
+    server.fault = lambda *_: None
+    back_up_to(server, root)
+    assert is_whole(server, root)
+
+
+def test_killed_at_seeded_points_and_run_again(server: S3UploadServer, tmp_path: Path) -> None:
+    """SIGKILL at a request of each run: before it, inside its body, or when it took effect and was not answered."""
+    for seed in range(KILLS):
+        dice = random.Random(seed)
+        root = tmp_path / str(seed)
+        (root / ".state").mkdir(parents=True)
+        write_dataset(root, FILES)
+        _kill_at(server, root, dice.randrange(12), dice.choice(["before", "after"]))
+        proved = set(server.objects)
+        server.requests.clear()
+        server.fault, server.after = (lambda *_: None), (lambda *_: None)
+        back_up_to(server, root)
+        assert is_whole(server, root), seed
+        sent = {key for operation, key in server.requests if operation in ("put", "part", "complete")}
+        assert not {key for key in sent & proved if not key.endswith("manifest.json")}, seed
+        server.objects.clear()
+
+
+def _kill_at(server: S3UploadServer, root: Path, number: int, when: str) -> None:
+    """Back up in a process that is killed at its change ``number`` from 0."""
+    changes = ("put", "begin", "part", "complete")
+    count = 0
+
+    def kill(operation: str, _: str) -> None:
+        nonlocal count
+        count += operation in changes
+        if operation in changes and count > number:
+            os.kill(process.pid, signal.SIGKILL)
+
+    def before(operation: str, key: str) -> Cut | None:
+        kill(operation, key)
+        return Cut(0) if process.poll() is not None else None
+
+    if when == "before":
+        server.fault = before
+    else:
+        server.after = kill
+    command = [sys.executable, "-m", "tests.fakes.backup_once", str(root), server.url]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.communicate()
+    assert process.returncode in (0, -signal.SIGKILL)
