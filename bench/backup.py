@@ -1,0 +1,201 @@
+"""Backing up beside s5cmd and the AWS CLI, to `rclone serve s3` on loopback, whose objects lie in memory.
+
+Ours is the engine that the module s3_backup calls, in a fresh process each time, imports and all. It hashes every file,
+sends checksums with every part and asks for what is stored; the others do none of that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+from ansible.module_utils.imagenet_ops.state import canonical_json
+
+from bench.measure import Cost, interleaved, median, run
+from bench.report import Bench, Target
+
+TARGETS = (
+    Target("backup.s5cmd_wall_ratio_large", "<=", 1.05, "", "s5cmd cp"),
+    Target("backup.awscli_wall_ratio_large", "<=", 1.0, "", "aws s3 cp --recursive"),
+    Target("backup.tree_awscli_wall_ratio", "<=", 0.25, "", "aws s3 cp --recursive of the files"),
+    Target("backup.tree_s5cmd_wall_ratio", "<=", 0.9, "", "s5cmd cp of the files"),
+    Target("backup.s3_sync_wall_ratio", "<=", 0.15, "", "community.aws.s3_sync of the files"),
+    Target("backup.rss_mib", "<=", 300, "MiB", "4 files"),
+    Target("backup.rss_growth_1000_files", "<=", 1.1, "", "4 files"),
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+PEERS = ROOT / ".venv-s3-peers" / "bin"
+BUCKET = "imagenet-bench"
+KEYS = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench-secret", "AWS_REGION": "us-east-1"}
+FILES = 4
+FILE_BYTES = 512 << 20
+ROUNDS = 5
+
+
+def measure(bench: Bench) -> None:
+    """Measure the figures of large files, and of memory."""
+    subprocess.run([ROOT / "bin" / "setup", "s3-peers"], check=True)
+    os.environ.update(KEYS)
+    with _server(bench) as server:
+        _large(bench, server)
+        _many(bench, server)
+
+
+class _Server:
+    """An endpoint, and where its objects lie."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self.url = url
+        self._folder = folder
+        self._runs = 0
+
+    def fresh_prefix(self) -> str:
+        """Remove every object and return a prefix that was not used: rclone remembers for a while what was there."""
+        for path in (self._folder / BUCKET).iterdir():
+            shutil.rmtree(path)
+        self._runs += 1
+        return f"run-{self._runs}"
+
+
+@contextlib.contextmanager
+def _server(bench: Bench) -> Iterator[_Server]:
+    """Run `rclone serve s3` on a file system in memory: the endpoint must not be what is measured.
+
+    It makes up an ETag by hashing an object whole when it is first asked for, which no object store does; xxh3 costs
+    next to nothing.
+    """
+    folder = bench.directory / "objects"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=90%", "tmpfs", str(folder)], check=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    key = f"{KEYS['AWS_ACCESS_KEY_ID']},{KEYS['AWS_SECRET_ACCESS_KEY']}"
+    command = [str(PEERS / "rclone"), "serve", "s3", str(folder), "--addr", address, "--auth-key", key]
+    with (bench.directory / "rclone.log").open("w") as log:
+        process = subprocess.Popen([*command, "--etag-hash", "xxh3"], stdout=log, stderr=log)
+    try:
+        _wait_for(f"http://{address}")
+        boto3.client("s3", endpoint_url=f"http://{address}", region_name="us-east-1").create_bucket(Bucket=BUCKET)
+        yield _Server(f"http://{address}", folder)
+    finally:
+        process.terminate()
+        process.wait()
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def _wait_for(url: str) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            urllib.request.urlopen(url)  # noqa: S310 (our own server)
+        except urllib.error.HTTPError:
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return
+
+
+def _write_set(root: Path, files: int, file_bytes: int) -> Path:
+    """Write a data set of so many archives of random bytes, with its manifest."""
+    (root / "archives").mkdir(parents=True)
+    (root / "labels.tsv").write_bytes(b"")
+    archives = []
+    for number in range(files):
+        content = os.urandom(file_bytes)
+        name = f"{number:05}.tar"
+        (root / "archives" / name).write_bytes(content)
+        entry = {"size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        archives.append({"name": name, "md5": hashlib.md5(content, usedforsecurity=False).hexdigest(), **entry})
+    labels = {"classes": 1, "size_bytes": 0, "sha256": hashlib.sha256(b"").hexdigest()}
+    manifest: dict[str, Any] = {"format": 1, "dataset": "bench", "settings": {}, "tools": {}, "splits": {}}
+    (root / "manifest.json").write_bytes(canonical_json({**manifest, "archives": archives, "labels": labels}))
+    return root
+
+
+def _ours(bench: Bench, server: _Server, root: Path) -> Callable[[], Cost]:
+    """Return what backs up once into an empty bucket, with no state of another run."""
+    state = bench.directory / "state"
+    request = {
+        "root": str(root),
+        "state_dir": str(state),
+        "endpoint_url": server.url,
+        "bucket": BUCKET,
+        "prefix": "ours",
+    }
+    path = bench.directory / "ours.json"
+
+    def execute() -> Cost:
+        path.write_text(json.dumps({**request, "prefix": server.fresh_prefix()}))
+        shutil.rmtree(state, ignore_errors=True)
+        state.mkdir()
+        return run([sys.executable, "-m", "bench.backup_once", str(path)], bench.directory / "ours.log")
+
+    return execute
+
+
+def _peak_mib(bench: Bench) -> float:
+    """Return what the last run of ours says of its memory."""
+    return int((bench.directory / "ours.log").read_text().split()[-1]) / 1024
+
+
+def _theirs(bench: Bench, server: _Server, program: str, *arguments: str) -> Callable[[], Cost]:
+    """Return what runs a peer once with ``arguments`` and the place to copy to."""
+    command = [str(PEERS / program), "--endpoint-url", server.url, *arguments]
+
+    def execute() -> Cost:
+        return run([*command, f"s3://{BUCKET}/{server.fresh_prefix()}/"], bench.directory / "theirs.log")
+
+    return execute
+
+
+def _large(bench: Bench, server: _Server) -> None:
+    root = _write_set(bench.directory / "large", FILES, int(FILE_BYTES * bench.scale))
+    source = str(root / "archives")
+    rounds = interleaved(
+        {
+            "ours": _ours(bench, server, root),
+            "s5cmd": _theirs(bench, server, "s5cmd", "cp", f"{source}/*"),
+            "awscli": _theirs(bench, server, "aws", "s3", "cp", "--recursive", "--only-show-errors", source),
+        },
+        ROUNDS,
+    )
+    for peer in ("s5cmd", "awscli"):
+        _record_ratio(bench, f"backup.{peer}_wall_ratio_large", rounds, peer)
+    _ours(bench, server, root)()
+    bench.record("backup.rss_mib", _peak_mib(bench))
+    shutil.rmtree(root)
+
+
+def _record_ratio(bench: Bench, name: str, rounds: list[dict[str, Cost]], peer: str) -> None:
+    ours = median(rounds, lambda costs: costs["ours"].wall_seconds)
+    theirs = median(rounds, lambda costs: costs[peer].wall_seconds)
+    ratio = median(rounds, lambda costs: costs["ours"].wall_seconds / costs[peer].wall_seconds)
+    bench.record(name, ratio, f"{ours:.2f} s, {peer} {theirs:.2f} s")
+
+
+def _many(bench: Bench, server: _Server) -> None:
+    """Compare the memory for a thousand files with that for the large ones."""
+    root = _write_set(bench.directory / "many", int(1000 * bench.scale), 1 << 20)
+    _ours(bench, server, root)()
+    peak = _peak_mib(bench)
+    large = bench.figures["backup.rss_mib"]
+    bench.record("backup.rss_growth_1000_files", peak / large, f"{large:.0f} MiB for 4 files, {peak:.0f} MiB for 1000")
+    shutil.rmtree(root)

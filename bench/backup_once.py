@@ -1,0 +1,37 @@
+"""Backs up once, as the module does, in a process of its own: `python -m bench.backup_once REQUEST.json`.
+
+The request has ``root``, ``state_dir``, ``endpoint_url``, ``bucket`` and ``prefix``; says its peak memory in KiB last.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import ansible.module_utils
+
+ansible.module_utils.__path__.append(str(Path(__file__).resolve().parent.parent / "module_utils"))
+
+# Ansible finds module_utils of a checkout only inside a playbook; hence the line above, and the imports after it.
+from ansible.module_utils.imagenet_ops.backup import READERS, Backup, make_plan  # noqa: E402
+from ansible.module_utils.imagenet_ops.s3 import Bucket, s3_client  # noqa: E402
+
+WORKERS = 8  # the default of the module
+
+
+def main() -> None:
+    """Back up what the file named by the first argument asks for."""
+    asked = json.loads(Path(sys.argv[1]).read_text())
+    client = s3_client("us-east-1", asked["endpoint_url"], WORKERS + READERS, "path")
+    bucket = Bucket(client, asked["bucket"])
+    plan = make_plan(asked["root"])
+    result = Backup(bucket, plan, asked["state_dir"], prefix=asked["prefix"], workers=WORKERS).run(check_mode=False)
+    print(result["uploaded_objects"], result["uploaded_bytes"])
+    # The peak of this program alone; what a parent is told by wait4 begins with the parent's own size.
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    print(status["VmHWM"].split()[0])
+
+
+if __name__ == "__main__":
+    main()
