@@ -15,7 +15,7 @@ ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
 
 from bench.report import Bench, Target, keep, table  # noqa: E402 (needs the path above)
 
-AREAS = ("pack", "fetch", "backup", "fleet")
+AREAS = ("pack", "fetch", "layout", "backup", "fleet")
 
 
 def main() -> int:

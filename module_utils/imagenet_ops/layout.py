@@ -12,12 +12,13 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 from ansible.module_utils.imagenet_ops.annotations import annotate
-from ansible.module_utils.imagenet_ops.disk import disk_error, require_space
+from ansible.module_utils.imagenet_ops.disk import disk_error, require_space, sync_filesystem
 from ansible.module_utils.imagenet_ops.errors import OpsError
 from ansible.module_utils.imagenet_ops.image_archive import (
     CLASS_ARCHIVES,
@@ -49,9 +50,10 @@ from ansible.module_utils.imagenet_ops.layout_move import has_more, move, plan_m
 from ansible.module_utils.imagenet_ops.state import Progress, exclusive, fsync_directory
 from ansible.module_utils.imagenet_ops.tree_writer import TreeWriter
 
-# A journal point costs a sync of the volume; in between at most this much work is lost to a kill.
-_JOURNAL_SECONDS = 15.0
-_JOURNAL_BYTES = 4 * 1024**3
+# Between journal points at most this much work is lost to a kill. They are made beside the reading: each sends to the
+# disk what was written so far, so that it is not idle until the page cache is full.
+_JOURNAL_SECONDS = 5.0
+_JOURNAL_BYTES = 128 * 1024**2
 
 
 def lay_out(request: LayoutRequest, *, check_mode: bool = False) -> dict[str, Any]:
@@ -215,12 +217,15 @@ class _Extraction:
         self._journal = journal
         self._last_time = time.monotonic()
         self._last_offset = journal.offset
+        self._point = ResumePoint(journal.offset, journal.class_name, journal.class_end)
+        self._keeping: Future[None] | None = None
         self._progress = Progress(request.state_dir, "imagenet_layout")
 
     def __enter__(self) -> _Extraction:  # noqa: PYI034 (Self is newer than Python 3.9)
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._archive)
             self._writer = stack.enter_context(TreeWriter(self._request.partial))
+            self._keeper = stack.enter_context(ThreadPoolExecutor(max_workers=1))
             self._stack = stack.pop_all()
         return self
 
@@ -230,37 +235,64 @@ class _Extraction:
     def run(self) -> None:
         """Lay out what is left of the archive; afterwards all of it is durable, and the journal says so."""
         journal = self._journal
-        size_bytes = self._archive.size_bytes
-        start = ResumePoint(journal.offset, journal.class_name, journal.class_end)
-        remaining_bytes = self._archive.remaining_bytes(start)
+        remaining_bytes = self._archive.remaining_bytes(self._point)
         if remaining_bytes is not None:
             require_space(self._request.dest, remaining_bytes)
         name = os.path.basename(self._archive.path)
-        self._progress.start(f"Laying out {name}", size_bytes, "bytes", journal.offset)
-        for image in self._archive.images(start, journal.classes if self._request.layout == CLASS_ARCHIVES else ()):
-            self._image(image)
+        self._progress.start(f"Laying out {name}", self._archive.size_bytes, "bytes", journal.offset)
+        for image in self._images():
+            self._writer.make_directory(image.class_name)
+            self._writer.write(image.class_name, image.name, image.content)
+            journal.count(image.class_name, len(image.content))
+            self._point = image.after
             self._progress.update(self._archive.file_position)
-            self._journal_point(image.after)
-        self._writer.sync()
+            self._journal_point()
+        self._keep_last_point()
         self._refuse_lost_files()
         journal.state = EXTRACTED
         write_journal(self._request, journal)
         self._progress.finish()
 
-    def _image(self, image: ArchiveImage) -> None:
-        self._writer.make_directory(image.class_name)
-        self._writer.write(image.class_name, image.name, image.content)
-        self._journal.count(image.class_name, len(image.content))
+    def _images(self) -> Iterator[ArchiveImage]:
+        """Yield what is left of the archive; where reading it ends early, what came before is kept."""
+        finished = self._journal.classes if self._request.layout == CLASS_ARCHIVES else ()
+        try:
+            yield from self._archive.images(self._point, finished)
+        except (OpsError, KeyboardInterrupt):
+            self._keep_last_point()
+            raise
 
-    def _journal_point(self, point: ResumePoint) -> None:
-        """Now and then make everything before ``point`` durable, and say so."""
-        now = time.monotonic()
-        if now - self._last_time < _JOURNAL_SECONDS and point.offset - self._last_offset < _JOURNAL_BYTES:
-            return
-        self._writer.sync()
-        self._journal.offset, self._journal.class_name, self._journal.class_end = point
-        write_journal(self._request, self._journal)
-        self._last_time, self._last_offset = time.monotonic(), point.offset
+    def _journal_point(self) -> None:
+        """Now and then make everything durable that was written so far, and then say so; both beside the reading."""
+        due = (
+            time.monotonic() - self._last_time >= _JOURNAL_SECONDS
+            or self._point.offset - self._last_offset >= _JOURNAL_BYTES
+        )
+        if due and (self._keeping is None or self._keeping.done()):
+            self._writer.flush()
+            self._raise_failure()
+            self._keeping = self._keeper.submit(self._keep, self._snapshot())
+            self._last_time, self._last_offset = time.monotonic(), self._point.offset
+
+    def _keep_last_point(self) -> None:
+        self._writer.flush()
+        self._raise_failure()
+        self._keep(self._snapshot())
+
+    def _snapshot(self) -> Journal:
+        """Return the journal of this moment, which the work that goes on does not change."""
+        self._journal.offset, self._journal.class_name, self._journal.class_end = self._point
+        classes, class_bytes = dict(self._journal.classes), dict(self._journal.class_bytes)
+        return replace(self._journal, classes=classes, class_bytes=class_bytes)
+
+    def _keep(self, journal: Journal) -> None:
+        sync_filesystem(self._request.partial)
+        write_journal(self._request, journal)
+
+    def _raise_failure(self) -> None:
+        if self._keeping is not None:
+            self._keeping.result()
+            self._keeping = None
 
     def _refuse_lost_files(self) -> None:
         """Compare the tree with what was counted: a name that came before a restart and after it would show here."""

@@ -100,18 +100,20 @@ def plan_moves(request: LayoutRequest, directory: str) -> Plan:
 
 def _flat_moves(request: LayoutRequest, directory: str, labels: Mapping[str, str], journal: Journal) -> list[Move]:
     """Return the moves of flat images to the directories of their classes, and count them in ``journal``."""
+    rules = request.rules
     moves = []
     for name in _flat_files(directory):
         path = os.path.join(directory, name)
         status = os.lstat(path)
         if not stat.S_ISREG(status.st_mode):
             raise _out_of_place(path, "it is not a regular file")
-        if not request.rules.is_image("", name):
+        if not rules.is_image("", name):
             raise _out_of_place(path, f"it is not named like an image of the {request.split} split")
-        class_name = request.rules.label_of(labels, name)
+        class_name = rules.label_of(labels, name)
         moves.append(Move(path, os.path.join(request.dest, class_name, name)))
         journal.count(class_name, status.st_size)
-    return moves
+    # One class after another: each directory that grows is at hand until it is done.
+    return sorted(moves, key=lambda move: move.target)
 
 
 def _class_moves(request: LayoutRequest, directory: str, journal: Journal) -> list[Move]:
@@ -150,11 +152,12 @@ def _tree_files(request: LayoutRequest, tree: str, apart: str | None = None) -> 
     if not os.path.isdir(tree):
         return
     rules = request.rules
+    passes_files = apart is not None and os.path.samefile(tree, apart)
     with os.scandir(tree) as entries:
         classes = sorted(entries, key=lambda entry: entry.name)
     for class_entry in classes:
         if not class_entry.is_dir(follow_symlinks=False):
-            if apart is not None and os.path.samefile(tree, apart):
+            if passes_files:
                 continue
             raise _out_of_place(class_entry.path, "it is not the directory of a class")
         if not rules.is_class(class_entry.name):

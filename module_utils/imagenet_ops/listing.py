@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from ansible.module_utils.imagenet_ops.annotations import ANNOTATION_SUFFIX
 from ansible.module_utils.imagenet_ops.errors import OpsError
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")  # im2rec.py --exts
@@ -157,7 +158,7 @@ class Tree(ImageNames):
                     self._refuse_images_within(entry.path)
                 elif _is_image(entry.name) and entry.is_file():
                     images.append((entry.name, entry.stat().st_size))
-                else:
+                elif not entry.name.endswith(ANNOTATION_SUFFIX):  # which belongs beside its image
                     self._ignore(f"{class_name}/{entry.name}")
         return sorted(images)
 

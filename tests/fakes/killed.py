@@ -35,7 +35,18 @@ ROOT = Path(__file__).resolve().parents[2]
 # Kills nothing: what is returned then is the number of changes.
 NEVER = 10**9
 _ANY_CREDENTIALS = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
-_CHANGES = ("write", "pwrite", "fsync", "fdatasync", "replace", "rename", "unlink", "mkdir", "ftruncate")
+_CHANGES = (
+    "write",
+    "pwrite",
+    "fsync",
+    "fdatasync",
+    "replace",
+    "rename",
+    "unlink",
+    "mkdir",
+    "ftruncate",
+    "posix_fallocate",
+)
 
 
 class Kills:
@@ -145,7 +156,8 @@ def _do(job: dict[str, Any]) -> int:
     vars(dataset_copy).update(_BLOCK_BYTES=16 * 1024, _SYNC_BYTES=48 * 1024)
     # A kill leaves the page cache alone, and a real sync would wait for whatever else the machine writes.
     unwritten = os.open(__file__, os.O_RDONLY)
-    vars(tree_writer)["sync_filesystem"] = vars(layout_move)["sync_filesystem"] = lambda _path: os.fsync(unwritten)
+    for module in (layout, layout_move, tree_writer):
+        vars(module)["sync_filesystem"] = lambda _path: os.fsync(unwritten)
     changes = _Changes(job["kill_at"])
     for name in _CHANGES:
         setattr(os, name, changes.wrapped(name))

@@ -41,6 +41,7 @@ WNIDS = ["n01440764", "n01443537", "n02105855"]
 def quick_syncs(monkeypatch: pytest.MonkeyPatch) -> None:
     """A real one waits for whatever else the machine writes; test_tree_writer.py and test_disk.py see to those."""
     monkeypatch.setattr(tree_writer, "sync_filesystem", lambda _path: None)
+    monkeypatch.setattr(layout, "sync_filesystem", lambda _path: None)
     monkeypatch.setattr(layout_move, "sync_filesystem", lambda _path: None)
 
 

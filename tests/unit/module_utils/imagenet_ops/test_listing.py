@@ -72,6 +72,11 @@ def test_what_is_no_image_by_name_is_counted_and_named(tmp_path: Path) -> None:
     assert "readme" in found.ignored_samples
 
 
+def test_annotations_beside_their_images_are_no_reason_to_warn(tmp_path: Path) -> None:
+    found = tree(tmp_path, "a/1.jpg", "a/1.xml")
+    assert (len(found), found.ignored) == (1, 0)
+
+
 def test_a_directory_within_a_class_may_hold_anything_but_images(tmp_path: Path) -> None:
     found = tree(tmp_path, "a/1.jpg", "a/notes/deep/readme.txt")
     assert (len(found), found.ignored) == (1, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import threading
@@ -96,6 +97,45 @@ def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         writer.write("", "a", bytes(range(100)))
         writer.flush()
     assert contents(tmp_path) == {"a": bytes(range(100))}
+
+
+def test_a_file_has_its_space_before_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[tuple[int, int]] = []
+    real_write = os.write
+
+    def noted(descriptor: int, content: bytes) -> int:
+        sizes.append((os.fstat(descriptor).st_size, os.fstat(descriptor).st_blocks * 512))
+        return real_write(descriptor, content)
+
+    monkeypatch.setattr(os, "write", noted)
+    with TreeWriter(str(tmp_path)) as writer:
+        writer.write("", "a", bytes(100_000))
+        writer.write("", "empty", b"")
+        writer.flush()
+    ((size, allocated),) = sizes
+    assert size == 100_000
+    assert allocated >= size
+    assert (tmp_path / "empty").read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(errno.EOPNOTSUPP, None), (errno.EINVAL, None), (errno.ENOSPC, "No space left on device")]
+)
+def test_a_filesystem_that_cannot_preallocate_is_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, text: str | None
+) -> None:
+    def refused(*_arguments: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "posix_fallocate", refused)
+    with TreeWriter(str(tmp_path)) as writer:
+        writer.write("", "a", b"whole")
+        if text is None:
+            writer.flush()
+            assert contents(tmp_path) == {"a": b"whole"}
+        else:
+            with pytest.raises(OSError, match=text):
+                writer.flush()
 
 
 def test_sync_syncs_after_everything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
