@@ -46,7 +46,8 @@ def root(tmp_path: Path) -> Path:
 
 def back_up(client: Any, root: Path, prefix: str) -> dict[str, Any]:
     (root / ".state").mkdir(exist_ok=True)
-    backup = Backup(Bucket(client, BUCKET), make_plan(str(root)), prefix, 4, 5 * MIB, str(root / ".state"))
+    plan, state_dir = make_plan(str(root)), str(root / ".state")
+    backup = Backup(Bucket(client, BUCKET), plan, state_dir, prefix=prefix, workers=4, part_size_bytes=5 * MIB)
     return backup.run(check_mode=False)
 
 
