@@ -206,7 +206,7 @@ def check_initialization_quota(rate_mib_s: int | None, in_use_mib_s: int, quota_
         raise ApiError(
             "VolumeInitializationRateLimitExceeded",
             f"The volume initialization rate of {rate_mib_s} MiB/s exceeds, with {in_use_mib_s} MiB/s in use, "
-            f" the quota of {quota_mib_s} MiB/s.",
+            f"the quota of {quota_mib_s} MiB/s.",
         )
 
 

@@ -49,6 +49,7 @@ snapshots:
       state: completed
       progress: 100%
       volume_size: 62
+      full_snapshot_size_in_bytes: 64424509440
       start_time: "2026-01-31T12:00:00+00:00"
       tags: {Project: imagenet-ops, Role: deploy_snapshot}
 """

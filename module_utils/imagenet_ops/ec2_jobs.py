@@ -79,6 +79,7 @@ class Job:
     instance_id: str
     zone: str = ""
     volume_id: str = ""
+    volume_type: str = ""
     device_name: str = ""
     used_devices: set[str] = field(default_factory=set)
     deleted_with_instance: set[str] = field(default_factory=set)

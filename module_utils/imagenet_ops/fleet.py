@@ -55,6 +55,7 @@ class VolumeSettings:
     volume_type: str = "gp3"
     iops: int = 0
     throughput_mib_s: int = 0
+    initialization_rate_mib_s: int = 0
     size_gib: int = 0
     kms_key_id: str = ""
     encrypted: bool = True
@@ -188,6 +189,7 @@ class Deployment:
         """Set in ``job`` what a real run would do; a volume yet to be created has no id and no device name."""
         attachment = attachment_to(volume, job.instance_id)
         job.volume_id = "" if volume is None else volume["VolumeId"]
+        job.volume_type = self.settings.volume_type if volume is None else volume["VolumeType"]
         job.device_name = "" if attachment is None else attachment["Device"]
         job.created = volume is None
         job.attached = attachment is None
@@ -202,6 +204,7 @@ class Deployment:
                 self._replace(job, "gone")
             return
         job.volume_id = volume["VolumeId"]
+        job.volume_type = volume["VolumeType"]
         if volume["State"] == "in-use":
             self._advance_attached(job, volume)
         elif volume["State"] == "available" and not job.attached:
@@ -285,6 +288,7 @@ class Deployment:
             "SnapshotId": settings.snapshot_id,
             "Iops": settings.iops,
             "Throughput": settings.throughput_mib_s,
+            "VolumeInitializationRate": settings.initialization_rate_mib_s,
             "Size": settings.size_gib,
             "KmsKeyId": settings.kms_key_id,
         }
@@ -395,7 +399,12 @@ class Deployment:
         return {
             "changed": any(job.changed for job in [*jobs, *orphans]),
             "volumes": {
-                job.instance_id: {"volume_id": job.volume_id, "zone": job.zone, "device_name": job.device_name}
+                job.instance_id: {
+                    "volume_id": job.volume_id,
+                    "volume_type": job.volume_type,
+                    "zone": job.zone,
+                    "device_name": job.device_name,
+                }
                 for job in served.values()
             },
             "superseded": superseded,

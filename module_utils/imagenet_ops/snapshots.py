@@ -26,7 +26,8 @@ class SnapshotClient(Protocol):
 def find_snapshots(client: SnapshotClient, filters: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the snapshots that fit ``filters`` (a value or a list of values by name), the newest last.
 
-    Each has ``snapshot_id``, ``state``, ``progress``, ``volume_size`` (GiB), ``start_time`` (ISO 8601) and ``tags``.
+    Each has ``snapshot_id``, ``state``, ``progress``, ``volume_size`` (GiB),
+    ``full_snapshot_size_in_bytes`` (of the data, 0 where AWS does not say), ``start_time`` (ISO 8601) and ``tags``.
     Raises OpsError where EC2 refuses.
     """
     asked = [
@@ -50,6 +51,7 @@ def find_snapshots(client: SnapshotClient, filters: Mapping[str, Any]) -> list[d
             "state": snapshot["State"],
             "progress": snapshot.get("Progress") or "",
             "volume_size": snapshot["VolumeSize"],
+            "full_snapshot_size_in_bytes": snapshot.get("FullSnapshotSizeInBytes") or 0,
             "start_time": snapshot["StartTime"].isoformat(),
             "tags": {tag["Key"]: tag["Value"] for tag in snapshot.get("Tags", [])},
         }

@@ -231,6 +231,7 @@ class FakeEc2:
         state = self.state(volume)
         return {
             "VolumeId": volume.volume_id,
+            "VolumeType": volume.request.get("VolumeType", "gp2"),
             "State": state,
             "AvailabilityZone": volume.request["AvailabilityZone"],
             "CreateTime": datetime.fromtimestamp(volume.created_at, timezone.utc),

@@ -157,6 +157,11 @@ class Lab:
             content: bytes = answer.read()
         return content
 
+    def first_reads(self) -> dict[str, int]:
+        """How many blocks of each lazily loaded volume a reader has had to wait for."""
+        counts: dict[str, int] = json.loads(self._lab("GET", "first-reads"))
+        return counts
+
     def ssh(self, host: str, command: str) -> str:
         """Run a shell command on a host and return its standard output; it must succeed."""
         done = subprocess.run(

@@ -47,6 +47,7 @@ def test_a_whole_data_set_is_described(
     answer = run_module(
         capsys, root=root, dataset_version=result["dataset_version"], **options, _ansible_check_mode=check_mode
     )
+    assert (answer.pop("mib_s") > 0) == (options.get("verify") == "full")
     assert answer == {
         "changed": False,
         "dataset_version": result["dataset_version"],

@@ -66,6 +66,7 @@ def test_every_instance_gets_a_volume_in_its_own_zone(ec2: FakeEc2) -> None:
     assert result["volumes"] == {
         instance_id: {
             "volume_id": ec2.attached()[instance_id],
+            "volume_type": "gp3",
             "zone": ec2.instances[instance_id].zone,
             "device_name": "/dev/sdf",
         }
@@ -193,7 +194,7 @@ def test_check_mode_predicts_and_changes_nothing(ec2: FakeEc2) -> None:
     assert ec2.volumes == volumes
     assert (predicted["changed"], predicted["created"], predicted["attached"]) == (True, 2, 2)
     assert predicted["volumes"][ids[0]] == made["volumes"][ids[0]]
-    assert predicted["volumes"][ids[1]] == {"volume_id": "", "zone": "b", "device_name": ""}
+    assert predicted["volumes"][ids[1]] == {"volume_id": "", "volume_type": "gp3", "zone": "b", "device_name": ""}
     real = deploy(ec2, ids)
     assert all(real[key] == predicted[key] for key in ("changed", "created", "attached", "diff"))
     assert deploy(ec2, ids, check_mode=True)["changed"] is False

@@ -165,6 +165,7 @@ def test_snapshots_are_found_by_filters_the_newest_last() -> None:
         "state": "pending",
         "progress": "",
         "volume_size": 8,
+        "full_snapshot_size_in_bytes": 0,
         "start_time": "2026-01-01T00:00:00+00:00",
         "tags": {"Role": "snapshot"},
     }

@@ -100,7 +100,9 @@ def swap_lines(content: bytes, first: int, second: int) -> bytes:
 def test_a_whole_data_set_is_described(packed: Path, samples: int, decoded: int, *, full: bool) -> None:
     manifest = (packed / "manifest.json").read_bytes()
     sha256 = hashlib.sha256(manifest).hexdigest()
-    assert verify_dataset(str(packed), sha256[:12], full, samples) == {
+    found = verify_dataset(str(packed), sha256[:12], full, samples)
+    assert (found.pop("mib_s") > 0) == full
+    assert found == {
         "changed": False,
         "dataset_version": sha256[:12],
         "manifest_sha256": sha256,

@@ -1,0 +1,114 @@
+#!/usr/bin/python
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: ebs_fast_restore
+short_description: Switch fast snapshot restore of a snapshot on, with credits for so many volumes, and off again
+description:
+  - With I(state=enabled) it is switched on in the zones of I(credits) where it is not, and waited for until every zone
+    has its credits. A volume that is made without a credit is an ordinary, cold one, and AWS does not say so.
+  - It is paid by the hour in each zone. The zones in which this module switched it on are noted in the snapshot's tag
+    C(FastRestoreZones); with I(state=disabled) these are switched off, whichever run it was, and no others.
+  - Shows live progress while it waits.
+version_added: "1.0.0"
+author: The authors of imagenet-ops
+options:
+  state:
+    description: Whether it is to be on.
+    type: str
+    choices: [enabled, disabled]
+    default: enabled
+  snapshot_id:
+    description: The snapshot.
+    type: str
+    required: true
+  credits:
+    description: How many volumes are to be made in each zone. Required with I(state=enabled).
+    type: dict
+  timeout_seconds:
+    description: The longest to wait; optimizing takes an hour a TiB, and an hour brings at most 10 credits to a zone.
+    type: int
+    default: 14400
+  hour_seconds:
+    description: The hour in which credits are earned. Only the lab has another than AWS.
+    type: float
+    default: 3600
+  state_dir:
+    description: Folder for the progress, which must exist. Required with I(state=enabled).
+    type: path
+extends_documentation_fragment:
+  - amazon.aws.common.modules
+  - amazon.aws.region.modules
+  - amazon.aws.boto3
+attributes:
+  check_mode:
+    description: Says whether it would be switched on or off, and waits for nothing.
+    support: full
+  diff_mode:
+    description: Shows the zones in which it is on, before and after.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Make the next volumes of the snapshot warm from the start
+  ebs_fast_restore:
+    snapshot_id: snap-0123456789abcdef0
+    credits: {us-east-1a: 8, us-east-1b: 8}
+    state_dir: /tmp
+    region: us-east-1
+
+- name: Stop paying for it
+  ebs_fast_restore:
+    state: disabled
+    snapshot_id: snap-0123456789abcdef0
+    region: us-east-1
+"""
+
+RETURN = r"""
+zones:
+  description: The zones in which it is on now, somebody else's too. With I(state=disabled) empty where none was ours.
+  returned: success
+  type: list
+  elements: str
+  sample: [us-east-1a, us-east-1b]
+"""
+
+from typing import Any
+
+from ansible.module_utils.imagenet_ops.fast_restore import FastRestore
+from ansible.module_utils.imagenet_ops.module import run
+from ansible.module_utils.imagenet_ops.state import Progress
+from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
+
+CLIENT_CONFIG = {"retries": {"mode": "adaptive", "total_max_attempts": 30}}
+
+
+def main() -> None:
+    module = AnsibleAWSModule(
+        argument_spec={
+            "state": {"type": "str", "choices": ["enabled", "disabled"], "default": "enabled"},
+            "snapshot_id": {"type": "str", "required": True},
+            "credits": {"type": "dict"},
+            "timeout_seconds": {"type": "int", "default": 14400},
+            "hour_seconds": {"type": "float", "default": 3600},
+            "state_dir": {"type": "path"},
+        },
+        required_if=[("state", "enabled", ["credits", "state_dir"])],
+        supports_check_mode=True,
+    )
+    given = module.params
+
+    def work() -> dict[str, Any]:
+        restore = FastRestore(module.client("ec2", config=CLIENT_CONFIG), given["snapshot_id"], given["hour_seconds"])
+        if given["state"] == "disabled":
+            return restore.disabled(check_mode=module.check_mode)
+        needed = {str(zone): int(count) for zone, count in given["credits"].items()}
+        progress = Progress(given["state_dir"], "ebs_fast_restore")
+        return restore.enabled(needed, given["timeout_seconds"], progress, check_mode=module.check_mode)
+
+    run(module, work)
+
+
+if __name__ == "__main__":
+    main()
