@@ -6,9 +6,12 @@ from typing import Any
 
 import imagenet_layout
 import pytest
+import yaml
 from ansible.module_utils.testing import patch_module_args
 
 from lab.archives import DEVKIT, TRAIN, VALIDATION, prepare
+from tests.conftest import ROOT
+from tests.fakes.images import write_imagenette
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +62,27 @@ def test_validation_by_label(capsys: pytest.CaptureFixture[str], archives: Path,
     assert (answer["changed"], answer["images"]) == (True, 40)
     truth = dict(line.split() for line in (archives / "validation_synsets.txt").read_text().splitlines())
     assert {path.name: path.parent.name for path in (tmp_path / "validation").glob("*/*")} == truth
+
+
+def test_the_profile_of_imagenette(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    profile = yaml.safe_load((ROOT / "datasets" / "imagenette.yml").read_text())["dataset_profile"]
+    trees = write_imagenette(tmp_path / "imagenette2.tgz")
+    for name, split in profile["splits"].items():
+        answer = run_module(
+            capsys,
+            split="any",
+            layout=split["layout"],
+            archive=str(tmp_path / profile["archives"][split["archive"]]["name"]),
+            folder=split["folder"],
+            dest=str(tmp_path / name),
+            state_dir=str(tmp_path / ".state"),
+        )
+        expected = trees[split["folder"].split("/")[1]]
+        assert (answer["changed"], answer["images"], answer["classes"]) == (True, len(expected), 4)
+        found = {
+            path.relative_to(tmp_path / name).as_posix(): path.read_bytes() for path in (tmp_path / name).glob("*/*")
+        }
+        assert found == expected
 
 
 def test_check_mode_changes_nothing(capsys: pytest.CaptureFixture[str], archives: Path, tmp_path: Path) -> None:

@@ -1,0 +1,89 @@
+"""A data set that is not ImageNet, from one archive of both its splits to a snapshot: only the profile differs.
+
+It has the shape of Imagenette, and the archive is on the download host already, as it is for many.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fakes.images import write_imagenette
+from tests.integration.harness import ROOT, Lab
+
+HOST = "imagenette-download"
+ARCHIVE = "/var/tmp/imagenette2.tgz"
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("archive") / "imagenette2.tgz"
+    write_imagenette(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def arguments(archive: Path) -> tuple[str, ...]:
+    """What makes the profile datasets/imagenette.yml that of the small archive."""
+    md5 = hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
+    images = {"urls": [ARCHIVE], "size_bytes": archive.stat().st_size, "md5": md5}
+    overrides = {
+        "archives": {"images": images},
+        "classes": 4,
+        "splits": {
+            "train": {"images": 16, "class_images_min": 4, "class_images_max": 4},
+            "validation": {"images": 8, "class_images_min": 2, "class_images_max": 2},
+        },
+    }
+    settings = {"download_host_name": HOST, "data_volume_name": "imagenette-data", "download_host_keep": True}
+    return ("-e", json.dumps({**settings, "dataset_name": "imagenette", "dataset_overrides": overrides}))
+
+
+@pytest.fixture(scope="module")
+def imagenette(lab: Lab, archive: Path, arguments: tuple[str, ...]) -> Iterator[Lab]:
+    """The lab with a download host that has the archive; all of it is removed afterwards."""
+    lab.playbook("playbooks/steps/provision.yml", *arguments)
+    with archive.open("rb") as content:
+        put = ["ssh", "-F", ".lab/ssh_config", HOST, f"cat > {ARCHIVE}"]
+        subprocess.run(put, cwd=ROOT, stdin=content, check=True, timeout=120)
+    yield lab
+    lab.playbook("playbooks/teardown.yml", *arguments, "-e", "project_removal_confirm=imagenette")
+
+
+def manifest(lab: Lab) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(lab.ssh(HOST, "cat /data/imagenette/manifest.json"))
+    return found
+
+
+def test_prepare_takes_both_splits_from_one_archive(imagenette: Lab, arguments: tuple[str, ...]) -> None:
+    imagenette.playbook("playbooks/prepare.yml", *arguments)
+    made = manifest(imagenette)
+    assert {name: split["records"] for name, split in made["splits"].items()} == {"train": 16, "validation": 8}
+    assert [entry["name"] for entry in made["archives"]] == ["imagenette2.tgz"]
+    labels = imagenette.ssh(HOST, "cat /data/imagenette/labels.tsv").splitlines()
+    assert [line.split("\t")[1] for line in labels[-4:]] == [f"n{number:08d}" for number in range(4)]
+    assert imagenette.playbook("playbooks/prepare.yml", *arguments).all_unchanged()
+
+
+def test_the_trees_are_those_of_the_archive(imagenette: Lab, archive: Path, tmp_path: Path) -> None:
+    for split, folder in (("train", "train"), ("validation", "val")):
+        expected = write_imagenette(tmp_path / "again.tgz")[folder]
+        assert (tmp_path / "again.tgz").read_bytes() == archive.read_bytes()
+        wanted = {f"./{name}": hashlib.sha256(content).hexdigest() for name, content in expected.items()}
+        lines = imagenette.ssh(
+            HOST, f"cd /data/imagenette/{split} && find . -type f -exec sha256sum {{}} +"
+        ).splitlines()
+        assert {line.split(maxsplit=1)[1]: line.split(maxsplit=1)[0] for line in lines} == wanted
+
+
+def test_the_trees_give_the_records_of_the_archive(imagenette: Lab, arguments: tuple[str, ...]) -> None:
+    before = manifest(imagenette)
+    imagenette.ssh(HOST, "sudo rm /data/imagenette/.state/recordio_pack.*.json /data/imagenette/manifest.json")
+    imagenette.playbook("playbooks/steps/pack.yml", *arguments, "-e", "dataset_records_source=tree")
+    assert manifest(imagenette) == before
