@@ -6,6 +6,7 @@ The tests of this file build on each other: each begins where the one before it 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,6 @@ def with_role(lab: Lab, role: str) -> dict[str, int]:
     return {"instances": sum(len(entry["Instances"]) for entry in reservations), "volumes": len(volumes)}
 
 
-def manifest_key(lab: Lab) -> str:
-    keys = [entry["Key"] for entry in lab.s3().list_objects_v2(Bucket=BUCKET, Prefix="imagenet/")["Contents"]]
-    (found,) = [key for key in keys if key.endswith("/manifest.json")]
-    return str(found)
-
-
 def reports(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(folder.glob("*-imagenet.json"))]
 
@@ -41,8 +36,8 @@ def reports(folder: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def version(lab: Lab) -> str:
     """The DatasetVersion of a backup that prepare.yml has made."""
-    lab.playbook("playbooks/prepare.yml")
-    return manifest_key(lab).split("/")[1]
+    run = lab.playbook("playbooks/prepare.yml")
+    return str(re.findall(r"DatasetVersion ([0-9a-f]{12})", run.text)[-1])
 
 
 def test_records_to_a_host_without_ebs(lab: Lab, version: str) -> None:
@@ -55,7 +50,7 @@ def test_records_to_a_host_without_ebs(lab: Lab, version: str) -> None:
         "-e",
         "data_mount_path=/srv/data",
     )
-    records = (*options, "-e", "dataset_restore_content=records")
+    records = (*options, "-e", "dataset_restore_content=records", "-e", f"data_version={version}")
     assert lab.playbook(*records, "--check").task_changed("python_environment : Install | Make the environment")
     run = lab.playbook(*records)
     assert run.task_changed("dataset_restore : Restore the data set")
@@ -73,7 +68,7 @@ def test_records_to_a_host_without_ebs(lab: Lab, version: str) -> None:
 
 
 def test_a_drill_passes_and_leaves_nothing_but_its_report(lab: Lab, version: str, tmp_path: Path) -> None:
-    lab.playbook("playbooks/drill.yml", "-e", f"restore_drill_report_dir={tmp_path}")
+    lab.playbook("playbooks/drill.yml", "-e", f"restore_drill_report_dir={tmp_path}", "-e", f"data_version={version}")
     (report,) = reports(tmp_path)
     assert (report["passed"], report["why"], report["dataset_version"]) == (True, "", version)
     assert report["restored_files"] == 11
@@ -85,13 +80,20 @@ def test_a_drill_passes_and_leaves_nothing_but_its_report(lab: Lab, version: str
 def test_a_drill_of_a_damaged_backup_fails_names_the_object_and_cleans_up(
     lab: Lab, version: str, tmp_path: Path
 ) -> None:
-    key = manifest_key(lab).replace("manifest.json", "recordio/train.rec")
+    key = f"imagenet/{version}/recordio/train.rec"
     whole = lab.s3().get_object(Bucket=BUCKET, Key=key)["Body"].read()
     damaged = bytearray(whole)
     damaged[len(damaged) // 2] ^= 1
     lab.s3().put_object(Bucket=BUCKET, Key=key, Body=bytes(damaged))
     try:
-        run = lab.playbook("playbooks/drill.yml", "-e", f"restore_drill_report_dir={tmp_path}", expect_success=False)
+        run = lab.playbook(
+            "playbooks/drill.yml",
+            "-e",
+            f"restore_drill_report_dir={tmp_path}",
+            "-e",
+            f"data_version={version}",
+            expect_success=False,
+        )
     finally:
         lab.s3().put_object(Bucket=BUCKET, Key=key, Body=whole)
     assert "The restore drill of imagenet has failed" in run.text
@@ -104,11 +106,11 @@ def test_a_drill_of_a_damaged_backup_fails_names_the_object_and_cleans_up(
 
 def test_everything_to_a_new_download_host(lab: Lab, version: str) -> None:
     lab.playbook(*TEARDOWN)
-    lab.playbook("playbooks/restore.yml")
+    lab.playbook("playbooks/restore.yml", "-e", f"data_version={version}")
     assert with_role(lab, "download_host")["instances"] == 1
     sums = lab.ssh("imagenet-download", VERIFY.format(root="/data/imagenet"))
     assert any(line.startswith(version) and line.endswith("manifest.json") for line in sums.splitlines())
-    again = lab.playbook("playbooks/restore.yml")
+    again = lab.playbook("playbooks/restore.yml", "-e", f"data_version={version}")
     assert not again.task_changed("dataset_restore : Restore the data set")
 
 
