@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import zlib
 from typing import Any
 
 from moto.core.authorization import ActionAuthenticatorMixin
-from moto.s3.models import s3_backends
+from moto.iam.access_control import IAMPolicy
+from moto.s3.models import FakeBucket, s3_backends
 from moto.s3.responses import S3Response
 
 from lab.access import Calls, check_caller
@@ -16,7 +18,10 @@ from lab.patching import error_answer, wrap
 from lab.rules import ApiError
 
 # Where the name of an action is not that of the permission it needs (S3's "Actions, resources, and condition keys").
-PERMISSIONS = {"HeadBucket": "ListBucket"}
+PERMISSIONS = {
+    "HeadBucket": "ListBucket",
+    "GetBucketLifecycleConfiguration": "GetLifecycleConfiguration",
+}
 CHECKSUM = "x-amz-checksum-"
 
 
@@ -32,6 +37,7 @@ class ObjectStore:
         wrap(S3Response, "key_response")(_answer)
         wrap(S3Response, "put_object")(_checked_body)
         wrap(S3Response, "upload_part")(_checked_body)
+        wrap(FakeBucket, "get_permission")(_permission)
         wrap(S3Response, "_key_response_post")(_checked_upload)
         wrap(ActionAuthenticatorMixin, "_authenticate_and_authorize_s3_action")(self._authorize)
 
@@ -44,6 +50,17 @@ class ObjectStore:
         check_caller(response, f"s3:{PERMISSIONS.get(action, action)}", f"arn:aws:s3:::{resource}")
         if bucket_name is not None:
             _check_bucket_owner(response, bucket_name, action)
+
+
+def policy_over_tls(policy: str) -> str:
+    """Return ``policy`` without the statements that are about requests without TLS.
+
+    moto takes every condition for true, so that such a Deny would refuse everyone; the lab's address stands for HTTPS.
+    """
+    without_tls = {"Bool": {"aws:SecureTransport": "false"}}
+    document = json.loads(policy)
+    statements = [statement for statement in document["Statement"] if statement.get("Condition") != without_tls]
+    return json.dumps({**document, "Statement": statements})
 
 
 def checksums_of(body: bytes) -> dict[str, str]:
@@ -70,6 +87,12 @@ def check_body(body: bytes, headers: Any) -> None:
 
 def _text(digest: bytes) -> str:
     return base64.b64encode(digest).decode()
+
+
+def _permission(original: Any, bucket: Any, action: str, resource: str) -> Any:
+    if bucket.policy is None:
+        return original(bucket, action, resource)
+    return IAMPolicy(policy_over_tls(bucket.policy.decode())).is_action_permitted(action, resource)
 
 
 def _answer(original: Any, response: Any, *arguments: Any) -> Any:

@@ -108,6 +108,11 @@ def test_backup_is_private_versioned_encrypted_and_whole(lab: Lab) -> None:
     assert all(blocked.values())
     rules = s3.get_bucket_encryption(Bucket=bucket)["ServerSideEncryptionConfiguration"]["Rules"]
     assert rules[0]["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
+    (statement,) = json.loads(s3.get_bucket_policy(Bucket=bucket)["Policy"])["Statement"]
+    assert (statement["Effect"], statement["Condition"]) == ("Deny", {"Bool": {"aws:SecureTransport": "false"}})
+    assert statement["Resource"] == [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"]
+    (rule,) = s3.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]
+    assert (rule["Status"], rule["AbortIncompleteMultipartUpload"]) == ("Enabled", {"DaysAfterInitiation": 7})
     names = [entry["Key"] for entry in s3.list_objects_v2(Bucket=bucket, Prefix="imagenet/")["Contents"]]
     manifest_key = next(name for name in names if name.endswith("/manifest.json"))
     body = s3.get_object(Bucket=bucket, Key=manifest_key)["Body"].read()
