@@ -35,7 +35,7 @@ _SPANS_PER_CONNECTION = 4
 _READ_BYTES = 256 * 1024
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 60.0
-# How often a piece is fetched before it is given up: a mirror that damages it does so each time.
+# How often a piece is fetched, for each source, before it is given up: a mirror that damages it may do so each time.
 _PIECE_FETCHES = 3
 
 
@@ -306,9 +306,9 @@ class _Transfer:
         self._policy = policy
         self._known = known
         self._piece_bytes = PIECE_BYTES if known is None else known.pieces.piece_bytes
-        # By piece: who sent it last, and who sent it damaged, once or more often.
-        self._senders: dict[int, Source] = {}
-        self._damagers: dict[int, list[Source]] = {}
+        # By piece: whether it was sent in this run, and how often it came damaged.
+        self._sent: set[int] = set()
+        self._damages: dict[int, int] = {}
         self._connections = policy.connections if all(source.parallel for source, _ in sources) else 1
         self._ledger = Ledger(target.size_bytes, done, self._connections)
         self._hashes = hashes or Hashes(self._piece_bytes)
@@ -358,7 +358,7 @@ class _Transfer:
             # The disk has this to do while the rest is hashed.
             self._checkpoint()
         self._report_until(self._ledger.wait_accepted)
-        if self._ledger.error is None and self._damagers:
+        if self._ledger.error is None and self._damages:
             self._checkpoint()
 
     def _report_until(self, reached: Callable[[float], bool]) -> None:
@@ -403,15 +403,15 @@ class _Transfer:
         start, end = self._known.span(number)
         self._hashes.rewind()
         self._hashed_bytes = start
+        # What an earlier run left is nobody's fault.
+        damages = self._damages.get(number, 0) + (number in self._sent)
+        self._damages[number] = damages
         self._ledger.lose(start, end)
-        # What an earlier run left has no sender.
-        damagers = self._damagers.setdefault(number, [])
-        damagers += [self._senders[number]] if number in self._senders else []
-        if len(damagers) >= _PIECE_FETCHES:
+        if damages >= _PIECE_FETCHES * len(self._sources):
             raise OpsError(
-                f"Download from {', '.join(sorted({source.name for source in damagers}))}",
+                f"Download from {', '.join(sorted(source.name for source, _ in self._sources))}",
                 f"{ranges_text([(start, end)])} differ from those of the archive that was verified before,"
-                f" after {len(damagers)} downloads of them",
+                f" after {damages} downloads of them",
                 "Name another mirror in urls and run again: all other bytes are kept",
             )
 
@@ -427,7 +427,7 @@ class _Transfer:
             pause = min(self._policy.pace.rest_seconds(), _LONGEST_PAUSE_SECONDS)
             try:
                 if not pause:
-                    self._fill(self._session(sessions, source), source, facts, span)
+                    self._fill(self._session(sessions, source), facts, span)
                     attempts.succeeded()
             except PassingError as error:
                 if span.position > first:
@@ -450,9 +450,9 @@ class _Transfer:
 
     def _pick(self, number: int, span: Span) -> tuple[Source, Facts]:
         with self._lock:
-            damagers = self._damagers.get(span.position // self._piece_bytes, [])
-            candidates = [pair for pair in self._sources if pair[0] not in damagers] or self._sources
-            return candidates[number % len(candidates)]
+            # A piece that came damaged comes whole from one source, each time from the next.
+            number = self._damages.get(span.position // self._piece_bytes, number)
+            return self._sources[number % len(self._sources)]
 
     def _leave_out(self, source: Source, error: OpsError) -> None:
         """Use ``source`` no more; raise ``error`` where it was the last."""
@@ -462,7 +462,7 @@ class _Transfer:
                 raise error
             self._sources = remaining
 
-    def _fill(self, session: Session, source: Source, facts: Facts, span: Span) -> None:
+    def _fill(self, session: Session, facts: Facts, span: Span) -> None:
         """Write ``span`` from ``session``, until its end, a quiet hour, an error, or the end of the work of all."""
         pace = self._policy.pace
         stream = session.open(span.position, span.end, facts)
@@ -474,7 +474,7 @@ class _Transfer:
                 write_at(self._target, block, span.position)
                 if self._known is not None:
                     for position in (span.position, span.position + len(block) - 1):
-                        self._senders[position // self._piece_bytes] = source
+                        self._sent.add(position // self._piece_bytes)
                 self._ledger.wrote(span, len(block))
                 pause = pace.charge(len(block))
                 if pause:
