@@ -285,20 +285,20 @@ def fleet_volumes(lab: Lab, host: str) -> list[str]:
 def test_a_new_version_takes_the_place_of_the_old_one(lab: Lab) -> None:
     """A program that reads the old version is not disturbed; then the new one is mounted, and the old one is gone."""
     newest = versions_by_quality(lab)[90]
-    (old,) = fleet_volumes(lab, "gpu-1")
-    lab.ssh("gpu-1", f"nohup sleep 600 < {RECORDS}/train.rec > /dev/null 2>&1 & echo $! > /tmp/reader")
-    held = lab.playbook("playbooks/deploy.yml", "--limit", "gpu-1", expect_success=False)
+    (old,) = fleet_volumes(lab, "gpu-2")
+    lab.ssh("gpu-2", f"nohup sleep 600 < {RECORDS}/train.rec > /dev/null 2>&1 & echo $! > /tmp/reader")
+    held = lab.playbook("playbooks/deploy.yml", "--limit", "gpu-2", expect_success=False)
     assert "(sleep): it was left alone. Run again when they have ended" in held.text
-    assert len(fleet_volumes(lab, "gpu-1")) == 2
-    lab.ssh("gpu-1", "kill $(cat /tmp/reader)")
-    run = lab.playbook("playbooks/deploy.yml", "--limit", "gpu-1")
+    assert len(fleet_volumes(lab, "gpu-2")) == 2
+    lab.ssh("gpu-2", "kill $(cat /tmp/reader)")
+    run = lab.playbook("playbooks/deploy.yml", "--limit", "gpu-2")
     assert run.table("host", "result")[0][3] == newest
-    (new,) = fleet_volumes(lab, "gpu-1")
+    (new,) = fleet_volumes(lab, "gpu-2")
     assert new != old
     assert old not in [one["VolumeId"] for one in lab.ec2().describe_volumes()["Volumes"]]
-    body = lab.ssh("gpu-1", "cat /data/imagenet/manifest.json")
+    body = lab.ssh("gpu-2", "cat /data/imagenet/manifest.json")
     assert hashlib.sha256(body.encode()).hexdigest()[:12] == newest
-    assert lab.playbook("playbooks/deploy.yml", "--limit", "gpu-1").all_unchanged()
+    assert lab.playbook("playbooks/deploy.yml", "--limit", "gpu-2").all_unchanged()
 
 
 @pytest.mark.parametrize("name", ["", "imagenet-2"])
