@@ -79,3 +79,18 @@ def test_the_default_buys_nothing_and_leaves_nothing_cold(prepared: Lab) -> None
     run = prepared.playbook("playbooks/deploy.yml", "--limit", "gpu-2")
     assert run.all_unchanged()
     assert "every host has its volume already" in run.text
+
+
+def test_at_a_provisioned_rate_ebs_warms_the_volumes_and_it_is_waited_for(prepared: Lab) -> None:
+    run = deploy(prepared, "gpu-3", "rate", "-e", "fleet_warmup_rate_mib_s=100")
+    assert row(run, "gpu-3")["warm"] == "100"
+    assert "dataset_warm | reading" not in run.text
+    assert first_epoch(prepared, "gpu-3")[1] == 0
+
+
+def test_fast_snapshot_restore_is_switched_on_for_the_volumes_and_off_again(prepared: Lab) -> None:
+    run = deploy(prepared, "gpu-4", "fsr", *HOUR)
+    assert row(run, "gpu-4")["warm"] == "100"
+    assert first_epoch(prepared, "gpu-4")[1] == 0
+    states = prepared.ec2().describe_fast_snapshot_restores()["FastSnapshotRestores"]
+    assert [item["State"] for item in states] == ["disabled"]
