@@ -1,10 +1,45 @@
 from __future__ import annotations
 
+import functools
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.contract import checks, tree
+
+# Ansible has no group of modules for those of library/.
+AWS_MODULES = {name for name in tree.MODULES if "amazon.aws.common.modules" in tree.text(f"library/{name}.py")}
+INCLUDES = ("ansible.builtin.include_role", "ansible.builtin.import_role")
+
+
+@functools.cache
+def modules_of_role(role: str) -> set[str]:
+    """The modules of library/ that a role calls, itself or by the roles that it includes or depends on."""
+    folder = tree.ROOT / "roles" / role
+    tasks = [task for path in folder.glob("tasks/*.yml") for task in checks.tasks_of(tree.yaml_of(path))]
+    meta = folder / "meta" / "main.yml"
+    others = {entry["role"] for entry in (tree.yaml_of(meta).get("dependencies") or [])} if meta.exists() else set()
+    others |= {task[name]["name"] for task in tasks for name in INCLUDES if name in task}
+    return {name for task in tasks for name in tree.MODULES if name in task}.union(*map(modules_of_role, others))
+
+
+def modules_of_play(play: dict[str, Any]) -> set[str]:
+    """The modules of library/ that a play calls."""
+    roles = {entry["role"] if isinstance(entry, dict) else entry for entry in play.get("roles", [])}
+    roles |= {task[name]["name"] for task in play.get("tasks", []) for name in INCLUDES if name in task}
+    return set().union(*map(modules_of_role, roles))
+
+
+@pytest.mark.parametrize("path", tree.PLAYBOOKS)
+def test_modules_that_speak_to_aws_are_told_how(path: str) -> None:
+    """Without the play's module_defaults they would look for another Region or account than the rest of it."""
+    plays = [play for play in tree.yaml_of(path) if "hosts" in play]
+    lacking = {
+        play["name"]: sorted((modules_of_play(play) & AWS_MODULES) - set(play.get("module_defaults", {})))
+        for play in plays
+    }
+    assert {name: modules for name, modules in lacking.items() if modules} == {}
 
 
 @pytest.mark.parametrize("path", tree.PLAYBOOKS)
