@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import pytest
 import yaml
 
 from lab.config import API_PORT, CONTROLLER_ACCESS_KEY, CONTROLLER_SECRET_KEY, LOOPBACK, REGION
+from lab.machine import extend_path, missing_kernel_features, missing_programs
 from tests.contract import checks, tree
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -204,3 +207,24 @@ class Lab:
             aws_access_key_id=CONTROLLER_ACCESS_KEY,
             aws_secret_access_key=CONTROLLER_SECRET_KEY,
         )
+
+
+@contextlib.contextmanager
+def running_lab(*options: str) -> Iterator[Lab]:
+    """Start the lab for some tests, and stop it after them; one that a person has running is not ours to use."""
+    extend_path()
+    missing = missing_programs() or ([] if os.geteuid() == 0 else ["root"]) or missing_kernel_features()
+    if missing:
+        pytest.skip(f"the lab needs what is missing here: {', '.join(missing)}")
+    status = subprocess.run([sys.executable, "-m", "lab", "status"], cwd=ROOT, capture_output=True, check=False)
+    if status.returncode == 0:
+        pytest.fail("a lab is up already: stop it with make lab-down before these tests", pytrace=False)
+    _run_lab("up", *options)
+    try:
+        yield Lab()
+    finally:
+        _run_lab("down")
+
+
+def _run_lab(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "lab", *arguments], cwd=ROOT, check=True)

@@ -198,7 +198,8 @@ def test_a_failing_host_leaves_the_others_alone(lab: Lab) -> None:
         if row[0] == "gpu-3":
             assert row[-1] == "Look at the environment on the host: Not a directory"
         else:
-            assert row[3:] == [version, f"{served['train']['images']} + {served['validation']['images']}", "ok"]
+            records = f"{served['train']['images']} + {served['validation']['images']}"
+            assert [row[3], row[4], row[6], row[-1]] == ["gp3", version, records, "ok"]
     lab.ssh("gpu-3", "sudo rm /opt/imagenet-ops")
 
 
@@ -292,7 +293,7 @@ def test_a_new_version_takes_the_place_of_the_old_one(lab: Lab) -> None:
     assert len(fleet_volumes(lab, "gpu-2")) == 2
     lab.ssh("gpu-2", "kill $(cat /tmp/reader)")
     run = lab.playbook("playbooks/deploy.yml", "--limit", "gpu-2")
-    assert run.table("host", "result")[0][3] == newest
+    assert run.table("host", "result")[0][4] == newest
     (new,) = fleet_volumes(lab, "gpu-2")
     assert new != old
     assert old not in [one["VolumeId"] for one in lab.ec2().describe_volumes()["Volumes"]]

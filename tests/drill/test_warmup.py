@@ -12,23 +12,22 @@ from collections.abc import Iterator
 import pytest
 
 from lab.lazy_files import missing_for_lazy_files
-from tests.integration.harness import Lab, Run
+from tests.integration.harness import Lab, Run, running_lab
 
 RECORDS = "/data/imagenet/recordio"
-# The lab's hour of fast snapshot restore (conftest.py).
+# The lab's hour of fast snapshot restore.
 HOUR = ("-e", "fleet_warmup_fsr_hour_seconds=20")
 
 
 @pytest.fixture(scope="module")
-def prepared(lab: Lab) -> Iterator[Lab]:
-    """The lab with a snapshot to deploy; all of it is removed afterwards."""
+def prepared() -> Iterator[Lab]:
+    """A lab of cold volumes, with a snapshot to deploy. The rates of two volumes are more than its quota."""
     if missing := missing_for_lazy_files():
         pytest.skip(f"lazily loaded volumes need what is missing here: {', '.join(missing)}")
-    lab.playbook("playbooks/prepare.yml")
-    yield lab
-    lab.playbook(
-        "playbooks/teardown.yml", "-e", "project_removal_confirm=imagenet", "-e", "project_removal_bucket=true"
-    )
+    lazy = ("--lazy-mib-s", "5", "--initialization-quota-mib-s", "250", "--fast-restore-hour-seconds", "20")
+    with running_lab("--hosts", "4", "--delay", "0", *lazy) as lab:
+        lab.playbook("playbooks/prepare.yml")
+        yield lab
 
 
 def deploy(lab: Lab, host: str, mode: str, *arguments: str) -> Run:
