@@ -82,9 +82,27 @@ options:
         that S3 takes.
     type: int
     default: 16
+  trees:
+    description:
+      - Splits whose trees C(<root>/<split>) go up too, as tars C(trees/<split>-00000-of-00147.tar) that are made while
+        the files are read, and C(trees/<split>.json) with name, size, SHA-256 and number of files of each. The index
+        goes up after its tars and before the manifest.
+      - The bytes of a tar depend on names, sizes and contents alone. A second run looks at names, sizes and times, and
+        reads no file of a tar that was proved. A tree that is not the one in the bucket is an error.
+    type: list
+    elements: str
+    default: []
+  shard_size_mib:
+    description:
+      - Size in MiB that a tar of a tree has at most, unless a single file is larger. It does not apply to a tree whose
+        index is in the bucket, which stays as it was cut.
+    type: int
+    default: 1024
 attributes:
   check_mode:
-    description: Says how many objects and bytes would be uploaded. Only asks the bucket.
+    description:
+      - Says how many objects and bytes would be uploaded. Only asks the bucket.
+      - A tar of a tree that is there and that this host never proved is judged by its size alone.
     support: full
   diff_mode:
     description: Shows how many of the objects are in the bucket, before and after.
@@ -128,10 +146,11 @@ import os
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.imagenet_ops.backup import MIB, READERS, Backup, make_plan
+from ansible.module_utils.imagenet_ops.backup import Backup, make_plan
 from ansible.module_utils.imagenet_ops.module import run
 from ansible.module_utils.imagenet_ops.s3 import Bucket, s3_client
 from ansible.module_utils.imagenet_ops.state import exclusive
+from ansible.module_utils.imagenet_ops.uploader import MIB, READERS
 
 STORAGE_CLASSES = ["", "STANDARD", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR"]
 
@@ -152,10 +171,15 @@ def main() -> None:
             "state_dir": {"type": "path", "required": True},
             "workers": {"type": "int", "default": 8},
             "part_size_mib": {"type": "int", "default": 16},
+            "trees": {"type": "list", "elements": "str", "default": []},
+            "shard_size_mib": {"type": "int", "default": 1024},
         },
         supports_check_mode=True,
     )
     given = module.params
+    for split in given["trees"]:
+        if split in ("", ".", "..") or "/" in split:
+            module.fail_json(msg=f"Option trees: {split!r} is not the name of a split. Name folders of the data set")
 
     def work() -> dict[str, Any]:
         plan = make_plan(given["root"])
@@ -173,6 +197,8 @@ def main() -> None:
             workers=given["workers"],
             part_size_bytes=given["part_size_mib"] * MIB,
             read_back=given["verify"] == "full",
+            trees=given["trees"],
+            shard_bytes=given["shard_size_mib"] * MIB,
         )
         with contextlib.ExitStack() as held:
             if not module.check_mode:

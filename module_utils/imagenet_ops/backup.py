@@ -7,28 +7,22 @@ killed is taken up where it stopped: parts that S3 has already, with the right c
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
-import queue
 import threading
 import zlib
-from collections.abc import Container
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Container, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from io import BufferedReader
 from typing import Any
 
 from ansible.module_utils.imagenet_ops.errors import OpsError
 from ansible.module_utils.imagenet_ops.manifest import MANIFEST_NAME, parse_manifest, read_manifest
-from ansible.module_utils.imagenet_ops.s3 import Bucket, Buffer, ListedObject, StoredPart, crc32_text
+from ansible.module_utils.imagenet_ops.s3 import Bucket, ListedObject, crc32_text
 from ansible.module_utils.imagenet_ops.state import Progress, read_json, write_json
-
-MIB = 1 << 20
-# S3's limits ("Amazon S3 multipart upload limits" in its User Guide).
-MOST_PARTS = 10_000
-LEAST_PART_BYTES = 5 * MIB
-# Files that are read and hashed at a time: SHA-256 is a single chain, so one file alone is as fast as one core.
-READERS = 4
+from ansible.module_utils.imagenet_ops.tree_backup import TreeBackup, TreeJournal
+from ansible.module_utils.imagenet_ops.uploader import MIB, Uploader
 
 
 @dataclass(frozen=True)
@@ -67,12 +61,6 @@ def make_plan(root: str) -> BackupPlan:
     return BackupPlan(root, f"{manifest.dataset}/{manifest.dataset_version}", files, content)
 
 
-def part_bytes(size_bytes: int, least_bytes: int) -> int:
-    """Return the size of the parts of an object of ``size_bytes``: whole MiB, within S3's limits."""
-    needed = -(-size_bytes // MOST_PARTS)
-    return -(-max(needed, least_bytes, LEAST_PART_BYTES) // MIB) * MIB
-
-
 class Backup:
     """Brings one data set into one bucket. Use an object for one run."""
 
@@ -86,16 +74,18 @@ class Backup:
         workers: int = 8,
         part_size_bytes: int = 16 * MIB,
         read_back: bool = False,
+        trees: Sequence[str] = (),
+        shard_bytes: int = 1024 * MIB,
     ) -> None:
         """Keep the settings; ``prefix`` "" is that of the plan, ``workers`` the parts in flight at a time.
 
         ``state_dir`` keeps which uploads are ours, for a later run to take up, which objects were proved, and the
         progress. With ``read_back`` an object counts as proved only once it was read from the bucket and hashed.
+        ``trees`` are the splits whose trees go up too, in tars of about ``shard_bytes``.
         """
         self.bucket = bucket
         self.plan = plan
         self.prefix = prefix.strip("/") or plan.default_prefix
-        self.part_size_bytes = part_size_bytes
         self.workers = workers
         self._uploads_path = os.path.join(state_dir, "s3_backup.uploads.json")
         self._uploads: dict[str, str] = {}
@@ -104,15 +94,13 @@ class Backup:
         self._etags: dict[str, str] = {}
         self._read_back = read_back
         self._progress = Progress(state_dir, "s3_backup")
+        self._uploader = Uploader(bucket, self._progress, workers, part_size_bytes)
+        journal = TreeJournal(os.path.join(state_dir, "s3_backup.trees.json"))
+        self._trees = [
+            TreeBackup(self._uploader, self.prefix, os.path.join(plan.root, split), journal, shard_bytes, read_back)
+            for split in trees
+        ]
         self._lock = threading.Lock()
-        self._done_bytes = 0
-        self._sent_bytes = 0
-        self._failure: BaseException | None = None
-        # A part lies in one of these from when it is read until S3 has it. They are all the memory there is for parts,
-        # and are used again: fresh memory for each part costs the processor as much as its checksum.
-        self._buffers: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
-        for _ in range(workers + READERS):
-            self._buffers.put(bytearray())
 
     def key(self, path: str) -> str:
         """Return the key of a file of the data set."""
@@ -123,21 +111,22 @@ class Backup:
         listed = self.bucket.objects(f"{self.prefix}/")
         complete = self._has_manifest(listed)
         missing = self._missing(listed)
-        total = len(self.plan.files) + 1
-        planned = len(missing) + (not complete)
-        planned_bytes = sum(file.size_bytes for file in missing) + (0 if complete else len(self.plan.manifest))
         for file in missing:
             self._check_size(file)
+        for tree in self._trees:
+            tree.look(listed)
+        planned_bytes = sum(file.size_bytes for file in missing) + (0 if complete else len(self.plan.manifest))
         if check_mode:
-            self._sent_bytes = planned_bytes
-        elif planned:
-            self._upload(missing, planned_bytes, complete=complete)
+            sent_bytes = planned_bytes + sum(tree.planned_bytes for tree in self._trees)
         else:
-            write_json(self._etags_path, self._etags)
+            self._upload(missing, planned_bytes, complete=complete)
+            sent_bytes = self._uploader.sent_bytes
+        total = len(self.plan.files) + 1 + sum(tree.objects for tree in self._trees)
+        planned = len(missing) + (not complete) + sum(tree.planned_objects for tree in self._trees)
         return {
             "changed": planned > 0,
             "uploaded_objects": planned,
-            "uploaded_bytes": self._sent_bytes,
+            "uploaded_bytes": sent_bytes,
             "present_objects": total - planned,
             "manifest_uri": self.bucket.uri(self.key(MANIFEST_NAME)),
             "diff": {
@@ -147,13 +136,23 @@ class Backup:
         }
 
     def _upload(self, missing: list[BackupFile], planned_bytes: int, *, complete: bool) -> None:
+        """Upload what is missing, and then what says that it is there: the indexes of the trees, and the manifest."""
+        trees = [tree for tree in self._trees if not tree.is_complete]
         try:
-            self._upload_files(missing, planned_bytes)
+            if missing or trees or not complete:
+                total_bytes = planned_bytes + sum(tree.unproved_bytes for tree in trees)
+                self._progress.start("upload", total_bytes, "bytes")
+            if missing or trees:
+                unfinished = self._unfinished_uploads(missing)
+                self._uploader.each(missing, functools.partial(self._upload_file, unfinished))
         finally:
             write_json(self._etags_path, self._etags)
+        for tree in trees:
+            tree.upload()
         if not complete:
             self._put_manifest()
-        self._progress.finish()
+        if missing or trees or not complete:
+            self._progress.finish()
 
     def _has_manifest(self, listed: Container[str]) -> bool:
         """Say whether our manifest is in the bucket; raises OpsError where another one is in its place."""
@@ -197,12 +196,7 @@ class Backup:
             self._etags[self.bucket.uri(self.key(file.path))] = f"{etag} {file.sha256}"
 
     def _stored_sha256(self, file: BackupFile, etag: str) -> str:
-        """Read an object back and return its SHA-256."""
-        sha256 = hashlib.sha256()
-        for start in range(0, file.size_bytes, self.part_size_bytes):
-            end = min(start + self.part_size_bytes, file.size_bytes)
-            sha256.update(self.bucket.read(self.key(file.path), start, end, etag))
-        return sha256.hexdigest()
+        return self._uploader.stored_sha256(self.key(file.path), file.size_bytes, etag)
 
     def _check_size(self, file: BackupFile) -> None:
         path = os.path.join(self.plan.root, file.path)
@@ -216,15 +210,6 @@ class Backup:
     def _wrong_file(self, path: str, why: str) -> OpsError:
         todo = "Make the file again (playbooks/steps: fetch for an archive, pack for records) and run again"
         return OpsError(f"File {path}", why, todo)
-
-    def _upload_files(self, files: list[BackupFile], total_bytes: int) -> None:
-        self._progress.start("upload", total_bytes, "bytes")
-        unfinished = self._unfinished_uploads(files) if files else {}
-        with ThreadPoolExecutor(self.workers) as sender, ThreadPoolExecutor(READERS) as readers:
-            for file in files:
-                readers.submit(self._upload_file, sender, file, unfinished.get(file.path))
-        if self._failure is not None:
-            raise self._failure
 
     def _unfinished_uploads(self, files: list[BackupFile]) -> dict[str, str]:
         """Return for each file the id of the upload that an earlier run began, by path; abort all others.
@@ -250,97 +235,23 @@ class Backup:
             write_json(self._uploads_path, self._uploads)
         return upload_id
 
-    def _upload_file(self, sender: ThreadPoolExecutor, file: BackupFile, upload_id: str | None) -> None:
-        """Upload one file and prove that it has arrived; the first failure of any stops all."""
-        try:
-            if file.size_bytes <= part_bytes(file.size_bytes, self.part_size_bytes):
-                crc32 = self._upload_small(file)
-            else:
-                crc32 = self._upload_large(sender, file, upload_id)
-            self._verify(file, crc32)
-        except OSError as error:
-            self._fail(self._wrong_file(error.filename or file.path, f"it cannot be read ({error.strerror})"))
-        except BaseException as error:  # noqa: BLE001 - raised by _upload_files
-            self._fail(error)
-
-    def _upload_small(self, file: BackupFile) -> str:
-        with open(os.path.join(self.plan.root, file.path), "rb") as source:
-            buffer = self._read(source, file.size_bytes)
-        try:
-            self._check_hash(file, hashlib.sha256(buffer).hexdigest())
-            crc32 = crc32_text(zlib.crc32(buffer))
-            self.bucket.put(self.key(file.path), buffer, file.sha256, crc32)
-            self._count(len(buffer), sent=True)
-        finally:
-            self._buffers.put(buffer)
-        return crc32
-
-    def _upload_large(self, sender: ThreadPoolExecutor, file: BackupFile, upload_id: str | None) -> str:
+    def _upload_file(self, unfinished: dict[str, str], file: BackupFile) -> None:
+        """Upload one file, from where the unfinished upload of it stopped, and prove that it has arrived."""
         key = self.key(file.path)
-        old_parts = {} if upload_id is None else self.bucket.parts(key, upload_id)
-        if upload_id is None:
-            upload_id = self._begin_upload(file)
-        sha256, crc32 = hashlib.sha256(), 0
-        parts: dict[int, StoredPart] = {}
-        sent: dict[int, Future[StoredPart]] = {}
-        size = part_bytes(file.size_bytes, self.part_size_bytes)
-        with open(os.path.join(self.plan.root, file.path), "rb") as source:
-            for number, start in enumerate(range(0, file.size_bytes, size), 1):
-                buffer = self._read(source, min(size, file.size_bytes - start))
-                sha256.update(buffer)
-                crc32 = zlib.crc32(buffer, crc32)
-                part_crc32 = crc32_text(zlib.crc32(buffer))
-                old = old_parts.get(number)
-                if old is not None and is_same_part(old, buffer, part_crc32):
-                    parts[number] = old._replace(crc32=part_crc32)
-                    self._count(len(buffer), sent=False)
-                    self._buffers.put(buffer)
-                else:
-                    sent[number] = sender.submit(self._send_part, key, upload_id, number, buffer, part_crc32)
-        parts.update({number: future.result() for number, future in sent.items()})
         try:
-            self._check_hash(file, sha256.hexdigest())
-        except OpsError:
-            self.bucket.abort_upload(key, upload_id)
-            raise
-        self.bucket.complete_upload(key, upload_id, parts, crc32_text(crc32))
-        return crc32_text(crc32)
-
-    def _send_part(self, key: str, upload_id: str, number: int, buffer: bytearray, crc32: str) -> StoredPart:
-        try:
-            self._check_running()
-            part = self.bucket.put_part(key, upload_id, number, buffer, crc32)
-            self._count(len(buffer), sent=True)
-        except BaseException as error:
-            self._fail(error)
-            raise
-        finally:
-            self._buffers.put(buffer)
-        return part
-
-    def _read(self, source: BufferedReader, size_bytes: int) -> bytearray:
-        """Return the next bytes of a file, fewer at its end, in a buffer that is to be put back into ``_buffers``."""
-        buffer = self._buffers.get()
-        try:
-            self._check_running()
-            if len(buffer) < size_bytes:
-                buffer = bytearray(size_bytes)
-            del buffer[size_bytes:]
-            del buffer[source.readinto(buffer) :]
-        except BaseException:
-            self._buffers.put(buffer)
-            raise
-        return buffer
-
-    def _fail(self, error: BaseException) -> None:
-        """Keep the first failure: it is the one to report, and it ends everything else."""
-        with self._lock:
-            if self._failure is None:
-                self._failure = error
-
-    def _check_running(self) -> None:
-        if self._failure is not None:
-            raise _StoppedError
+            with open(os.path.join(self.plan.root, file.path), "rb") as source:
+                sent = self._uploader.upload(
+                    key,
+                    source,
+                    file.size_bytes,
+                    begin=lambda: self._begin_upload(file),
+                    check=lambda sha256: self._check_hash(file, sha256),
+                    upload_id=unfinished.get(file.path),
+                )
+        except OSError as error:
+            why = f"it cannot be read ({error.strerror})"
+            raise self._wrong_file(error.filename or file.path, why) from error
+        self._verify(file, sent.crc32)
 
     def _check_hash(self, file: BackupFile, sha256: str) -> None:
         if sha256 != file.sha256:
@@ -371,24 +282,5 @@ class Backup:
         content, sha256 = self.plan.manifest, self.plan.manifest_sha256
         key, crc32 = self.key(MANIFEST_NAME), crc32_text(zlib.crc32(content))
         if self.bucket.put_new(key, content, sha256, crc32):
-            self._count(len(content), sent=True)
+            self._uploader.count(len(content), sent=True)
         self._has_manifest({key})
-
-    def _count(self, size_bytes: int, *, sent: bool) -> None:
-        with self._lock:
-            self._done_bytes += size_bytes
-            self._sent_bytes += size_bytes if sent else 0
-            self._progress.update(self._done_bytes)
-
-
-class _StoppedError(Exception):
-    """Something else failed, so this was given up."""
-
-
-def is_same_part(part: StoredPart, data: Buffer, crc32: str) -> bool:
-    """Say whether a part that S3 has is ``data``: by the CRC32 that S3 kept, else by the ETag, which is then an MD5."""
-    if part.size_bytes != len(data):
-        return False
-    if part.crc32:
-        return part.crc32 == crc32
-    return part.etag.strip('"') == hashlib.md5(data, usedforsecurity=False).hexdigest()

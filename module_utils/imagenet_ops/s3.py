@@ -243,12 +243,12 @@ class Bucket:
                 return found
             request["PartNumberMarker"] = answer["NextPartNumberMarker"]
 
-    def begin_upload(self, key: str, sha256: str) -> str:
-        """Begin a multipart upload and return its id."""
+    def begin_upload(self, key: str, sha256: str = "") -> str:
+        """Begin a multipart upload and return its id; ``sha256`` is "" where it is not known before all is read."""
         answer = self._call(
             "create_multipart_upload",
             Key=key,
-            Metadata={SHA256_METADATA: sha256},
+            Metadata={SHA256_METADATA: sha256} if sha256 else {},
             ChecksumAlgorithm="CRC32",
             ChecksumType="FULL_OBJECT",
             **self._new_object,

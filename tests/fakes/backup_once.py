@@ -1,4 +1,4 @@
-"""Backs up once in a process of its own, for a test to kill: `python -m tests.fakes.backup_once ROOT ENDPOINT`."""
+"""Backs up once in a process of its own, to be killed: `python -m tests.fakes.backup_once ROOT ENDPOINT TREE...`."""
 
 from __future__ import annotations
 
@@ -9,21 +9,30 @@ import ansible.module_utils
 
 ansible.module_utils.__path__.append(str(Path(__file__).resolve().parent.parent.parent / "module_utils"))
 
-from ansible.module_utils.imagenet_ops import backup  # noqa: E402 (needs the path above)
+from ansible.module_utils.imagenet_ops import backup, uploader  # noqa: E402 (needs the path above)
 from ansible.module_utils.imagenet_ops.s3 import Bucket, s3_client  # noqa: E402 (likewise)
 
 from tests.fakes.s3_server import BUCKET  # noqa: E402 (likewise)
 
-PART_BYTES = backup.MIB
+PART_BYTES = uploader.MIB
+SHARD_BYTES = 3 * PART_BYTES // 2
 
 
-def back_up(root: str, endpoint_url: str) -> dict[str, object]:
-    """Back up ``root`` in parts of 1 MiB."""
+def back_up(root: str, endpoint_url: str, *trees: str) -> dict[str, object]:
+    """Back up ``root``, and ``trees`` of it, in parts of 1 MiB and shards of 1.5."""
     bucket = Bucket(s3_client("us-east-1", endpoint_url, 8, "path"), BUCKET)
-    plan = backup.make_plan(root)
-    return backup.Backup(bucket, plan, f"{root}/.state", workers=4, part_size_bytes=PART_BYTES).run(check_mode=False)
+    engine = backup.Backup(
+        bucket,
+        backup.make_plan(root),
+        f"{root}/.state",
+        workers=4,
+        part_size_bytes=PART_BYTES,
+        trees=trees,
+        shard_bytes=SHARD_BYTES,
+    )
+    return engine.run(check_mode=False)
 
 
 if __name__ == "__main__":
-    vars(backup)["LEAST_PART_BYTES"] = PART_BYTES  # S3 takes no parts below 5 MiB; smaller ones are quicker
-    back_up(sys.argv[1], sys.argv[2])
+    vars(uploader)["LEAST_PART_BYTES"] = PART_BYTES  # S3 takes no parts below 5 MiB; smaller ones are quicker
+    back_up(*sys.argv[1:])

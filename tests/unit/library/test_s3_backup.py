@@ -115,6 +115,25 @@ def test_the_storage_class_and_the_endpoint_are_those_that_were_asked_for(
     assert classes == {"STANDARD_IA"}
 
 
+def test_trees_go_up_as_shards_and_are_not_read_again(s3: Any, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "train" / "n01440764").mkdir(parents=True)
+    for number in range(3):
+        (root / "train" / "n01440764" / f"n01440764_{number}.JPEG").write_bytes(bytes(600_000))
+    predicted = run_module(capsys, root, trees=["train"], shard_size_mib=1, _ansible_check_mode=True)
+    made = run_module(capsys, root, trees=["train"], shard_size_mib=1)
+    assert predicted["uploaded_objects"] == made["uploaded_objects"] == 8
+    assert predicted["uploaded_bytes"] == made["uploaded_bytes"]
+    shards = [f"train-0000{number}-of-00003.tar" for number in range(3)]
+    assert [key.rpartition("/")[2] for key in keys(s3) if "/trees/" in key] == [*shards, "train.json"]
+    assert run_module(capsys, root, trees=["train"])["changed"] is False
+
+
+@pytest.mark.parametrize("name", ["", "..", "train/n01440764"])
+def test_what_is_not_the_name_of_a_split(root: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    answer = run_module(capsys, root, trees=[name])
+    assert answer["msg"] == f"Option trees: {name!r} is not the name of a split. Name folders of the data set"
+
+
 def test_no_such_bucket(s3: Any, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     del s3
     answer = run_module(capsys, root, bucket="imagenet-none")

@@ -13,18 +13,10 @@ from typing import Any
 
 import boto3
 import pytest
-from ansible.module_utils.imagenet_ops.backup import (
-    MIB,
-    Backup,
-    BackupPlan,
-    is_same_part,
-    make_plan,
-    part_bytes,
-)
+from ansible.module_utils.imagenet_ops.backup import Backup, BackupPlan, make_plan
 from ansible.module_utils.imagenet_ops.errors import OpsError
-from ansible.module_utils.imagenet_ops.s3 import Bucket, StoredPart
-from hypothesis import given
-from hypothesis import strategies as st
+from ansible.module_utils.imagenet_ops.s3 import Bucket
+from ansible.module_utils.imagenet_ops.uploader import MIB
 from moto import mock_aws
 from moto.backends import get_backend
 
@@ -48,18 +40,6 @@ FILES = {
 }
 
 
-@given(size_bytes=st.integers(0, 5 << 40), least_mib=st.integers(0, 5000))
-def test_parts_keep_the_limits_of_s3(size_bytes: int, least_mib: int) -> None:
-    size = part_bytes(size_bytes, least_mib * MIB)
-    assert size % MIB == 0
-    assert size >= max(5 * MIB, least_mib * MIB)
-    assert size_bytes <= size * 10_000
-
-
-def test_the_training_archive_keeps_parts_of_16_mib() -> None:
-    assert part_bytes(147_897_477_120, 16 * MIB) == 16 * MIB
-
-
 @pytest.fixture(scope="module")
 def aws() -> Iterator[Any]:
     """One client for all tests, as making one takes longer than any of them."""
@@ -74,7 +54,7 @@ def aws() -> Iterator[Any]:
 def client(aws: Any, monkeypatch: pytest.MonkeyPatch) -> FaultyClient:
     # S3 takes no parts below 5 MiB; smaller ones make these tests quicker.
     monkeypatch.setattr("moto.s3.models.S3_UPLOAD_PART_MIN_SIZE", PART_BYTES)
-    monkeypatch.setattr("ansible.module_utils.imagenet_ops.backup.LEAST_PART_BYTES", PART_BYTES)
+    monkeypatch.setattr("ansible.module_utils.imagenet_ops.uploader.LEAST_PART_BYTES", PART_BYTES)
     get_backend("s3").reset()
     aws.create_bucket(Bucket=BUCKET)
     return FaultyClient(aws)
@@ -424,21 +404,12 @@ def test_the_plan_begins_with_the_largest_so_that_none_is_left_for_the_end(root:
     assert {file.path for file in plan.files} == set(FILES)
 
 
-def test_a_part_is_the_same_by_what_the_server_kept() -> None:
-    md5 = hashlib.md5(b"data").hexdigest()
-    assert is_same_part(StoredPart("any", 4, "crc="), b"data", "crc=")
-    assert not is_same_part(StoredPart(f'"{md5}"', 4, "other="), b"data", "crc=")
-    assert is_same_part(StoredPart(f'"{md5}"', 4, ""), b"data", "crc=")
-    assert not is_same_part(StoredPart('"of-kms"', 4, ""), b"data", "crc=")
-    assert not is_same_part(StoredPart("any", 5, "crc="), b"data", "crc=")
-
-
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3UploadServer]:
     """An endpoint on a real socket: each run against it must end in equal bytes or an error naming the object."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    monkeypatch.setattr("ansible.module_utils.imagenet_ops.backup.LEAST_PART_BYTES", PART_BYTES)
+    monkeypatch.setattr("ansible.module_utils.imagenet_ops.uploader.LEAST_PART_BYTES", PART_BYTES)
     # botocore waits between its attempts; how long is its own business.
     monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _: None)
     running = S3UploadServer()
