@@ -1,7 +1,8 @@
-"""Backing up beside s5cmd and the AWS CLI, to `rclone serve s3` on loopback, whose objects lie in memory.
+"""Backing up and restoring beside s5cmd, the AWS CLI and s3_sync, with `rclone serve s3` on loopback, in memory.
 
 Ours is the engine that the module s3_backup calls, in a fresh process each time, imports and all. It hashes every file,
-sends checksums with every part and asks for what is stored; the others do none of that.
+sends checksums with every part and asks for what is stored; the others do none of that. A tree goes up as tar shards by
+us, and file by file by them. What is restored is synced on both sides.
 """
 
 from __future__ import annotations
@@ -33,8 +34,10 @@ TARGETS = (
     Target("backup.tree_awscli_wall_ratio", "<=", 0.25, "", "aws s3 cp --recursive of the files"),
     Target("backup.tree_s5cmd_wall_ratio", "<=", 0.9, "", "s5cmd cp of the files"),
     Target("backup.s3_sync_wall_ratio", "<=", 0.15, "", "community.aws.s3_sync of the files"),
+    Target("backup.tree_rss_mib", "<=", 300, "MiB", ""),
     Target("backup.rss_mib", "<=", 300, "MiB", "4 files"),
     Target("backup.rss_growth_1000_files", "<=", 1.1, "", "4 files"),
+    Target("restore.s5cmd_wall_ratio_large", "<=", 1.05, "", "s5cmd cp, and sync"),
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,16 +46,22 @@ BUCKET = "imagenet-bench"
 KEYS = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench-secret", "AWS_REGION": "us-east-1"}
 FILES = 4
 FILE_BYTES = 512 << 20
+IMAGES = 5000
+CLASSES = 10
+MEAN_IMAGE_BYTES = 110_000  # of ImageNet's training images
 ROUNDS = 5
+TREE_ROUNDS = 3  # s3_sync takes minutes
 
 
 def measure(bench: Bench) -> None:
-    """Measure the figures of large files, and of memory."""
+    """Measure the figures of large files, of a tree, of memory, and of the restore."""
     subprocess.run([ROOT / "bin" / "setup", "s3-peers"], check=True)
     os.environ.update(KEYS)
     with _server(bench) as server:
         _large(bench, server)
         _many(bench, server)
+        _tree(bench, server)
+        _restore(bench, server)
 
 
 class _Server:
@@ -130,7 +139,17 @@ def _write_set(root: Path, files: int, file_bytes: int) -> Path:
     return root
 
 
-def _ours(bench: Bench, server: _Server, root: Path) -> Callable[[], Cost]:
+def _write_tree(root: Path, images: int) -> Path:
+    """Write a tree of so many images of random bytes and of sizes about the mean, and a manifest of nothing else."""
+    _write_set(root, 0, 0)
+    for number in range(images):
+        path = root / "train" / f"n{number % CLASSES:08}" / f"n{number % CLASSES:08}_{number}.JPEG"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(os.urandom(MEAN_IMAGE_BYTES // 2 + number * 7919 % MEAN_IMAGE_BYTES))
+    return root
+
+
+def _ours(bench: Bench, server: _Server, root: Path, *trees: str) -> Callable[[], Cost]:
     """Return what backs up once into an empty bucket, with no state of another run."""
     state = bench.directory / "state"
     request = {
@@ -138,7 +157,7 @@ def _ours(bench: Bench, server: _Server, root: Path) -> Callable[[], Cost]:
         "state_dir": str(state),
         "endpoint_url": server.url,
         "bucket": BUCKET,
-        "prefix": "ours",
+        "trees": trees,
     }
     path = bench.directory / "ours.json"
 
@@ -199,3 +218,66 @@ def _many(bench: Bench, server: _Server) -> None:
     large = bench.figures["backup.rss_mib"]
     bench.record("backup.rss_growth_1000_files", peak / large, f"{large:.0f} MiB for 4 files, {peak:.0f} MiB for 1000")
     shutil.rmtree(root)
+
+
+def _tree(bench: Bench, server: _Server) -> None:
+    root = _write_tree(bench.directory / "tree", int(IMAGES * bench.scale))
+    source = str(root / "train")
+    rounds = interleaved(
+        {
+            "ours": _ours(bench, server, root, "train"),
+            "s5cmd": _theirs(bench, server, "s5cmd", "cp", f"{source}/*"),
+            "awscli": _theirs(bench, server, "aws", "s3", "cp", "--recursive", "--only-show-errors", source),
+            "s3_sync": _s3_sync(bench, server, source),
+        },
+        TREE_ROUNDS,
+    )
+    _record_ratio(bench, "backup.tree_s5cmd_wall_ratio", rounds, "s5cmd")
+    _record_ratio(bench, "backup.tree_awscli_wall_ratio", rounds, "awscli")
+    _record_ratio(bench, "backup.s3_sync_wall_ratio", rounds, "s3_sync")
+    _ours(bench, server, root, "train")()
+    bench.record("backup.tree_rss_mib", _peak_mib(bench))
+    shutil.rmtree(root)
+
+
+def _s3_sync(bench: Bench, server: _Server, source: str) -> Callable[[], Cost]:
+    """Return what copies ``source`` once by the module community.aws.s3_sync."""
+    program = Path(sys.executable).parent / "ansible"
+    connection = ["localhost", "-c", "local", "-e", f"ansible_python_interpreter={sys.executable}"]
+    options = {"bucket": BUCKET, "file_root": source, "endpoint_url": server.url, "region": KEYS["AWS_REGION"]}
+
+    def execute() -> Cost:
+        arguments = json.dumps({**options, "key_prefix": server.fresh_prefix()})
+        command = [str(program), *connection, "-m", "community.aws.s3_sync", "-a", arguments]
+        return run(command, bench.directory / "theirs.log")
+
+    return execute
+
+
+def _restore(bench: Bench, server: _Server) -> None:
+    """Compare what brings large files back, to the same disk and for good: ours ends with fsync, so theirs must too."""
+    root = _write_set(bench.directory / "large", FILES, int(FILE_BYTES * bench.scale))
+    prefix, copy = server.fresh_prefix(), bench.directory / "restored"
+    request = {"endpoint_url": server.url, "bucket": BUCKET, "prefix": prefix}
+    path = bench.directory / "restore.json"
+    path.write_text(json.dumps({**request, "root": str(root), "state_dir": str(root), "trees": []}))
+    run([sys.executable, "-m", "bench.backup_once", str(path)], bench.directory / "ours.log")
+    shutil.rmtree(root)
+    path.write_text(json.dumps({**request, "root": str(copy), "state_dir": str(copy / ".state")}))
+    s5cmd = f"{PEERS / 's5cmd'} --endpoint-url {server.url} cp 's3://{BUCKET}/{prefix}/archives/*' {copy}/"
+
+    def to_fresh_folder(command: list[str], log: str) -> Callable[[], Cost]:
+        def execute() -> Cost:
+            shutil.rmtree(copy, ignore_errors=True)
+            (copy / ".state").mkdir(parents=True)
+            os.sync()
+            return run(command, bench.directory / log)
+
+        return execute
+
+    ours = to_fresh_folder([sys.executable, "-m", "bench.restore_once", str(path)], "ours.log")
+    theirs = to_fresh_folder(["sh", "-c", f"{s5cmd} && sync {copy}/*"], "theirs.log")
+    ours()  # the server makes up its ETags by reading every object once
+    rounds = interleaved({"ours": ours, "s5cmd": theirs}, ROUNDS)
+    _record_ratio(bench, "restore.s5cmd_wall_ratio_large", rounds, "s5cmd")
+    shutil.rmtree(copy)

@@ -1,6 +1,7 @@
 """Backs up once, as the module does, in a process of its own: `python -m bench.backup_once REQUEST.json`.
 
-The request has ``root``, ``state_dir``, ``endpoint_url``, ``bucket`` and ``prefix``; says its peak memory in KiB last.
+The request has ``root``, ``state_dir``, ``endpoint_url``, ``bucket``, ``prefix`` and ``trees``; says its peak memory in
+KiB last.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def main() -> None:
     client = s3_client("us-east-1", asked["endpoint_url"], WORKERS + READERS, "path")
     bucket = Bucket(client, asked["bucket"])
     plan = make_plan(asked["root"])
-    result = Backup(bucket, plan, asked["state_dir"], prefix=asked["prefix"], workers=WORKERS).run(check_mode=False)
+    options = {"prefix": asked["prefix"], "trees": asked["trees"]}
+    result = Backup(bucket, plan, asked["state_dir"], workers=WORKERS, **options).run(check_mode=False)
     print(result["uploaded_objects"], result["uploaded_bytes"])
     # The peak of this program alone; what a parent is told by wait4 begins with the parent's own size.
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())

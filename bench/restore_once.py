@@ -1,0 +1,31 @@
+"""Restores once, as the module does, in a process of its own: `python -m bench.restore_once REQUEST.json`.
+
+The request has ``root``, ``state_dir``, ``endpoint_url``, ``bucket`` and ``prefix``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import ansible.module_utils
+
+ansible.module_utils.__path__.append(str(Path(__file__).resolve().parent.parent / "module_utils"))
+
+# Ansible finds module_utils of a checkout only inside a playbook; hence the line above, and the imports after it.
+from ansible.module_utils.imagenet_ops.restore import Restore, RestoreRequest  # noqa: E402
+from ansible.module_utils.imagenet_ops.s3 import Bucket, s3_client  # noqa: E402
+
+
+def main() -> None:
+    """Restore what the file named by the first argument asks for."""
+    asked = json.loads(Path(sys.argv[1]).read_text())
+    request = RestoreRequest(asked["root"], asked["state_dir"], prefix=asked["prefix"])
+    client = s3_client("us-east-1", asked["endpoint_url"], request.connections, "path")
+    result = Restore(Bucket(client, asked["bucket"]), request).run(check_mode=False)
+    print(result["restored_files"], result["restored_bytes"])
+
+
+if __name__ == "__main__":
+    main()
