@@ -134,6 +134,10 @@ present_objects:
   description: How many objects were there already.
   returned: success
   type: int
+size_bytes:
+  description: Size of all objects of the backup, those that were there already too. S3 bills it each month.
+  returned: success
+  type: int
 manifest_uri:
   description: Where the manifest is.
   returned: success

@@ -48,6 +48,11 @@ class BackupPlan:
         """The SHA-256 of the manifest: the identity of the data set."""
         return hashlib.sha256(self.manifest).hexdigest()
 
+    @property
+    def size_bytes(self) -> int:
+        """The size of all files and the manifest."""
+        return sum(file.size_bytes for file in self.files) + len(self.manifest)
+
 
 def make_plan(root: str) -> BackupPlan:
     """Return what is to be backed up of the data set in ``root``, by its manifest."""
@@ -128,6 +133,7 @@ class Backup:
             "uploaded_objects": planned,
             "uploaded_bytes": sent_bytes,
             "present_objects": total - planned,
+            "size_bytes": self.plan.size_bytes + sum(tree.size_bytes for tree in self._trees),
             "manifest_uri": self.bucket.uri(self.key(MANIFEST_NAME)),
             "diff": {
                 "before": f"{total - planned} of {total} objects under {self.bucket.uri(self.prefix)}\n",

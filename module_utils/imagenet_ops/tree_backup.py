@@ -129,6 +129,11 @@ class TreeBackup:
         return sum(found.shard.size_bytes for found in self._unproved) + self._index_bytes
 
     @property
+    def size_bytes(self) -> int:
+        """The size of all objects of the tree, those that are there already too."""
+        return sum(found.shard.size_bytes for found in self._objects) + len(canonical_json(self._make_index()))
+
+    @property
     def _index_bytes(self) -> int:
         """The size of the index, where it is to be uploaded."""
         return len(canonical_json(self._make_index())) if self._index is None else 0

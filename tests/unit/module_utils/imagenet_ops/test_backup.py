@@ -100,6 +100,7 @@ def test_everything_is_uploaded_and_the_manifest_last(client: FaultyClient, root
         "uploaded_objects": 7,
         "uploaded_bytes": total_bytes,
         "present_objects": 0,
+        "size_bytes": total_bytes,
         "manifest_uri": f"s3://{BUCKET}/imagenet/{version}/manifest.json",
     }
     assert diff["before"].startswith("0 of 7 objects under s3://")

@@ -108,6 +108,7 @@ def test_the_shards_then_their_index_then_the_manifest(server: S3UploadServer, r
     assert set(trees(server, root)) == {*SHARDS, "train.json"}
     assert counts(made) == (8, sum(map(len, server.objects.values())), 0)
     assert counts(predicted) == counts(made)
+    assert predicted["size_bytes"] == made["size_bytes"] == made["uploaded_bytes"]
     assert predicted["diff"] == made["diff"]
     assert set(written(server)[-6:-2]) == set(SHARDS)
     assert written(server)[-2:] == ["train.json", "manifest.json"]
@@ -126,6 +127,7 @@ def test_nothing_is_done_twice_and_nothing_read(
     for check_mode in (True, False):
         again = back_up(server, root, check_mode=check_mode, shard_bytes=5 * SHARD_BYTES)
         assert (again["changed"], *counts(again)) == (False, 0, 0, 8)
+        assert again["size_bytes"] == sum(map(len, server.objects.values()))
         # The listing, the index, and the manifest.
         assert [operation for operation, _ in server.requests] == ["list", "head", "get"]
 
