@@ -13,19 +13,26 @@ AWS_MODULES = {name for name in tree.MODULES if "amazon.aws.common.modules" in t
 INCLUDES = ("ansible.builtin.include_role", "ansible.builtin.import_role")
 
 
+# These have one.
+AWS_COLLECTIONS = "group/amazon.aws.aws"
+
+
 @functools.cache
 def modules_of_role(role: str) -> set[str]:
-    """The modules of library/ that a role calls, itself or by the roles that it includes or depends on."""
+    """What a role calls, itself or by the roles that it includes or depends on: modules of library/, and that group."""
     folder = tree.ROOT / "roles" / role
     tasks = [task for path in folder.glob("tasks/*.yml") for task in checks.tasks_of(tree.yaml_of(path))]
     meta = folder / "meta" / "main.yml"
     others = {entry["role"] for entry in (tree.yaml_of(meta).get("dependencies") or [])} if meta.exists() else set()
     others |= {task[name]["name"] for task in tasks for name in INCLUDES if name in task}
-    return {name for task in tasks for name in tree.MODULES if name in task}.union(*map(modules_of_role, others))
+    found = {name for task in tasks for name in tree.MODULES if name in task}
+    if any(name.startswith(("amazon.aws.", "community.aws.")) for task in tasks for name in task):
+        found.add(AWS_COLLECTIONS)
+    return found.union(*map(modules_of_role, others))
 
 
 def modules_of_play(play: dict[str, Any]) -> set[str]:
-    """The modules of library/ that a play calls."""
+    """What a play calls, as `modules_of_role` says it."""
     roles = {entry["role"] if isinstance(entry, dict) else entry for entry in play.get("roles", [])}
     roles |= {task[name]["name"] for task in play.get("tasks", []) for name in INCLUDES if name in task}
     return set().union(*map(modules_of_role, roles))
@@ -36,7 +43,9 @@ def test_modules_that_speak_to_aws_are_told_how(path: str) -> None:
     """Without the play's module_defaults they would look for another Region or account than the rest of it."""
     plays = [play for play in tree.yaml_of(path) if "hosts" in play]
     lacking = {
-        play["name"]: sorted((modules_of_play(play) & AWS_MODULES) - set(play.get("module_defaults", {})))
+        play["name"]: sorted(
+            (modules_of_play(play) & {*AWS_MODULES, AWS_COLLECTIONS}) - set(play.get("module_defaults", {}))
+        )
         for play in plays
     }
     assert {name: modules for name, modules in lacking.items() if modules} == {}
