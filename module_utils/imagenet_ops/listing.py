@@ -28,7 +28,7 @@ from ansible.module_utils.imagenet_ops.errors import OpsError
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")  # im2rec.py --exts
 SAMPLES = 5  # how many names an error or a warning shows
 
-_LINES_AT_ONCE = 10_000
+_LINES_AT_ONCE = 1000
 # What im2rec.py's reader of the .lst would split or strip, and what is not UTF-8.
 _UNFIT_NAME = re.compile(r"^\s|[\t\n\r]|\s$|[\ud800-\udfff]")
 

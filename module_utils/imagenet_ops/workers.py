@@ -14,7 +14,9 @@ from typing import Callable, TypeVar
 _MALLOPT = {
     -8: 1,  # M_ARENA_MAX: one arena for all threads, for each keeps what its thread once needed
     -1: 256 << 20,  # M_TRIM_THRESHOLD: what is free at the end goes back to the kernel only beyond this
-    -3: 32 << 20,  # M_MMAP_THRESHOLD: smaller blocks come from the arena and not as fresh pages each time
+    # M_MMAP_THRESHOLD: smaller blocks come from the arena and not as fresh pages each time. The few images that are larger
+    # would leave holes there that small blocks break up, and the arena would grow with the number of images.
+    -3: 4 << 20,
 }
 
 _Item = TypeVar("_Item")

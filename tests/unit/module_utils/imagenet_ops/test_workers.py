@@ -118,23 +118,23 @@ ansible.module_utils.__path__.append(sys.argv[1])
 from ansible.module_utils.imagenet_ops.workers import reuse_memory
 if sys.argv[2] == "reuse":
     reuse_memory()
-bytearray(20 << 20)
+bytearray(2 << 20)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
-    bytes(bytearray(20 << 20))
+    bytes(bytearray(2 << 20))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
 def faults_of_ten_buffers(how: str) -> int:
-    """Return how many fresh pages it takes to have ten buffers of 20 MiB, one after another."""
+    """Return how many fresh pages it takes to have ten buffers of 2 MiB, one after another."""
     command = [sys.executable, "-c", COUNT_FAULTS, str(ROOT / "module_utils"), how]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc, whose malloc is meant")
 def test_memory_that_was_freed_is_used_again() -> None:
-    pages_of_a_buffer = (20 << 20) // resource.getpagesize()
+    pages_of_a_buffer = (2 << 20) // resource.getpagesize()
     assert faults_of_ten_buffers("reuse") < 3 * pages_of_a_buffer < faults_of_ten_buffers("plain")
 
 
