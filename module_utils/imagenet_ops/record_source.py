@@ -13,7 +13,7 @@ from ansible.module_utils.imagenet_ops.recordio import frame_image, image_record
 from ansible.module_utils.imagenet_ops.workers import ordered_map
 
 # What one thread takes at a time: one image a task costs a third more, and a few huge ones must not fill the memory.
-_CHUNK_IMAGES = 24
+_CHUNK_IMAGES = 32
 _CHUNK_BYTES = 8 * 1024 * 1024
 
 

@@ -12,11 +12,8 @@ from typing import Callable, TypeVar
 
 # Parameters of glibc's mallopt (malloc.h), and what they are set to.
 _MALLOPT = {
-    -8: 1,  # M_ARENA_MAX: one arena for all threads, for each keeps what its thread once needed
     -1: 256 << 20,  # M_TRIM_THRESHOLD: what is free at the end goes back to the kernel only beyond this
-    # M_MMAP_THRESHOLD: smaller blocks come from the arena and not as fresh pages each time. The few images that are larger
-    # would leave holes there that small blocks break up, and the arena would grow with the number of images.
-    -3: 4 << 20,
+    -3: 32 << 20,  # M_MMAP_THRESHOLD: smaller blocks come from what was freed and not as fresh pages each time
 }
 
 _Item = TypeVar("_Item")
