@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import json
 import shlex
+import time
 from typing import Any
 
 from tests.integration.harness import Lab
@@ -56,4 +58,8 @@ def make_snapshot(lab: Lab, name: str, edition: int, size_bytes: int = 4096, **o
     ec2.detach_volume(VolumeId=volume)
     ec2.get_waiter("volume_available").wait(VolumeIds=[volume], WaiterConfig={"Delay": 1})
     ec2.delete_volume(VolumeId=volume)
+    # moto tells times to the second, and the next snapshot must be newer than this one.
+    began = ec2.describe_snapshots(SnapshotIds=[snapshot])["Snapshots"][0]["StartTime"]
+    while dt.datetime.now(dt.UTC) - began < dt.timedelta(seconds=1):
+        time.sleep(0.05)
     return snapshot, version

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lab.config import CONTROLLER_ACCESS_KEY, CONTROLLER_SECRET_KEY
 from tests.integration.harness import ROOT, Lab
 
 BUCKET = "imagenet-ops-lab"
@@ -40,6 +42,16 @@ def version(lab: Lab) -> str:
     return str(re.findall(r"DatasetVersion ([0-9a-f]{12})", run.text)[-1])
 
 
+@pytest.fixture
+def credentials(lab: Lab) -> Iterator[None]:
+    """Give gpu-1, which has no instance profile, credentials of its own, as a host outside of AWS has them."""
+    text = f"[default]\\naws_access_key_id={CONTROLLER_ACCESS_KEY}\\naws_secret_access_key={CONTROLLER_SECRET_KEY}\\n"
+    lab.ssh("gpu-1", f"mkdir -p ~/.aws && printf '{text}' > ~/.aws/credentials")
+    yield
+    lab.ssh("gpu-1", "rm -r ~/.aws")
+
+
+@pytest.mark.usefixtures("credentials")
 def test_records_to_a_host_without_ebs(lab: Lab, version: str) -> None:
     options = (
         "playbooks/restore.yml",
