@@ -155,6 +155,8 @@ class Backup:
             write_json(self._etags_path, self._etags)
         for tree in trees:
             tree.upload()
+        if missing or trees:
+            self._unfinished_uploads([])  # one whose id was lost with the answer; its parts would be paid for
         if not complete:
             self._put_manifest()
         if missing or trees or not complete:

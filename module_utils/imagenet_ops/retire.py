@@ -253,7 +253,7 @@ def newest_versions(snapshots: Iterable[dict[str, Any]], backups: Mapping[str, s
     for snapshot in snapshots:
         version = tags_of(snapshot).get(VERSION_TAG, "")
         if version and snapshot["State"] == "completed":
-            dates[version] = max(dates.get(version, ""), str(snapshot["StartTime"]))
+            dates[version] = max(dates.get(version, ""), str(snapshot["StartTime"])[:19])
     for version, date in backups.items():
         if date:
             dates.setdefault(version, date)

@@ -429,7 +429,7 @@ def is_whole(server: S3UploadServer, root: Path) -> bool:
 @pytest.mark.parametrize(("status", "code"), [(500, "InternalError"), (503, "SlowDown")])
 def test_storms_pass(server: S3UploadServer, root: Path, status: int, code: str) -> None:
     dice = random.Random(status)
-    server.fault = lambda *_: Refusal(status, code) if dice.random() < 0.4 else None
+    server.fault = lambda *_: Refusal(status, code) if dice.random() < 0.3 else None
     back_up_to(server, root)
     assert is_whole(server, root)
     assert len(server.requests) > 20

@@ -52,7 +52,8 @@ names = st.text(letters, min_size=1, max_size=40)
 @given(
     st.lists(st.tuples(names, st.binary(max_size=2000)), max_size=6, unique_by=lambda entry: entry[0]),
     st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]),
-    st.binary(max_size=30),
+    # The mark of the end of a zip in its comment is one that no reader of zips can tell from the end itself.
+    st.binary(max_size=30).filter(lambda comment: b"PK\x05\x06" not in comment),
 )
 def test_what_zip_wrote_is_read(
     tmp_path: Path, entries: list[tuple[str, bytes]], compression: int, comment: bytes
