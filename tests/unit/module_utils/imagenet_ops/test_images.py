@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -244,3 +248,15 @@ def test_the_manifest_says_what_became_of_the_exif_orientation() -> None:
     assert RECIPE.settings()["exif_orientation"] == "applied"
     passed = RECIPE._replace(pass_through=True).settings()
     assert passed == {"pass_through": True, "max_image_pixels": RECIPE.max_image_pixels, "exif_orientation": "kept"}
+
+
+def test_importing_starts_no_thread_that_only_spins() -> None:
+    code = (
+        "import os, sys, ansible.module_utils; ansible.module_utils.__path__.append(sys.argv[1]); "
+        "import ansible.module_utils.imagenet_ops.images; print(len(os.listdir('/proc/self/task')))"
+    )
+    utils = Path(__file__).resolve().parents[4] / "module_utils"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENBLAS")}
+    command = [sys.executable, "-c", code, str(utils)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1"]
