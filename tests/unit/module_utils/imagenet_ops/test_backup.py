@@ -429,7 +429,15 @@ def is_whole(server: S3UploadServer, root: Path) -> bool:
 @pytest.mark.parametrize(("status", "code"), [(500, "InternalError"), (503, "SlowDown")])
 def test_storms_pass(server: S3UploadServer, root: Path, status: int, code: str) -> None:
     dice = random.Random(status)
-    server.fault = lambda *_: Refusal(status, code) if dice.random() < 0.3 else None
+    refused: dict[tuple[str, str], int] = {}
+
+    def storm(operation: str, key: str) -> Refusal | None:
+        """Refuse four of ten requests, but none more often than a client tries it."""
+        refuses = dice.random() < 0.4 and refused.get((operation, key), 0) < 8
+        refused[operation, key] = refused.get((operation, key), 0) + 1 if refuses else 0
+        return Refusal(status, code) if refuses else None
+
+    server.fault = storm
     back_up_to(server, root)
     assert is_whole(server, root)
     assert len(server.requests) > 20
