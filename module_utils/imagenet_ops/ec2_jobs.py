@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from typing import Any, Callable, Optional, Protocol
 
 from ansible.module_utils.imagenet_ops.aws import explain, sdk_errors
@@ -117,9 +118,14 @@ class Ec2Jobs:
         self.sleep = sleep
         self.clock = clock
         self.api_calls = {"mutating": 0, "describe": 0}
+        self._ahead_seconds = 0.0
         self._count_lock = threading.Lock()
         self._pool = ThreadPoolExecutor(THREADS)
         self._in_flight: dict[Answer, tuple[Job, Callable[[Job, Answer], None]]] = {}
+
+    def time(self) -> float:
+        """Return the time (seconds since the epoch) by the clock of EC2, as the last Describe told it, else by ours."""
+        return self.clock() + self._ahead_seconds
 
     def mutate(self, operation: str, **request: Any) -> dict[str, Any]:
         """Call an operation that changes something, and count it."""
@@ -142,6 +148,9 @@ class Ec2Jobs:
                 answer = getattr(self.client, operation)(**request)
             except sdk_errors() as error:
                 raise explain(error, f"EC2 {operation}") from error
+            date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
+            if date:
+                self._ahead_seconds = parsedate_to_datetime(date).timestamp() - self.clock()
             yield from answer[key]
             if not answer.get("NextToken"):
                 return

@@ -31,8 +31,6 @@ GONE_INSTANCE_STATES = ("shutting-down", "terminated")
 APPEAR_SECONDS = 15.0
 # Often enough for a device name or a Nitro slot that hangs; one that hangs every time is for a person to look at.
 ATTACH_ATTEMPTS = 3
-# The most that this machine's clock may differ from that of EC2, which refuses requests beyond it.
-CLOCK_SKEW_SECONDS = 300.0
 # How many new volumes may vanish, and how many tokens of deleted ones are skipped, before an instance is given up.
 VANISHED_VOLUMES = 3
 TOKEN_SERIES = 100
@@ -80,7 +78,7 @@ class Deployment:
         self.settings = settings
         self.version_tag = version_tag
         self.removal = Removal(ec2, tags)
-        self.started_at = ec2.clock()
+        self.started_at = ec2.time()
 
     def present(self, instance_ids: Iterable[str], *, check_mode: bool) -> dict[str, Any]:
         """Return the module's result, after every instance has its volume or, in check mode, saying what that takes.
@@ -89,6 +87,7 @@ class Deployment:
         """
         jobs = [Job(instance_id) for instance_id in dict.fromkeys(instance_ids)]
         instances = self.ec2.instances(job.instance_id for job in jobs)
+        self.started_at = self.ec2.time()
         for job in jobs:
             read_instance(job, instances.get(job.instance_id))
         open_jobs = [job for job in jobs if not job.reason]
@@ -182,7 +181,7 @@ class Deployment:
         if volume is None:
             self._create(job)
         else:
-            job.created_at = self.ec2.clock()
+            job.created_at = self.ec2.time()
             self._advance(job, volume)
 
     def _predict(self, job: Job, volume: Volume | None) -> None:
@@ -260,8 +259,11 @@ class Deployment:
         return wanted is None or (job.volume_id in job.deleted_with_instance) == wanted
 
     def _is_young(self, job: Job) -> bool:
-        """Say whether the volume may be of this run; if not, it is an older one that the token stood for."""
-        return job.created_at >= self.started_at - CLOCK_SKEW_SECONDS
+        """Say whether the volume is so new that EC2 may not show it yet; if not, the token stood for one of the past.
+
+        Both times are EC2's own, so it does not matter how wrong the clock of this machine is.
+        """
+        return job.created_at >= self.started_at - APPEAR_SECONDS
 
     def _replace(self, job: Job, state: str) -> None:
         """Make another volume instead of one that will never be of use, unless new ones keep vanishing."""
@@ -316,6 +318,9 @@ class Deployment:
                 fail(job, f"no volume {self._origin()} in {job.zone}: {told(error)}")
             return
         job.created_at = volume["CreateTime"].timestamp()
+        if not self._is_young(job):  # a deleted one: had it still been there, it would have been found by its tags
+            self._next_token(job)
+            return
         job.created = job.changed = True
         self._advance(job, volume)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from email.utils import format_datetime
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -49,6 +50,7 @@ def refused(operation: str, code: str, message: str) -> ClientError:
 class FakeEc2:
     def __init__(self) -> None:
         self.now = 1_700_000_000.0
+        self.controller_ahead_seconds = 0.0
         self.lock = threading.Lock()
         self.instances: dict[str, FakeInstance] = {}
         self.snapshots = {"snap-1": {"SnapshotId": "snap-1", "State": "completed", "Progress": "100%", "VolumeSize": 8}}
@@ -70,7 +72,8 @@ class FakeEc2:
     # --- what a test does with it
 
     def clock(self) -> float:
-        return self.now
+        """Return what the controller takes for the time."""
+        return self.now + self.controller_ahead_seconds
 
     def sleep(self, seconds: float) -> None:
         assert seconds > 0
@@ -101,7 +104,9 @@ class FakeEc2:
         self._count("describe_instances", request)
         wanted = self._values(request, "instance-id")
         found = [(key, instance) for key, instance in self.instances.items() if key in wanted]
-        return {"Reservations": [{"Instances": [self._instance(key, instance)]} for key, instance in found]}
+        reservations = [{"Instances": [self._instance(key, instance)]} for key, instance in found]
+        headers = {"date": format_datetime(datetime.fromtimestamp(self.now, timezone.utc), usegmt=True)}
+        return {"Reservations": reservations, "ResponseMetadata": {"HTTPHeaders": headers}}
 
     def describe_instance_types(self, **request: Any) -> dict[str, Any]:
         assert request["MaxResults"] <= 100

@@ -311,6 +311,18 @@ def test_the_token_of_a_deleted_volume_is_followed_by_the_next(ec2: FakeEc2) -> 
     assert ec2.now - started < 30
 
 
+@pytest.mark.parametrize("controller_ahead_seconds", [-250, 0, 250])
+def test_volumes_made_and_removed_again_and_again_within_minutes(ec2: FakeEc2, controller_ahead_seconds: float) -> None:
+    ec2.controller_ahead_seconds = controller_ahead_seconds
+    ids = ec2.add_instances(1)
+    for _ in range(5):
+        started = ec2.now
+        assert deploy(ec2, ids)["failed_instances"] == {}
+        assert ec2.now - started < 12
+        remove(ec2, ids)
+        ec2.sleep(20)
+
+
 @pytest.mark.parametrize("answered_state", ["creating", "available", "deleted"])
 def test_a_volume_deleted_a_moment_ago_is_made_again_though_its_token_still_answers(
     ec2: FakeEc2, answered_state: str
