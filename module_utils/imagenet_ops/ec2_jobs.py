@@ -209,7 +209,12 @@ class Ec2Jobs:
                 # While calls queue for a thread, a look would only take its place in EC2's buckets: what it finds ready
                 # would have to queue as well.
                 is_full = len(self._in_flight) > THREADS
+                was_busy = bool(self._in_flight)
                 self._settle(LAST_POLL_SECONDS if is_full else max(0.0, next_poll - self.clock()))
+                if was_busy and not self._in_flight:
+                    # All that could be asked for was, a moment ago: what is waited for now is young again.
+                    delay_seconds = FIRST_POLL_SECONDS
+                    next_poll = min(next_poll, self.clock() + delay_seconds)
                 if not is_full and self.clock() >= next_poll:
                     self._poll([job for job in jobs if job.waiting_since is not None], advance)
                     delay_seconds = min(delay_seconds * POLL_GROWTH, LAST_POLL_SECONDS)
