@@ -30,9 +30,10 @@ FILTER_VALUES = 200
 PAGE_RESULTS = 1000
 # DescribeInstanceTypes gives fewer at a time.
 PAGE_TYPES = 100
-# A volume is usually available 1-3 s after CreateVolume and attached a little later, so waiting begins short.
-FIRST_POLL_SECONDS = 1.0
-POLL_GROWTH = 1.5
+# A volume is usually available 1-3 s after CreateVolume and attached a little later, so waiting begins short; but not
+# with a whole second, for a look that comes a moment before the end costs a second wait.
+FIRST_POLL_SECONDS = 1.25
+POLL_GROWTH = 1.25
 LAST_POLL_SECONDS = 5.0
 
 
@@ -214,7 +215,7 @@ class Ec2Jobs:
                 if was_busy and not self._in_flight:
                     # All that could be asked for was, a moment ago: what is waited for now is young again.
                     delay_seconds = FIRST_POLL_SECONDS
-                    next_poll = min(next_poll, self.clock() + delay_seconds)
+                    next_poll = self.clock() + delay_seconds
                 if not is_full and self.clock() >= next_poll:
                     self._poll([job for job in jobs if job.waiting_since is not None], advance)
                     delay_seconds = min(delay_seconds * POLL_GROWTH, LAST_POLL_SECONDS)

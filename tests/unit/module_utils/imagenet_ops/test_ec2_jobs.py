@@ -72,8 +72,36 @@ def test_a_job_waits_until_its_volume_is_as_it_should_be_and_polls_grow_apart(ec
     jobs, job = jobs_of(ec2), Job("i-1")
     jobs.submit(job, created, "create_volume", **creation("i-1"))
     jobs.work([job], advance)
-    assert seen == [1, 2.5, 4.75, 8.125, 13.125, 18.125, 23.125]
-    assert jobs.api_calls == {"mutating": 1, "describe": 7}
+    between = [later - sooner for sooner, later in zip([0.0, *seen], seen)]
+    assert between[:3] == [1.25, 1.25 * 1.25, 1.25**3]
+    assert between == sorted(between)
+    assert between[-1] == 5
+    assert 20 <= seen[-1] < 25
+    assert jobs.api_calls == {"mutating": 1, "describe": len(seen)}
+
+
+def test_once_the_last_call_is_answered_polls_begin_anew(ec2: FakeEc2) -> None:
+    """Else what is attached after a long wait for volumes is seen up to 5 seconds late."""
+    looks: list[float] = []
+    ec2.create_seconds, ec2.attach_seconds = 30, 1
+
+    def advance(job: Job, volume: Volume | None) -> None:
+        looks.append(ec2.now)
+        assert volume is not None
+        if volume["State"] == "available":
+            request = {"VolumeId": job.volume_id, "InstanceId": "i-1", "Device": "/dev/sdf"}
+            jobs.submit(job, lambda job, _: jobs.wait_for(job), "attach_volume", **request)
+        elif volume["State"] == "in-use":
+            job.waiting_since = None
+
+    ec2.add_instances(1)
+    ec2.instances["i-1"] = ec2.instances.pop(next(iter(ec2.instances)))
+    job = Job("i-1", volume_id=ec2.create_volume(**creation("i-1"))["VolumeId"])
+    jobs = jobs_of(ec2)
+    jobs.wait_for(job)
+    jobs.work([job], advance)
+    assert looks[-2] - looks[-3] == 5
+    assert looks[-1] - looks[-2] == 1.25
 
 
 def test_a_job_that_waits_too_long_fails_alone(ec2: FakeEc2) -> None:
