@@ -50,6 +50,7 @@ conformance: setup ## records against MXNet 1.9.1's own im2rec.py and readers, S
 
 .PHONY: integration
 integration: setup ## the playbooks in the embedded lab (root or sudo)
+	@bin/setup strict-s3
 	$(PYTEST) tests/integration
 
 .PHONY: drill

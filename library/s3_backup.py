@@ -45,6 +45,14 @@ options:
     description: S3 endpoint, where it is not that of AWS.
     type: str
     default: ""
+  access_key:
+    description: Access key for S3. What boto3's default chain finds on the host where left out.
+    type: str
+    default: ""
+  secret_key:
+    description: The secret key that goes with I(access_key).
+    type: str
+    default: ""
   addressing_style:
     description:
       - How a request names the bucket, V(path) for most servers other than AWS. V(auto) leaves it to boto3.
@@ -168,6 +176,8 @@ def main() -> None:
             "bucket_owner": {"type": "str", "default": ""},
             "region": {"type": "str", "default": ""},
             "endpoint_url": {"type": "str", "default": ""},
+            "access_key": {"type": "str", "default": ""},
+            "secret_key": {"type": "str", "default": "", "no_log": True},
             "addressing_style": {"type": "str", "choices": ["auto", "path", "virtual"], "default": "auto"},
             "ca_bundle": {"type": "path", "default": ""},
             "storage_class": {"type": "str", "choices": STORAGE_CLASSES, "default": ""},
@@ -189,9 +199,9 @@ def main() -> None:
         plan = make_plan(given["root"])
         connections = given["workers"] + READERS
         endpoint = (given["endpoint_url"], connections, given["addressing_style"], given["ca_bundle"])
-        bucket = Bucket(
-            s3_client(given["region"], *endpoint), given["bucket"], given["bucket_owner"], given["storage_class"]
-        )
+        keys = (given["access_key"], given["secret_key"])
+        client = s3_client(given["region"], *endpoint, keys)
+        bucket = Bucket(client, given["bucket"], given["bucket_owner"], given["storage_class"])
         state_dir = given["state_dir"]
         backup = Backup(
             bucket,

@@ -63,6 +63,14 @@ options:
     description: S3 endpoint, where it is not that of AWS.
     type: str
     default: ""
+  access_key:
+    description: Access key for S3. What boto3's default chain finds on the host where left out.
+    type: str
+    default: ""
+  secret_key:
+    description: The secret key that goes with I(access_key).
+    type: str
+    default: ""
   addressing_style:
     description:
       - How a request names the bucket, V(path) for most servers other than AWS. V(auto) leaves it to boto3.
@@ -173,6 +181,8 @@ def main() -> None:
             "bucket_owner": {"type": "str", "default": ""},
             "region": {"type": "str", "default": ""},
             "endpoint_url": {"type": "str", "default": ""},
+            "access_key": {"type": "str", "default": ""},
+            "secret_key": {"type": "str", "default": "", "no_log": True},
             "addressing_style": {"type": "str", "choices": ["auto", "path", "virtual"], "default": "auto"},
             "ca_bundle": {"type": "path", "default": ""},
             "state_dir": {"type": "path", "required": True},
@@ -193,6 +203,7 @@ def main() -> None:
             given["connections"],
             given["addressing_style"],
             given["ca_bundle"],
+            (given["access_key"], given["secret_key"]),
         )
         with contextlib.ExitStack() as held:
             if not module.check_mode:

@@ -71,12 +71,19 @@ def crc32_text(crc32: int) -> str:
 
 
 def s3_client(
-    region: str, endpoint_url: str, connections: int, addressing_style: str = "auto", ca_bundle: str = ""
+    region: str,
+    endpoint_url: str,
+    connections: int,
+    addressing_style: str = "auto",
+    ca_bundle: str = "",
+    keys: tuple[str, str] = ("", ""),
 ) -> Any:
-    """Return a boto3 client for S3 with the credentials of its default chain (on a host of EC2, its instance profile).
+    """Return a boto3 client for S3.
 
+    ``keys`` are access key and secret key, both or neither; without them the credentials are those of boto3's default
+    chain (on a host of EC2, its instance profile).
     "" for ``region``, ``endpoint_url`` and ``ca_bundle`` (a file of certificates) leaves them to the environment.
-    ``addressing_style`` is auto, path or virtual. Raises OpsError without boto3 or a Region.
+    ``addressing_style`` is auto, path or virtual. Raises OpsError without boto3 or a Region, and with one key alone.
     """
     try:
         import boto3  # noqa: PLC0415 - a host without it is told so
@@ -87,6 +94,12 @@ def s3_client(
             f"{sys.executable} cannot import it ({error})",
             "Run the role python_environment on this host and set ansible_python_interpreter to its interpreter",
         ) from error
+    if bool(keys[0]) != bool(keys[1]):
+        raise OpsError(
+            "The credentials for S3",
+            "one of the two keys is missing",
+            "Set both data_s3_access_key and data_s3_secret_key, or neither",
+        )
     config = Config(
         retries={"mode": "standard", "total_max_attempts": 10},
         max_pool_connections=connections,
@@ -96,7 +109,7 @@ def s3_client(
     )
     errors: tuple[type[Exception], ...] = (*sdk_errors(), ValueError)
     try:
-        session = boto3.Session(region_name=region or None)
+        session = boto3.Session(keys[0] or None, keys[1] or None, region_name=region or None)
         return session.client("s3", endpoint_url=endpoint_url or None, verify=ca_bundle or None, config=config)
     except errors as error:
         raise explain(error, "S3") from error

@@ -57,7 +57,7 @@ user = {user}
 workers = 0
 log_address = {folder}/log
 [pipeline:main]
-pipeline = catch_errors listing_formats bulk s3api tempauth slo symlink versioned_writes proxy-server
+pipeline = catch_errors listing_formats bulk s3api tempauth slo versioned_writes symlink proxy-server
 [app:proxy-server]
 use = egg:swift#proxy
 account_autocreate = true

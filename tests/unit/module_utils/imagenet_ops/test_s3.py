@@ -155,6 +155,15 @@ def test_the_client_reaches_the_endpoint_that_is_given(monkeypatch: pytest.Monke
         s3_client("us-east-1", "not a url", 4)
 
 
+def test_the_client_takes_the_keys_that_are_given_and_not_one_of_them_alone() -> None:
+    client = s3_client("us-east-1", "", 4, keys=("AKEXAMPLE", "not-shown"))
+    assert client._request_signer._credentials.access_key == "AKEXAMPLE"
+    for one in (("AKEXAMPLE", ""), ("", "not-shown")):
+        with pytest.raises(OpsError, match="one of the two keys is missing") as caught:
+            s3_client("us-east-1", "", 4, keys=one)
+        assert "not-shown" not in str(caught.value)
+
+
 def test_a_host_without_boto3_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "boto3", None)
     with pytest.raises(OpsError) as caught:
