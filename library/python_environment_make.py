@@ -1,0 +1,92 @@
+#!/usr/bin/python
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: python_environment_make
+short_description: Make a Python environment with pinned packages, from wheels in one file
+description:
+  - Makes an environment with the Python that runs the module, and installs the pins in it. All in one task, for a task
+    costs a fleet of 64 hosts ten seconds.
+  - An environment that has these very pins is left alone. The list is kept as C(requirements.txt) in I(path), written
+    last.
+  - The host needs neither pip nor, with wheels in the archive, a network.
+version_added: "1.0.0"
+author: The authors of imagenet-ops
+options:
+  path:
+    description: Where the environment lies.
+    type: path
+    required: true
+  requirements:
+    description: The pins, a line each, dependencies included; the pin of pip is among them.
+    type: str
+    required: true
+  archive:
+    description: A tar on the host with the wheels of all pins; with I(from_index) that of pip alone. It is removed.
+    type: path
+    required: true
+  from_index:
+    description: Whether the host fetches all other packages itself, from the index that its pip is set to.
+    type: bool
+    default: false
+attributes:
+  check_mode:
+    description: Says whether the environment would be made or renewed.
+    support: full
+  diff_mode:
+    description: Shows no difference.
+    support: none
+requirements:
+  - the module venv of Python (python3-venv on Debian)
+"""
+
+EXAMPLES = r"""
+- name: Make the environment
+  python_environment_make:
+    path: /opt/imagenet-ops
+    requirements: |
+      numpy==2.0.2
+      pip==25.3
+    archive: /var/tmp/wheels.tar
+  become: true
+"""
+
+RETURN = r"""
+interpreter:
+  description: The environment's Python.
+  returned: success
+  type: str
+  sample: /opt/imagenet-ops/bin/python
+"""
+
+import os
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.imagenet_ops.module import run
+from ansible.module_utils.imagenet_ops.python_environment import Environment, make_environment
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "path": {"type": "path", "required": True},
+            "requirements": {"type": "str", "required": True},
+            "archive": {"type": "path", "required": True},
+            "from_index": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    wanted = Environment(**module.params)
+
+    def work() -> dict[str, Any]:
+        # Whatever root's own is: modules run in the environment as any user.
+        os.umask(0o022)
+        return make_environment(wanted, module.run_command, check_mode=module.check_mode)
+
+    run(module, work)
+
+
+if __name__ == "__main__":
+    main()
