@@ -34,6 +34,8 @@ from lab.rules import (
 from lab.warmth import BLOCK_BYTES, Warmth
 
 MOUNT_POLL_SECONDS = 0.1
+# The tag of an instance with the device names, parted by blanks, on which an attachment never ends.
+HANGING_DEVICES_TAG = "LabHangingDevices"
 
 
 class BlockStore:
@@ -81,6 +83,7 @@ class BlockStore:
         VolumeAttachment.lab_visible = False  # type: ignore[attr-defined]
         VolumeAttachment.lab_detaching = False  # type: ignore[attr-defined]
         VolumeAttachment.lab_forced = False  # type: ignore[attr-defined]
+        VolumeAttachment.lab_hangs = False  # type: ignore[attr-defined]
         moto_mappings = Instance.block_device_mappings.fget  # type: ignore[attr-defined]
         replace_property(Instance, "block_device_mappings", lambda instance: _mappings(moto_mappings, instance))
 
@@ -212,7 +215,11 @@ class BlockStore:
 
     def _finish_attach(self, attachment: Any) -> None:
         with self._lock:
-            if attachment.volume.attachment is attachment:  # else the instance was terminated meanwhile
+            if attachment.volume.attachment is not attachment:
+                return  # the instance was terminated meanwhile
+            tags = {tag["key"]: str(tag["value"]) for tag in attachment.instance.get_tags()}
+            attachment.lab_hangs = attachment.device in tags.get(HANGING_DEVICES_TAG, "").split()
+            if not attachment.lab_hangs:
                 volume_id = attachment.volume.id
                 self._plane.attach(volume_id, attachment.instance.id, self._warmths.get(volume_id))
                 attachment.lab_visible = True
@@ -428,7 +435,7 @@ def _check_detach(volume_id: str, instance_id: str | None, attachment: Any) -> N
         raise ApiError(
             "OperationNotPermitted", f"Unable to detach root volume '{volume_id}' from instance '{instance.id}'"
         )
-    if attachment.status != "attached":
+    if attachment.status != "attached" and not attachment.lab_hangs:
         raise ApiError("IncorrectState", f"Volume '{volume_id}' is in the '{attachment.status}' state.")
 
 

@@ -165,6 +165,10 @@ failed_instances:
   returned: success
   type: dict
   sample: {i-0fedcba9876543210: "instance i-0fedcba9876543210 is stopped. Start it, or leave it out with --limit"}
+ready:
+  description: How many instances had their volume attached before.
+  returned: with I(state=present)
+  type: int
 created:
   description: How many volumes were created.
   returned: success

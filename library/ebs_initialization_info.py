@@ -55,11 +55,12 @@ EXAMPLES = r"""
 RETURN = r"""
 volumes:
   description: >-
-    By volume, C(percent) of the snapshot's data that is there, C(provisioned) where at a provisioned rate, and
-    C(eta_seconds) as AWS estimates it, 0 where it does not.
+    By volume, C(percent) of the snapshot's data that is there, C(known) where AWS tells it (else it is 100), as it does
+    not of a blank volume, C(provisioned) where at a provisioned rate, and C(eta_seconds) as AWS estimates it, 0 where
+    it does not.
   returned: success
   type: dict
-  sample: {vol-0123456789abcdef0: {percent: 100, provisioned: true, eta_seconds: 0}}
+  sample: {vol-0123456789abcdef0: {percent: 100, known: true, provisioned: true, eta_seconds: 0}}
 initialized:
   description: How many of the volumes have all of it.
   returned: success

@@ -203,7 +203,8 @@ class Ec2Jobs:
 
         A job is over when nothing is in flight for it and it does not wait.
         """
-        delay_seconds = FIRST_POLL_SECONDS
+        # While calls are on their way, what was asked for last is young still, and soon looked at together with the rest.
+        delay_seconds = LAST_POLL_SECONDS if self._in_flight else FIRST_POLL_SECONDS
         next_poll = self.clock() + delay_seconds
         try:
             while self._in_flight or any(job.waiting_since is not None for job in jobs):
@@ -218,7 +219,10 @@ class Ec2Jobs:
                     next_poll = self.clock() + delay_seconds
                 if not is_full and self.clock() >= next_poll:
                     self._poll([job for job in jobs if job.waiting_since is not None], advance)
-                    delay_seconds = min(delay_seconds * POLL_GROWTH, LAST_POLL_SECONDS)
+                    if self._in_flight:
+                        delay_seconds = LAST_POLL_SECONDS
+                    else:
+                        delay_seconds = min(delay_seconds * POLL_GROWTH, LAST_POLL_SECONDS)
                     next_poll = self.clock() + delay_seconds
         finally:
             self._pool.shutdown(cancel_futures=True)

@@ -34,6 +34,8 @@ ATTACH_ATTEMPTS = 3
 # How many new volumes may vanish, and how many tokens of deleted ones are skipped, before an instance is given up.
 VANISHED_VOLUMES = 3
 TOKEN_SERIES = 100
+# A root volume and one more: every type takes further ones, so nothing needs to be asked.
+FEW_ATTACHMENTS = 2
 # The volume that a token stands for no longer exists, or was made with other settings.
 TOKEN_SPENT_CODES = ("IdempotentParameterMismatch", "InvalidVolume.NotFound")
 # Ends of device names: f to p are recommended for EBS volumes, the others are allowed (EC2 User Guide, "Device names
@@ -93,16 +95,20 @@ class Deployment:
         open_jobs = [job for job in jobs if not job.reason]
         relatives = tagged_volumes(self.ec2, {k: v for k, v in self.tags.items() if k != self.version_tag})
         volumes = self._volumes_by_instance(open_jobs, relatives)
-        if self.settings.snapshot_id and any(job.instance_id not in volumes for job in open_jobs):
+        missing = [job for job in open_jobs if job.instance_id not in volumes]
+        if check_mode and missing:
             self._check_snapshot()
         self._check_attachment_limits(open_jobs, volumes, instances)
-        ready = sum(attachment_to(volumes.get(job.instance_id), job.instance_id) is not None for job in open_jobs)
+        ready = sum(is_attached(volumes.get(job.instance_id), job.instance_id) for job in open_jobs)
         orphans = self._orphans(relatives, instances)
         for job in (job for job in open_jobs if not job.reason):
             (self._predict if check_mode else self._begin)(job, volumes.get(job.instance_id))
         for orphan in orphans:
             self._begin_removal(orphan, check_mode=check_mode)
         self.ec2.work([*jobs, *orphans], self._advance_any)
+        # A real run asks AWS for volumes and not whether the snapshot is fit for them; where none came, it may be why.
+        if missing and all(job.reason and not job.volume_id for job in missing):
+            self._check_snapshot()
         self._remove_new_orphans([job for job in jobs if job.reason and job.created])
         return self._result(jobs, orphans, relatives, ready)
 
@@ -122,7 +128,12 @@ class Deployment:
     ) -> None:
         """Fail the jobs whose instance takes no more volumes, before a volume is made for it."""
         missing = [job for job in jobs if attachment_to(volumes.get(job.instance_id), job.instance_id) is None]
-        limits = self.ec2.instance_types(sorted({instances[job.instance_id]["InstanceType"] for job in missing}))
+        names = {
+            instances[job.instance_id]["InstanceType"]
+            for job in missing
+            if possible_attachments(instances[job.instance_id]) > FEW_ATTACHMENTS
+        }
+        limits = self.ec2.instance_types(sorted(names))
         for job in missing:
             instance = instances[job.instance_id]
             used, most = attachments(instance, limits.get(instance["InstanceType"], {}))
@@ -154,7 +165,10 @@ class Deployment:
         (self.removal.advance if job.leaving else self._advance)(job, volume)
 
     def _check_snapshot(self) -> None:
+        """Raise OpsError where no volume can be made of the snapshot, if they are to be made of one."""
         snapshot_id = self.settings.snapshot_id
+        if not snapshot_id:
+            return
         found = list(self.ec2.describe("describe_snapshots", "Snapshots", {"snapshot-id": [snapshot_id]}))
         if not found:
             raise OpsError(
@@ -414,6 +428,7 @@ class Deployment:
             },
             "superseded": superseded,
             "failed_instances": {job.instance_id: job.reason for job in jobs if job.reason},
+            "ready": ready,
             "created": sum(job.created for job in jobs),
             "attached": sum(job.attached for job in jobs),
             "detached": 0,
@@ -543,10 +558,14 @@ def attachments(instance: dict[str, Any], instance_type: dict[str, Any]) -> tupl
     EBS volume limits for Amazon EC2 instances").
     """
     limits = instance_type.get("EbsInfo", {})
-    used = len(instance.get("BlockDeviceMappings", []))
-    if limits.get("AttachmentLimitType") == "shared":
-        used += max(0, len(instance.get("NetworkInterfaces", [])) - 1)
+    is_shared = limits.get("AttachmentLimitType") == "shared"
+    used = possible_attachments(instance) if is_shared else len(instance.get("BlockDeviceMappings", []))
     return used, limits.get("MaximumEbsAttachments") or float("inf")
+
+
+def possible_attachments(instance: dict[str, Any]) -> int:
+    """Return how many attachments an instance has if its type's limit is ``shared``, the most that it can have."""
+    return len(instance.get("BlockDeviceMappings", [])) + max(0, len(instance.get("NetworkInterfaces", [])) - 1)
 
 
 def tagged_volumes(ec2: Ec2Jobs, tags: dict[str, str]) -> list[Volume]:
@@ -571,6 +590,12 @@ def attachment_to(volume: Volume | None, instance_id: str) -> dict[str, Any] | N
     """Return the attachment of ``volume`` to the instance, or None."""
     attachments: list[dict[str, Any]] = [] if volume is None else volume.get("Attachments", [])
     return next((attachment for attachment in attachments if attachment["InstanceId"] == instance_id), None)
+
+
+def is_attached(volume: Volume | None, instance_id: str) -> bool:
+    """Say whether ``volume`` is attached to the instance, and not only on its way there."""
+    attachment = attachment_to(volume, instance_id)
+    return attachment is not None and attachment["State"] == "attached"
 
 
 def device_suffix(name: str) -> str:

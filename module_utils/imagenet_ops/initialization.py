@@ -29,7 +29,8 @@ class StatusClient(Protocol):
 def initialization_of(client: StatusClient, volume_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Return by volume: ``percent`` that has arrived, ``provisioned`` where at a rate that was paid for.
 
-    ``eta_seconds`` is EBS's own estimate, 0 where it has none. Raises OpsError where EC2 refuses.
+    ``known`` says whether EC2 told it at all; where not, ``percent`` is 100. ``eta_seconds`` is EBS's own estimate, 0
+    where it has none. Raises OpsError where EC2 refuses.
     """
     found: dict[str, dict[str, Any]] = {}
     for ids in chunks(volume_ids):
@@ -42,6 +43,7 @@ def initialization_of(client: StatusClient, volume_ids: Iterable[str]) -> dict[s
             details = status.get("InitializationStatusDetails") or {"Progress": 100}
             found[status["VolumeId"]] = {
                 "percent": int(details.get("Progress", 0)),
+                "known": "InitializationStatusDetails" in status,
                 "provisioned": details.get("InitializationType") == PROVISIONED,
                 "eta_seconds": int(details.get("EstimatedTimeToCompleteInSeconds") or 0),
             }

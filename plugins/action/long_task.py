@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ansible.errors import AnsibleConnectionFailure
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
 # The job may take as long as a download of the whole data set over a slow line; after that it is killed.
@@ -59,12 +60,12 @@ class ActionModule(ActionBase):
     _clock: Callable[[], float] = staticmethod(time.monotonic)
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the module's own answer; in check mode the module runs as any other."""
+        """Return the module's own answer; in check mode, and told not to wait, the module runs as any other."""
         super().run(tmp, task_vars)
         self._vars = task_vars or {}
         self._module = self._task.action.rsplit(".", 1)[-1]
         self._host = str(self._vars.get("inventory_hostname", "host"))
-        if self._task.check_mode:
+        if self._task.check_mode or not boolean(self._task.args.get("wait", True)):
             return self._execute_module(task_vars=self._vars)
         # The job removes this folder at its end, so Ansible takes no care of it, not even where no job came about.
         folder = self._make_tmp_path()

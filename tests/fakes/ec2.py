@@ -131,6 +131,7 @@ class FakeEc2:
     def create_volume(self, **request: Any) -> dict[str, Any]:
         tags = {tag["Key"]: tag["Value"] for tag in request["TagSpecifications"][0]["Tags"]}
         with self._mutating("create_volume", request, tags["InstanceId"]):
+            self._check_snapshot(request)
             volume = self.tokens.get(request["ClientToken"])
             if volume is None:
                 volume_id = f"vol-{len(self.tokens):017x}"
@@ -191,6 +192,17 @@ class FakeEc2:
             return {}
 
     # --- how it works inside
+
+    def _check_snapshot(self, request: dict[str, Any]) -> None:
+        if "SnapshotId" not in request:
+            return
+        snapshot = self.snapshots.get(request["SnapshotId"])
+        if snapshot is None:
+            raise refused("CreateVolume", "InvalidSnapshot.NotFound", "The snapshot does not exist.")
+        if snapshot["State"] != "completed":
+            raise refused("CreateVolume", "IncorrectState", f"Snapshot is in invalid state - {snapshot['State']}")
+        if request.get("Size", snapshot["VolumeSize"]) < snapshot["VolumeSize"]:
+            raise refused("CreateVolume", "InvalidParameterValue", "Volume is smaller than its snapshot")
 
     def state(self, volume: FakeVolume) -> str:
         if volume.state:

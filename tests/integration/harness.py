@@ -135,6 +135,15 @@ class Lab:
             )
         return Run(done.stdout)
 
+    def calls(self) -> dict[str, int]:
+        """How often each action of EC2 was called since the last `playbook` began, by name."""
+        counts: dict[str, int] = json.loads(self._lab("GET", "calls"))["calls"]
+        return {name.removeprefix("ec2:"): count for name, count in counts.items() if name.startswith("ec2:")}
+
+    def changes(self) -> int:
+        """How many calls that change something reached EC2 since the last `playbook` began."""
+        return sum(count for name, count in self.calls().items() if not name.startswith("Describe"))
+
     def kill_playbook_at(self, line: str, *arguments: str) -> None:
         """Run ansible-playbook until it prints ``line``, then kill it, as a lost controller ends."""
         with subprocess.Popen(

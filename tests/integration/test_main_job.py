@@ -188,9 +188,17 @@ def test_check_mode_of_deploy_says_what_it_would_do(lab: Lab) -> None:
 def test_a_failing_host_leaves_the_others_alone(lab: Lab) -> None:
     # A file where the environment's directory belongs: something that no playbook may remove.
     lab.ssh("gpu-3", "sudo touch /opt/imagenet-ops")
+    # And a volume that stays attaching on the first device name that it gets: that host is served on the next.
+    stuck = lab.instance("gpu-4")["InstanceId"]
+    lab.ec2().create_tags(Resources=[stuck], Tags=[{"Key": "LabHangingDevices", "Value": "/dev/sdf"}])
     version = versions_by_quality(lab)[95]
-    run = lab.playbook("playbooks/deploy.yml", "-e", f"data_version={version}", expect_success=False)
+    given = ("-e", f"data_version={version}", "-e", "fleet_volumes_attach_timeout_seconds=2")
+    run = lab.playbook("playbooks/deploy.yml", *given, expect_success=False)
     assert run.failed_hosts() == ["gpu-3"]
+    attached = {one["DeviceName"] for one in lab.instance("gpu-4")["BlockDeviceMappings"]}
+    assert attached == {"/dev/xvda", "/dev/sdg"}
+    calls = lab.calls()
+    assert (calls["CreateVolume"], calls["AttachVolume"], calls["DetachVolume"]) == (4, 5, 1)
     rows = run.table("host", "result")
     assert [row[0] for row in rows] == HOSTS
     served = lab.facts()["splits"]
@@ -265,9 +273,21 @@ def test_deploy_again_changes_nothing_and_limit_reaches_only_its_hosts(lab: Lab)
     version = versions_by_quality(lab)[95]
     again = lab.playbook("playbooks/deploy.yml", "-e", f"data_version={version}")
     assert again.all_unchanged()
+    calls = lab.calls()
+    assert lab.changes() == 0, f"a second run changes nothing in AWS: {calls}"
+    assert sum(calls.values()) <= 12, f"and asks little, whatever the number of hosts: {calls}"
     limited = lab.playbook("playbooks/deploy.yml", "-e", f"data_version={version}", "--limit", "gpu_b")
     assert sorted(limited.recap) == ["gpu-2", "gpu-4"]
     assert limited.all_unchanged()
+
+
+def test_a_wrong_setting_fails_every_host_with_the_reason(lab: Lab) -> None:
+    run = lab.playbook("playbooks/deploy.yml", "-e", "fleet_warmup_mode=rates", expect_success=False)
+    assert run.failed_hosts() == HOSTS
+    reasons = {row[-1] for row in run.table("host", "result")}
+    assert len(reasons) == 1, reasons
+    assert "value of fleet_warmup_mode must be one of: auto, none, read, rate, fsr, got: rates" in reasons.pop()
+    assert lab.changes() == 0
 
 
 def test_deploy_may_end_with_the_reader_that_training_uses(lab: Lab) -> None:
@@ -284,16 +304,20 @@ def fleet_volumes(lab: Lab, host: str) -> list[str]:
 
 
 def test_a_new_version_takes_the_place_of_the_old_one(lab: Lab) -> None:
-    """A program that reads the old version is not disturbed; then the new one is mounted, and the old one is gone."""
+    """A program that reads the old version is not disturbed unless told, and keeps it; when it has ended, that is gone."""
     newest = versions_by_quality(lab)[90]
     (old,) = fleet_volumes(lab, "gpu-2")
     lab.ssh("gpu-2", f"nohup sleep 600 < {RECORDS}/train.rec > /dev/null 2>&1 & echo $! > /tmp/reader")
     held = lab.playbook("playbooks/deploy.yml", "--limit", "gpu-2", expect_success=False)
     assert "(sleep): it was left alone. Run again when they have ended" in held.text
     assert len(fleet_volumes(lab, "gpu-2")) == 2
-    lab.ssh("gpu-2", "kill $(cat /tmp/reader)")
-    run = lab.playbook("playbooks/deploy.yml", "--limit", "gpu-2")
+    before = lab.ssh("gpu-2", "cat /data/imagenet/manifest.json")
+    assert hashlib.sha256(before.encode()).hexdigest()[:12] != newest
+    run = lab.playbook("playbooks/deploy.yml", "--limit", "gpu-2", "-e", "fleet_host_disturb=true")
     assert run.table("host", "result")[0][4] == newest
+    assert len(fleet_volumes(lab, "gpu-2")) == 2, "the program still has a file of the old one open"
+    lab.ssh("gpu-2", "kill $(cat /tmp/reader)")
+    lab.playbook("playbooks/deploy.yml", "--limit", "gpu-2")
     (new,) = fleet_volumes(lab, "gpu-2")
     assert new != old
     assert old not in [one["VolumeId"] for one in lab.ec2().describe_volumes()["Volumes"]]

@@ -188,6 +188,21 @@ def test_a_volume_goes_to_one_instance_in_its_own_zone_on_a_free_device(ec2: Any
     assert code(ec2.detach_volume, VolumeId=volume) == "IncorrectState"
 
 
+def test_an_attachment_hangs_on_the_devices_that_a_tag_names_until_it_is_taken_back(ec2: Any) -> None:
+    zone = {"AvailabilityZone": "us-east-1a"}
+    instance, volume = launch(ec2, Placement=zone)["InstanceId"], volume_in(ec2, "us-east-1a")
+    ec2.create_tags(Resources=[instance], Tags=[{"Key": "LabHangingDevices", "Value": "/dev/sdf /dev/sdg"}])
+
+    def attached(device: str) -> str:
+        ec2.attach_volume(VolumeId=volume, InstanceId=instance, Device=device)
+        return str(ec2.describe_volumes(VolumeIds=[volume])["Volumes"][0]["Attachments"][0]["State"])
+
+    for device, expected in (("/dev/sdf", "attaching"), ("/dev/sdh", "attached"), ("/dev/sdg", "attaching")):
+        assert attached(device) == expected
+        ec2.detach_volume(VolumeId=volume)
+        assert state(ec2, volume) == "available"
+
+
 def test_a_root_volume_stays_where_it_is(ec2: Any) -> None:
     instance = launch(ec2)["InstanceId"]
     found = ec2.describe_instances(InstanceIds=[instance])["Reservations"][0]["Instances"][0]

@@ -123,6 +123,27 @@ def test_calls_are_few_for_a_large_fleet(ec2: FakeEc2, count: int, describes: in
     assert len(deploy(ec2, list(ec2.instances))["failed_instances"]) == 0
 
 
+def test_nothing_is_asked_that_the_calls_tell_by_themselves(ec2: FakeEc2) -> None:
+    ec2.create_seconds = ec2.attach_seconds = 1
+    deploy(ec2, ec2.add_instances(64))
+    looks = ["describe_volumes"] * 2
+    assert ec2.names(mutating=False) == ["describe_instances", "describe_volumes", *looks]
+    ec2.add_instances(1)
+    deploy(ec2, list(ec2.instances), check_mode=True)
+    assert ec2.names(mutating=False) == ["describe_instances", "describe_volumes", "describe_snapshots"]
+
+
+def test_what_is_still_attaching_is_not_ready(ec2: FakeEc2) -> None:
+    """A run that was killed asked for it; another one has to wait for it, though it changes nothing."""
+    ids = ec2.add_instances(2)
+    deploy(ec2, ids)
+    ec2.volumes[ec2.attached()[ids[0]]].attached_at = ec2.now + 60
+    for check_mode in (True, False):
+        result = deploy(ec2, ids, check_mode=check_mode)
+        assert (result["changed"], result["ready"], len(result["volumes"])) == (False, 1, 2)
+    assert deploy(ec2, ids)["ready"] == 2
+
+
 def test_what_is_asked_for_reaches_aws(ec2: FakeEc2) -> None:
     ids = ec2.add_instances(1)
     deploy(

@@ -49,6 +49,7 @@ def test_volumes_with_a_rate_are_waited_for_and_others_are_not(tmp_path: Path) -
     answer = wait(client, Progress(str(tmp_path), "wait", interval_seconds=0))
     percents = {key: volume["percent"] for key, volume in answer["volumes"].items()}
     assert percents == {"vol-1": 100, "vol-2": 7, "vol-3": 100}
+    assert [answer["volumes"][key]["known"] for key in ("vol-1", "vol-2", "vol-3")] == [True, True, False]
     assert answer["initialized"] == 2
     assert client.asked[0] == ["vol-1", "vol-2", "vol-3"]
     assert all(asked == ["vol-1"] for asked in client.asked[1:])
@@ -59,7 +60,8 @@ def test_volumes_with_a_rate_are_waited_for_and_others_are_not(tmp_path: Path) -
 
 def test_without_waiting_it_asks_once() -> None:
     client = Statuses({"vol-1": "provisioned-rate"})
-    assert wait(client, None)["volumes"]["vol-1"] == {"percent": 0, "provisioned": True, "eta_seconds": 0}
+    seen = {"percent": 0, "known": True, "provisioned": True, "eta_seconds": 0}
+    assert wait(client, None)["volumes"]["vol-1"] == seen
     assert len(client.asked) == 1
 
 

@@ -48,6 +48,7 @@ def main():
             "steps": {"type": "int", "default": 1},
             "kill": {"default": ""},
             "fail": {"default": ""},
+            "wait": {"type": "bool", "default": True},
             "password": {"no_log": True},
         },
         supports_check_mode=True,
@@ -157,6 +158,12 @@ def test_check_mode_runs_the_module_as_any_other(playbook: Playbook) -> None:
     answer = answer_in(ran.stdout)
     assert (ran.returncode, answer["changed"], answer["job"]) == (0, True, False)
     assert lines_of_progress(ran.stdout) == []
+
+
+def test_told_not_to_wait_the_module_runs_as_any_other(playbook: Playbook) -> None:
+    ran = playbook.run(wait="no")
+    assert (ran.returncode, answer_in(ran.stdout)["job"]) == (0, False)
+    assert answer_in(playbook.run(wait="yes").stdout)["job"] is True
 
 
 def test_an_error_of_the_module_comes_through_unchanged(playbook: Playbook) -> None:
