@@ -28,6 +28,7 @@ AUTO = "auto"
 CREDITS_MAXIMUM = 10
 GIB_PER_TIB = 1024
 RATES_MIB_S = range(100, 301)
+PRICES_URL = "https://aws.amazon.com/ebs/pricing/"
 
 
 @dataclass(frozen=True)
@@ -129,9 +130,7 @@ def ways_of(fleet: Fleet, costs: Costs) -> list[Way]:
     fsr_seconds = (fleet.volume_size_gib / GIB_PER_TIB + most / hourly) * costs.hour_seconds if count else 0.0
     fsr_hours = max(1.0, fsr_seconds / costs.hour_seconds) if count else 0.0
     return [
-        Way(
-            "none", 0.0, 0.0, f"the first epoch waits for the blocks, one reader at about {costs.reader_mib_s:g} MiB/s"
-        ),
+        Way("none", 0.0, 0.0, f"first epoch at about {costs.reader_mib_s:g} MiB/s a reader"),
         Way(
             "read",
             data_mib / reading if count else 0.0,
@@ -142,14 +141,13 @@ def ways_of(fleet: Fleet, costs: Costs) -> list[Way]:
             "rate",
             wave_count * data_mib / costs.rate_mib_s,
             None if fee is None and count else (fee or 0.0) * data_gib * costs.rate_mib_s * count,
-            f"{costs.rate_mib_s} MiB/s a volume, {per_wave} at a time"
-            + ("; no price is set: see https://aws.amazon.com/ebs/pricing/" if fee is None else ""),
+            f"{costs.rate_mib_s} MiB/s a volume, {per_wave} at a time",
         ),
         Way(
             "fsr",
             fsr_seconds,
             len(fleet.missing) * fsr_hours * costs.fsr_usd_per_hour,
-            f"{hourly:g} volumes an hour in each zone, after {fleet.volume_size_gib / GIB_PER_TIB * 60:.0f} min",
+            f"{hourly:.3g} volumes/h in each zone, after {fleet.volume_size_gib / GIB_PER_TIB * 60:.0f} min",
         ),
     ]
 
@@ -157,12 +155,12 @@ def ways_of(fleet: Fleet, costs: Costs) -> list[Way]:
 def choose(ways: Mapping[str, Way], fleet: Fleet, mode: str, budget_usd: float) -> tuple[str, str]:
     """Return which way is taken, and why."""
     if not fleet.missing_count and mode in ("rate", "fsr", AUTO):
-        return ("read" if mode == AUTO else mode), "every host has its volume already; only cold blocks are read"
+        return ("read" if mode == AUTO else mode), "every host has its volume already; cold blocks are read"
     if mode != AUTO:
         return mode, "it was asked for"
     warm = [way for way in ways.values() if way.mode != "none" and way.usd is not None and way.usd <= budget_usd]
     fastest = min(warm, key=lambda way: way.seconds)
-    return fastest.mode, f"it is the fastest that is known to cost no more than {budget_usd:g} USD"
+    return fastest.mode, f"it is the fastest known to cost no more than {budget_usd:g} USD"
 
 
 def waves(fleet: Fleet, costs: Costs, mode: str) -> list[dict[str, Any]]:
@@ -200,17 +198,20 @@ def bucket_size(size_gib: int) -> int:
 
 
 def table(ways: Iterable[Way], fleet: Fleet, taken: str, reason: str) -> list[str]:
-    """Return the plan for people, a line a way."""
+    """Return the plan for people, a line a way, none longer than 72 characters in a fleet of a few zones."""
     zones = Counter({zone: len(ids) for zone, ids in fleet.missing.items()})
     where = ", ".join(f"{count} in {zone}" for zone, count in sorted(zones.items())) or "none"
-    row = "{:<6} {:>12} {:>12}  {}"
+    row = "{:<5} {:>8} {:>12}  {}"
     lines = [
-        f"volumes to make: {where}; {len(fleet.served)} there already; {fleet.data_bytes / GIB:.1f} GiB of data each",
-        row.format("warm", "time", "price", ""),
+        f"volumes to make: {where}; there already: {len(fleet.served)}",
+        f"data on each: {fleet.data_bytes / GIB:.1f} GiB",
+        row.format("warm", "time", "price", "").rstrip(),
     ]
     for way in ways:
         price = "unknown" if way.usd is None else f"{way.usd:,.2f} USD"
         lines.append(row.format(way.mode, duration(way.seconds), price, way.note))
+        if way.usd is None:
+            lines.append(f"{'':6}no price is set: see {PRICES_URL}")
     return [*lines, f"taken: {taken}, for {reason}"]
 
 

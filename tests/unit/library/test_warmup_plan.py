@@ -21,7 +21,7 @@ def test_it_decides_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     answer = run_module(capsys, budget_usd=1)
     assert (answer["changed"], answer["mode"], answer["zones"]) == (False, "fsr", {"us-east-1a": 1})
     assert answer["waves"] == [{"instance_ids": ["i-1"], "credits": {"us-east-1a": 1}}]
-    assert answer["lines"][-1] == "taken: fsr, for it is the fastest that is known to cost no more than 1 USD"
+    assert answer["lines"][-1] == "taken: fsr, for it is the fastest known to cost no more than 1 USD"
 
 
 def test_a_rate_that_ebs_does_not_take_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,18 +33,20 @@ def test_time_and_price_of_each_way_for_64_hosts() -> None:
 
 
 def test_the_plan_reads_like_this() -> None:
-    assert plan(fleet({"a": 2, "b": 2}), COSTS, "auto", 0)["lines"] == [
-        "volumes to make: 2 in a, 2 in b; 0 there already; 100.0 GiB of data each",
-        "warm           time        price  ",
-        "none            0 s     0.00 USD  the first epoch waits for the blocks, one reader at about 5 MiB/s",
-        "read         22 min     0.00 USD  16 readers, about 80 MiB/s a host",
-        (
-            "rate          6 min      unknown  300 MiB/s a volume, 16 at a time; no price is set: see "
-            "https://aws.amazon.com/ebs/pricing/"
-        ),
-        "fsr          20 min     1.50 USD  9.30909 volumes an hour in each zone, after 6 min",
-        "taken: read, for it is the fastest that is known to cost no more than 0 USD",
+    zones = {"us-east-1a": 32, "us-east-1b": 32}
+    lines = plan(fleet(zones), COSTS, "auto", 0)["lines"]
+    assert lines == [
+        "volumes to make: 32 in us-east-1a, 32 in us-east-1b; there already: 0",
+        "data on each: 100.0 GiB",
+        "warm      time        price",
+        "none       0 s     0.00 USD  first epoch at about 5 MiB/s a reader",
+        "read    22 min     0.00 USD  16 readers, about 80 MiB/s a host",
+        "rate    23 min      unknown  300 MiB/s a volume, 16 at a time",
+        "      no price is set: see https://aws.amazon.com/ebs/pricing/",
+        "fsr      3.5 h     5.32 USD  9.31 volumes/h in each zone, after 6 min",
+        "taken: read, for it is the fastest known to cost no more than 0 USD",
     ]
+    assert all(len(line) <= 72 for line in lines), "Ansible indents them by 8, and a terminal has 80"
 
 
 def test_auto_takes_the_fastest_within_the_budget_and_no_unknown_price() -> None:
