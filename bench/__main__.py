@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -35,13 +36,30 @@ def main() -> int:
             print(f"==> {name}", flush=True)
             area = importlib.import_module(f"bench.{name}")
             targets += area.TARGETS
-            area.measure(bench)
+            is_met = False
+            try:
+                area.measure(bench)
+                is_met = all(target.is_met(bench.figures.get(target.name)) for target in area.TARGETS)
+            finally:
+                if not is_met:
+                    _keep_logs(bench.directory, ROOT / "artifacts" / f"bench-{name}-logs")
     print(table(targets, bench))
     if arguments.scale == 1.0:
         keep(ROOT / "artifacts" / "bench.json", bench.figures)
     else:
         print("A fraction of the work shows that the bench runs, not how fast anything is: nothing is kept.")
     return int(not all(target.is_met(bench.figures.get(target.name)) for target in targets))
+
+
+def _keep_logs(directory: Path, kept: Path) -> None:
+    """Put what the runs of an area printed where it can be read after the scratch files are gone."""
+    logs = sorted(directory.glob("*.log"))
+    if logs:
+        shutil.rmtree(kept, ignore_errors=True)
+        kept.mkdir(parents=True)
+        for log in logs:
+            shutil.copy(log, kept)
+        print(f"  what the runs printed is kept in {kept}", flush=True)
 
 
 if __name__ == "__main__":

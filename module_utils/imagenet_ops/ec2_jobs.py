@@ -203,7 +203,7 @@ class Ec2Jobs:
 
         A job is over when nothing is in flight for it and it does not wait.
         """
-        # While calls are on their way, what was asked for last is young still, and soon looked at together with the rest.
+        # While calls are on their way, what was asked for last is young, and soon looked at together with the rest.
         delay_seconds = LAST_POLL_SECONDS if self._in_flight else FIRST_POLL_SECONDS
         next_poll = self.clock() + delay_seconds
         try:

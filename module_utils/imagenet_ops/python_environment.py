@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Any, Callable
 
 from ansible.module_utils.imagenet_ops.errors import OpsError
-from ansible.module_utils.imagenet_ops.state import write_atomic
+from ansible.module_utils.imagenet_ops.state import exclusive, write_atomic
 
 REQUIREMENTS_NAME = "requirements.txt"
+LOCK_NAME = ".lock"
 PIP = "pip=="
 
 RunCommand = Callable[[list[str]], tuple[int, str, str]]
@@ -44,15 +45,21 @@ def make_environment(wanted: Environment, run_command: RunCommand, *, check_mode
     """
     python = os.path.join(wanted.path, "bin", "python")
     changed = _installed(wanted.path) != wanted.requirements
-    if changed and not check_mode:
-        _make(wanted, python, run_command)
+    if not check_mode:
+        os.makedirs(wanted.path, mode=0o755, exist_ok=True)
+        # A run whose controller was lost may still be at it: wait, and find it done.
+        with exclusive(os.path.join(wanted.path, LOCK_NAME)):
+            changed = _installed(wanted.path) != wanted.requirements
+            if changed:
+                _make(wanted, python, run_command)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(wanted.archive)
     return {"changed": changed, "interpreter": python}
 
 
 def _make(wanted: Environment, python: str, run_command: RunCommand) -> None:
     wheels = os.path.join(wanted.path, "wheels")
     pip = os.path.join(wheels, _pip_wheel(wanted.requirements), "pip")
-    os.makedirs(wanted.path, mode=0o755, exist_ok=True)
     _unpack(wanted.archive, wheels)
     if not os.path.exists(os.path.dirname(pip)):
         raise OpsError(
@@ -72,7 +79,6 @@ def _make(wanted: Environment, python: str, run_command: RunCommand) -> None:
     _run(run_command, install, f"Packages of {wanted.path}")
     shutil.rmtree(wheels)
     write_atomic(os.path.join(wanted.path, REQUIREMENTS_NAME), wanted.requirements.encode())
-    os.unlink(wanted.archive)
 
 
 def _installed(path: str) -> str | None:

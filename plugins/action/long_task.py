@@ -65,7 +65,7 @@ class ActionModule(ActionBase):
         self._vars = task_vars or {}
         self._module = self._task.action.rsplit(".", 1)[-1]
         self._host = str(self._vars.get("inventory_hostname", "host"))
-        if self._task.check_mode or not boolean(self._task.args.get("wait", True)):
+        if self._task.check_mode or not boolean(self._task.args.get("wait", True), strict=False):
             return self._execute_module(task_vars=self._vars)
         # The job removes this folder at its end, so Ansible takes no care of it, not even where no job came about.
         folder = self._make_tmp_path()

@@ -9,11 +9,13 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import boto3
 import pytest
@@ -25,6 +27,8 @@ from tests.contract import checks, tree
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RUN_SECONDS_MAX = 900
+# Between two looks at what a run in the background has done.
+POLL_SECONDS = 0.02
 ANSIBLE_PLAYBOOK = (str(Path(sys.executable).parent / "ansible-playbook"), "-i", "inventories/lab")
 ENVIRONMENT = {
     **os.environ,
@@ -146,21 +150,42 @@ class Lab:
 
     def kill_playbook_at(self, line: str, *arguments: str) -> None:
         """Run ansible-playbook until it prints ``line``, then kill it, as a lost controller ends."""
-        with subprocess.Popen(
+        with self._start(*arguments, output=subprocess.PIPE) as process:
+            seen = any(line in printed for printed in process.stdout or ())
+            if seen:
+                kill_family(process.pid)
+        if not seen:
+            pytest.fail(f"{' '.join(arguments)} ended without printing {line!r}", pytrace=False)
+
+    def playbook_disturbed(self, changes: int, disturb: Callable[[int], object], *arguments: str) -> Run:
+        """Run ansible-playbook to whatever end, and call ``disturb`` with its process id in the middle.
+
+        That is as soon as it made ``changes`` calls that change something in EC2; it must get so far.
+        """
+        self._lab("POST", "reset")
+        with tempfile.TemporaryFile("w+") as output, self._start(*arguments, output=output) as process:
+            while self.changes() < changes and process.poll() is None:
+                time.sleep(POLL_SECONDS)
+            is_early = process.poll() is not None
+            if not is_early:
+                disturb(process.pid)
+            process.wait(RUN_SECONDS_MAX)
+            output.seek(0)
+            run = Run(output.read())
+        if is_early:
+            pytest.fail(f"{' '.join(arguments)} ended before {changes} changes:\n{run.text}", pytrace=False)
+        return run
+
+    def _start(self, *arguments: str, output: IO[str] | int) -> subprocess.Popen[str]:
+        return subprocess.Popen(
             [*ANSIBLE_PLAYBOOK, *arguments],
             cwd=ROOT,
             env=ENVIRONMENT,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
-            start_new_session=True,
-        ) as process:
-            seen = any(line in printed for printed in process.stdout or ())
-            if seen:
-                os.killpg(process.pid, signal.SIGKILL)
-        if not seen:
-            pytest.fail(f"{' '.join(arguments)} ended without printing {line!r}", pytrace=False)
+        )
 
     def _lab(self, method: str, path: str) -> bytes:
         """Ask the lab for its own counts of calls, or to begin them from zero."""
@@ -233,6 +258,19 @@ def running_lab(*options: str) -> Iterator[Lab]:
         yield Lab()
     finally:
         _run_lab("down")
+
+
+def kill_family(pid: int) -> None:
+    """Kill a process and all that it started, as a machine is lost: stopped first, so that none starts another."""
+    family = [pid]
+    for member in family:  # which grows meanwhile
+        with contextlib.suppress(OSError):
+            os.kill(member, signal.SIGSTOP)
+            for children in Path(f"/proc/{member}/task").glob("*/children"):
+                family += map(int, children.read_text().split())
+    for member in family:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(member, signal.SIGKILL)
 
 
 def _run_lab(*arguments: str) -> None:

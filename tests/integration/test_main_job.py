@@ -304,7 +304,7 @@ def fleet_volumes(lab: Lab, host: str) -> list[str]:
 
 
 def test_a_new_version_takes_the_place_of_the_old_one(lab: Lab) -> None:
-    """A program that reads the old version is not disturbed unless told, and keeps it; when it has ended, that is gone."""
+    """A program that reads the old version is left alone unless told, and keeps it; when it has ended, that is gone."""
     newest = versions_by_quality(lab)[90]
     (old,) = fleet_volumes(lab, "gpu-2")
     lab.ssh("gpu-2", f"nohup sleep 600 < {RECORDS}/train.rec > /dev/null 2>&1 & echo $! > /tmp/reader")

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import sys
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,7 +51,11 @@ def wanted(tmp_path: Path) -> Environment:
 
 
 def left(wanted: Environment) -> list[str]:
-    return sorted(str(path.relative_to(wanted.path)) for path in Path(wanted.path).rglob("*") if path.is_file())
+    return sorted(
+        str(path.relative_to(wanted.path))
+        for path in Path(wanted.path).rglob("*")
+        if path.is_file() and path.name != ".lock"
+    )
 
 
 def test_it_is_made_of_the_wheels_in_the_archive_and_nothing_is_left_over(wanted: Environment) -> None:
@@ -87,6 +93,21 @@ def test_again_nothing_is_run_and_other_pins_are_installed_into_it(wanted: Envir
     assert host.commands == []
     assert make_environment(newer, host, check_mode=False)["changed"]
     assert [command[2] for command in host.commands] == ["install"]
+
+
+def test_an_earlier_run_that_is_still_at_it_is_waited_for(wanted: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its controller was lost, and the next run copied the archive once more."""
+
+    @contextlib.contextmanager
+    def the_other_ends(lock_path: str) -> Iterator[None]:
+        (Path(lock_path).parent / "requirements.txt").write_text(PINS)
+        yield
+
+    monkeypatch.setattr("ansible.module_utils.imagenet_ops.python_environment.exclusive", the_other_ends)
+    host = Host(wanted)
+    assert not make_environment(wanted, host, check_mode=False)["changed"]
+    assert host.commands == []
+    assert not Path(wanted.archive).exists()
 
 
 def test_in_check_mode_nothing_is_made(wanted: Environment) -> None:
