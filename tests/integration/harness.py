@@ -43,6 +43,7 @@ KNOWN_DEPRECATIONS = (
     "iam_role.assume_role_policy_document_raw will no longer be returned",  # amazon.aws.iam_role, whatever it is asked
     "the 'create_instance_profile' option will be removed",  # the same, though the option is not used
     "the 'delete_instance_profile' option will be removed",
+    "Passing `disable_lookups` to `template` is deprecated",  # amazon.aws.aws_ec2, of the option `regions`
     "Passing `warnings` to `exit_json` or `fail_json` is deprecated",  # ansible.posix.mount
     "Deprecation warnings can be disabled by setting",  # Ansible, after the first of them
 )
