@@ -209,6 +209,7 @@ def test_a_failing_host_leaves_the_others_alone(lab: Lab) -> None:
             records = f"{served['train']['images']} + {served['validation']['images']}"
             assert [row[3], row[4], row[6], row[-1]] == ["gp3", version, records, "ok"]
     lab.ssh("gpu-3", "sudo rm /opt/imagenet-ops")
+    lab.ec2().delete_tags(Resources=[stuck], Tags=[{"Key": "LabHangingDevices"}])
 
 
 def versions_by_quality(lab: Lab) -> dict[int, str]:
