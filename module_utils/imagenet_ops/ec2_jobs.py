@@ -219,10 +219,8 @@ class Ec2Jobs:
                     next_poll = self.clock() + delay_seconds
                 if not is_full and self.clock() >= next_poll:
                     self._poll([job for job in jobs if job.waiting_since is not None], advance)
-                    if self._in_flight:
-                        delay_seconds = LAST_POLL_SECONDS
-                    else:
-                        delay_seconds = min(delay_seconds * POLL_GROWTH, LAST_POLL_SECONDS)
+                    grown_seconds = min(delay_seconds * POLL_GROWTH, LAST_POLL_SECONDS)
+                    delay_seconds = LAST_POLL_SECONDS if self._in_flight else grown_seconds
                     next_poll = self.clock() + delay_seconds
         finally:
             self._pool.shutdown(cancel_futures=True)

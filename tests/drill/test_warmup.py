@@ -33,7 +33,7 @@ def prepared() -> Iterator[Lab]:
     if missing := missing_for_lazy_files():
         pytest.skip(f"lazily loaded volumes need what is missing here: {', '.join(missing)}")
     lazy = ("--lazy-mib-s", "5", "--initialization-quota-mib-s", QUOTA_MIB_S)
-    with running_lab("--hosts", "9", *lazy, "--fast-restore-hour-seconds", HOUR_SECONDS) as lab:
+    with running_lab("--hosts", "10", *lazy, "--fast-restore-hour-seconds", HOUR_SECONDS) as lab:
         lab.playbook("playbooks/prepare.yml")
         yield lab
 
@@ -109,6 +109,14 @@ def test_at_a_provisioned_rate_ebs_warms_the_volumes_in_waves_that_the_quota_all
     for host in ("gpu-3", "gpu-4"):
         assert (row(run, host)["warm"], row(run, host)["result"]) == ("100", "ok")
         assert epoch(prepared, host)[1] == 0
+
+
+def test_at_a_provisioned_rate_a_new_host_is_served_beside_one_that_has_its_volume(prepared: Lab) -> None:
+    """The volume of an earlier run is a wave of its own, for its rate may still count."""
+    rate = ("-e", "fleet_warmup_rate_mib_s=200", "-e", f"fleet_warmup_quota_mib_s={QUOTA_MIB_S}")
+    run = deploy(prepared, "gpu-3:gpu-10", "rate", *rate)
+    for host in ("gpu-3", "gpu-10"):
+        assert (row(run, host)["warm"], row(run, host)["result"]) == ("100", "ok")
 
 
 def test_fast_snapshot_restore_is_switched_on_for_the_volumes_and_off_again(prepared: Lab) -> None:
