@@ -13,7 +13,7 @@ description:
   - An object that the manifest names and the bucket does not have, or has in another size, is an error before the first
     byte is taken. So is a lack of space. An object that is changed during the restore is noticed by its ETag.
   - A file that is there already is hashed once and kept where it is right. A wrong one is left alone, and an error,
-    unless I(replace) is set. A second run hashes nothing and asks the bucket three times.
+    unless I(replace) is set. A second run hashes nothing and asks the bucket three times, and once more for each tree.
   - Archives that were restored count as verified for M(archive_fetch).
   - Shows live progress, and waits for another run on the same host to end. Needs less than 300 MiB of memory.
   - Credentials come from boto3's default chain, so on an instance of EC2 from its instance profile.
@@ -47,8 +47,19 @@ options:
     type: str
     choices: [all, records, archives]
     default: all
+  trees:
+    description:
+      - Splits whose trees C(<root>/<split>) come back too, from the tars that I(trees) of M(s3_backup) made. The tars
+        are unpacked while they come, each proved by its SHA-256, and none is ever on the disk.
+      - The tree grows in C(<root>/<split>.restoring) and gets its name when it is complete. A run that was killed is
+        taken up at the tars that were not proved. What is not a file below the tree is refused.
+      - A tree that is there already is read once and kept where it is right; later runs look at names, sizes and
+        times. One of class directories then counts as laid out for M(imagenet_layout).
+    type: list
+    elements: str
+    default: []
   replace:
-    description: Replace files, and a manifest of another version, that are there and are not what they must be.
+    description: Replace files, trees, and a manifest of another version, that are there and are not what they must be.
     type: bool
     default: false
   bucket_owner:
@@ -93,7 +104,7 @@ attributes:
   check_mode:
     description:
       - Says how many files and bytes would be restored; only asks the bucket. A file that is there and was never
-        hashed is judged by its size alone.
+        hashed is judged by its size alone, and a tree by names and sizes.
     support: full
   diff_mode:
     description: Shows how many of the files are there, before and after.
@@ -114,6 +125,15 @@ EXAMPLES = r"""
     dataset: imagenet
     region: us-east-1
 
+- name: Restore the newest backup, with the trees
+  s3_restore:
+    root: /data/imagenet
+    state_dir: /data/imagenet/.state
+    bucket: example-imagenet-backup
+    dataset: imagenet
+    trees: [train, validation]
+    region: us-east-1
+
 - name: Restore the records of one version from a server of our own
   s3_restore:
     root: /data/imagenet
@@ -130,15 +150,21 @@ EXAMPLES = r"""
 
 RETURN = r"""
 restored_files:
-  description: How many files were restored, the manifest among them.
+  description: How many files were restored, those of trees and the manifest among them.
   returned: success
   type: int
 restored_bytes:
-  description: How many bytes this run downloaded, without the manifest.
+  description: How many bytes this run downloaded, without the manifest; of trees, the bytes of their tars.
   returned: success
   type: int
 resumed_bytes:
-  description: How many bytes earlier runs had left of files that were not complete.
+  description: How many bytes earlier runs had left of files and trees that were not complete.
+  returned: success
+  type: int
+needed_bytes:
+  description:
+    - How much disk the run needed at most when it began, or in check mode would need. A run that finds less free
+      ends before the first byte is taken.
   returned: success
   type: int
 present_files:
@@ -159,6 +185,7 @@ manifest_uri:
 
 import contextlib
 import os
+from dataclasses import fields
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -177,6 +204,7 @@ def main() -> None:
             "dataset_version": {"type": "str", "default": ""},
             "prefix": {"type": "str", "default": ""},
             "content": {"type": "str", "choices": list(CONTENTS), "default": "all"},
+            "trees": {"type": "list", "elements": "str", "default": []},
             "replace": {"type": "bool", "default": False},
             "bucket_owner": {"type": "str", "default": ""},
             "region": {"type": "str", "default": ""},
@@ -193,10 +221,12 @@ def main() -> None:
     given = module.params
     if not given["dataset"] and not given["prefix"]:
         module.fail_json(msg="Option dataset: neither it nor prefix says what to restore. Name the data set")
+    for split in given["trees"]:
+        if split in ("", ".", "..") or "/" in split:
+            module.fail_json(msg=f"Option trees: {split!r} is not the name of a split. Name splits of the data set")
 
     def work() -> dict[str, Any]:
-        names = ("root", "state_dir", "dataset", "dataset_version", "prefix", "content", "replace", "connections")
-        request = RestoreRequest(**{name: given[name] for name in names})
+        request = RestoreRequest(**{field.name: given[field.name] for field in fields(RestoreRequest)})
         client = s3_client(
             given["region"],
             given["endpoint_url"],

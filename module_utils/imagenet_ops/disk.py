@@ -25,6 +25,11 @@ def free_bytes(path: str) -> int:
     return status.f_bavail * status.f_frsize
 
 
+def block_bytes(path: str) -> int:
+    """Return the unit in which the filesystem that ``path`` is on, or will be, gives space to files."""
+    return os.statvfs(existing_parent(path)).f_frsize
+
+
 def require_space(path: str, needed_bytes: int) -> None:
     """Raise OpsError where the filesystem of ``path`` has less than ``needed_bytes`` to spare."""
     free = free_bytes(path)

@@ -20,6 +20,8 @@ EXTRACTING = "extracting"
 EXTRACTED = "extracted"
 MOVING = "moving"
 COMPLETE = "complete"
+# The layout of a tree that came back from a backup: from which archives it was made is not known there.
+_RESTORED = "restored"
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,11 @@ class LayoutRequest:
     @property
     def journal(self) -> str:
         """Where the journal lies."""
-        return os.path.join(self.state_dir, f"imagenet_layout.{os.path.basename(self.dest)}.json")
+        return _journal_path(self.dest, self.state_dir)
+
+
+def _journal_path(dest: str, state_dir: str) -> str:
+    return os.path.join(state_dir, f"imagenet_layout.{os.path.basename(dest)}.json")
 
 
 @dataclass
@@ -257,3 +263,27 @@ def mark_complete(request: LayoutRequest, journal: Journal) -> None:
     """Say that the tree is complete and in its place."""
     journal.state = COMPLETE
     write_journal(request, journal)
+
+
+def count_as_laid_out(tree: str, dest: str, state_dir: str) -> None:
+    """Write the journal that says that ``dest`` is laid out, for the complete ``tree`` that is about to get this name.
+
+    A tree that is not one of class directories has none: it cannot come from imagenet_layout.
+    """
+    journal = Journal(COMPLETE, _RESTORED, {}, "")
+    with os.scandir(tree) as classes:
+        for found in classes:
+            if not found.is_dir(follow_symlinks=False) or not _count_class(journal, found):
+                return
+    write_json(_journal_path(dest, state_dir), asdict(journal))
+
+
+def _count_class(journal: Journal, folder: os.DirEntry[str]) -> bool:
+    """Count the images of a class; say whether there is nothing but files."""
+    with os.scandir(folder.path) as entries:
+        for entry in entries:
+            if not entry.is_file(follow_symlinks=False):
+                return False
+            if not entry.name.endswith(ANNOTATION_SUFFIX):
+                journal.count(folder.name, entry.stat(follow_symlinks=False).st_size)
+    return True

@@ -43,6 +43,7 @@ from ansible.module_utils.imagenet_ops.state import (
     write_json,
 )
 from ansible.module_utils.imagenet_ops.transfer import Attempts, Policy, Ranges, Target, transfer
+from ansible.module_utils.imagenet_ops.tree_restore import TreeRestore
 
 _JOURNAL_FORMAT = 1
 # Files that are hashed at a time: SHA-256 is a single chain, so one file alone is as fast as one core.
@@ -64,7 +65,8 @@ class RestoreRequest:
     """What to restore, to where; the fields are the options of the module s3_restore.
 
     The backup is the one under ``prefix``, or else version ``dataset_version`` ("": the newest) of ``dataset``.
-    ``content`` is a key of `CONTENTS`. ``replace`` allows to replace what is there and wrong.
+    ``content`` is a key of `CONTENTS`. ``trees`` are the splits whose trees come back too. ``replace`` allows to
+    replace what is there and wrong.
     """
 
     root: str
@@ -73,6 +75,7 @@ class RestoreRequest:
     dataset_version: str = ""
     prefix: str = ""
     content: str = "all"
+    trees: Sequence[str] = ()
     replace: bool = False
     connections: int = 8
 
@@ -89,9 +92,10 @@ class RestoreFile:
 
 @dataclass
 class _Work:
-    """What a run finds: the files to restore, how many are there already, and whether the manifest is."""
+    """What a run finds: what is to be restored, how many files are there already, and whether the manifest is."""
 
     missing: list[RestoreFile] = field(default_factory=list)
+    missing_trees: list[TreeRestore] = field(default_factory=list)
     present: int = 0
     has_manifest: bool = True
 
@@ -130,7 +134,6 @@ class Restore:
         self._lock = threading.Lock()
         self._failure: BaseException | None = None
         self._proved_bytes: dict[str, int] = {}
-        self._resumed_bytes = 0
 
     def run(self, *, check_mode: bool) -> dict[str, Any]:
         """Restore what is missing (in check mode: only look) and return the module's result."""
@@ -150,29 +153,42 @@ class Restore:
         self._look(files, work, manifest, check_mode)
         for file in work.missing:
             self._check_object(file)
-        self._require_space(work.missing)
-        if check_mode:
-            self._resumed_bytes = sum(_resumable(self._path(file), file).total for file in work.missing)
-        elif work.missing:
-            if not work.has_manifest:  # one of another version must not describe these files
-                remove_durably(os.path.join(self.request.root, MANIFEST_NAME))
-            self._restore_all(work.missing, manifest)
-        if not check_mode and not work.has_manifest:
-            write_atomic(os.path.join(self.request.root, MANIFEST_NAME), content)
-        if not check_mode and (work.missing or not work.has_manifest):
-            self._progress.finish()
-        return self._result(manifest, work)
+        self._look_at_trees(objects, work, check_mode)
+        needed_bytes = self._needed_bytes(work)
+        require_space(self.request.root, needed_bytes)
+        result = self._result(manifest, work, needed_bytes)
+        if not check_mode:
+            self._restore_missing(work, manifest, content)
+        return result
 
-    def _result(self, manifest: Manifest, work: _Work) -> dict[str, Any]:
-        restored = len(work.missing) + (not work.has_manifest)
+    def _restore_missing(self, work: _Work, manifest: Manifest, content: bytes) -> None:
+        """Restore what is missing, and last the manifest."""
+        if (work.missing or work.missing_trees) and not work.has_manifest:
+            # One of another version must not describe these files.
+            remove_durably(os.path.join(self.request.root, MANIFEST_NAME))
+        if work.missing:
+            self._restore_all(work.missing, manifest)
+        for tree in work.missing_trees:
+            tree.restore()
+        if not work.has_manifest:
+            write_atomic(os.path.join(self.request.root, MANIFEST_NAME), content)
+        if work.missing or work.missing_trees or not work.has_manifest:
+            self._progress.finish()
+
+    def _result(self, manifest: Manifest, work: _Work, needed_bytes: int) -> dict[str, Any]:
+        restored = len(work.missing) + sum(tree.files for tree in work.missing_trees) + (not work.has_manifest)
         total = work.present + restored
+        resumed_bytes = sum(_resumable(self._path(file), file).total for file in work.missing)
+        resumed_bytes += sum(tree.resumed_bytes for tree in work.missing_trees)
         size_bytes = sum(file.size_bytes for file in work.missing)
+        size_bytes += sum(tree.size_bytes for tree in work.missing_trees)
         where = f"under {self.request.root}, version {manifest.dataset_version}\n"
         return {
             "changed": restored > 0,
             "restored_files": restored,
-            "restored_bytes": size_bytes - self._resumed_bytes,
-            "resumed_bytes": self._resumed_bytes,
+            "restored_bytes": size_bytes - resumed_bytes,
+            "resumed_bytes": resumed_bytes,
+            "needed_bytes": needed_bytes,
             "present_files": work.present,
             "dataset_version": manifest.dataset_version,
             "manifest_uri": self.bucket.uri(f"{self.prefix}/{MANIFEST_NAME}"),
@@ -307,12 +323,22 @@ class Restore:
             why = f"it has {file.object.size_bytes} bytes, and the manifest says {file.size_bytes}"
             raise OpsError(self._uri(file), why, todo)
 
-    def _require_space(self, files: Iterable[RestoreFile]) -> None:
-        """See that what is missing fits; what an earlier run has allocated is there already."""
-        needed = 0
-        for file in files:
+    def _look_at_trees(self, objects: dict[str, ListedObject], work: _Work, check_mode: bool) -> None:
+        request = self.request
+        for split in dict.fromkeys(request.trees):
+            tree = TreeRestore(self.bucket, self.prefix, request.root, split, request.state_dir, self._progress)
+            tree.look(objects, replace=request.replace, check_mode=check_mode)
+            if tree.is_present:
+                work.present += tree.files
+            else:
+                work.missing_trees.append(tree)
+
+    def _needed_bytes(self, work: _Work) -> int:
+        """Return how much disk is still needed; what an earlier run has allocated is there already."""
+        needed = sum(tree.needed_bytes for tree in work.missing_trees)
+        for file in work.missing:
             needed += file.size_bytes - min(allocated_bytes(f"{self._path(file)}.part"), file.size_bytes)
-        require_space(self.request.root, needed)
+        return needed
 
     def _restore_all(self, files: Sequence[RestoreFile], manifest: Manifest) -> None:
         for folder in {os.path.dirname(self._path(file)) for file in files}:
@@ -368,8 +394,6 @@ class Restore:
         path = self._path(file)
         part, journal = f"{path}.part", f"{path}.part.json"
         done = _resumable(path, file)
-        with self._lock:
-            self._resumed_bytes += done.total
         if not done.total:
             remove_durably(journal)  # first of all: a journal must never meet a file that it was not written for
         descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

@@ -15,6 +15,7 @@ import lzma
 import os
 import zlib
 from collections.abc import Iterator
+from typing import Protocol
 
 from ansible.module_utils.imagenet_ops.archive_entry import DIRECTORY, FILE, DamagedArchiveError, Entry
 
@@ -39,6 +40,18 @@ _KINDS = {
     b"6": "named pipe",
     b"S": "sparse file",
 }
+
+
+class ForwardReader(Protocol):
+    """Bytes that are read forwards; ``position`` is how far."""
+
+    position: int
+
+    def read(self, count: int) -> bytes:
+        """Return exactly ``count`` bytes. Raises DamagedArchiveError where there are fewer."""
+
+    def skip_to(self, position: int) -> None:
+        """Go on at ``position``, which is not before the present one."""
 
 
 class TarReader:
@@ -113,7 +126,7 @@ def _unpacked(raw: io.BufferedReader) -> io.BufferedIOBase:
     return lzma.LZMAFile(raw) if begin == b"\xfd7zXZ\0" else raw
 
 
-def members(reader: TarReader, end: int | None = None) -> Iterator[Entry]:
+def members(reader: ForwardReader, end: int | None = None) -> Iterator[Entry]:
     """Yield the entries of the archive that begins at the reader's position and ends before ``end`` (None: anywhere).
 
     The caller may read an entry's data, and need not. Raises DamagedArchiveError for a header whose checksum does not
@@ -148,7 +161,7 @@ def members(reader: TarReader, end: int | None = None) -> Iterator[Entry]:
             name, size, first = None, None, reader.position
 
 
-def _read_header(reader: TarReader, end: int | None) -> bytes | None:
+def _read_header(reader: ForwardReader, end: int | None) -> bytes | None:
     """Return the next header, its checksum compared; None for a zero block, the end of the archive."""
     offset = reader.position
     if end is not None and offset + BLOCK_BYTES > end:
@@ -191,7 +204,7 @@ def _number(field: bytes, offset: int) -> int:
     return int(digits, 8)
 
 
-def _extension(reader: TarReader, size: int) -> bytes:
+def _extension(reader: ForwardReader, size: int) -> bytes:
     """Return the data of an entry that describes the next one."""
     if size > _LARGEST_EXTENSION_BYTES:
         raise DamagedArchiveError(reader.position, f"a name of {size} bytes is too long")

@@ -9,23 +9,27 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import os
 import threading
 import zlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 from ansible.module_utils.imagenet_ops.errors import OpsError
 from ansible.module_utils.imagenet_ops.s3 import ListedObject, StoredObject, crc32_text
-from ansible.module_utils.imagenet_ops.state import canonical_json, read_json, write_json
+from ansible.module_utils.imagenet_ops.state import read_json, write_json
 from ansible.module_utils.imagenet_ops.tar_shards import Shard, ShardReader, plan_shards
+from ansible.module_utils.imagenet_ops.tree_index import (
+    TREE_FOLDER,
+    IndexedShard,
+    TreeIndex,
+    index_name,
+    parse_index,
+    shard_names,
+)
 from ansible.module_utils.imagenet_ops.uploader import READERS, Sent, Uploader
 
-TREE_FOLDER = "trees"
-_INDEX_FORMAT = 1
 _NO_SHA256 = "0" * 64  # as long as any
 
 
@@ -79,7 +83,7 @@ class TreeBackup:
         self._journal = journal
         self._shard_bytes = shard_bytes
         self._read_back = read_back
-        self._index: dict[str, Any] | None = None
+        self._index: TreeIndex | None = None
         self._objects: list[_ShardObject] = []
         self._unproved: list[_ShardObject] = []
         self._unsent: list[_ShardObject] = []
@@ -92,12 +96,12 @@ class TreeBackup:
         """
         self._index = self._read_index(listed)
         if self._index is not None:
-            self._shard_bytes = self._index["shard_bytes"]
+            self._shard_bytes = self._index.shard_bytes
         shards = plan_shards(self._tree, self._shard_bytes)
-        names = [f"{self.split}-{number:05}-of-{len(shards):05}.tar" for number in range(len(shards))]
+        names = shard_names(self.split, len(shards))
         self._objects = [_ShardObject(name, shard, listed.get(self._key(name))) for name, shard in zip(names, shards)]
         if self._index is not None:
-            self._compare_with_index("size_bytes", "files")
+            self._compare_with(self._index)
         with ThreadPoolExecutor(READERS) as pool:
             proved = list(pool.map(self._is_proved, self._objects))
         self._unproved = [found for found, is_there in zip(self._objects, proved) if not is_there]
@@ -131,12 +135,12 @@ class TreeBackup:
     @property
     def size_bytes(self) -> int:
         """The size of all objects of the tree, those that are there already too."""
-        return sum(found.shard.size_bytes for found in self._objects) + len(canonical_json(self._make_index()))
+        return sum(found.shard.size_bytes for found in self._objects) + len(self._make_index().content())
 
     @property
     def _index_bytes(self) -> int:
         """The size of the index, where it is to be uploaded."""
-        return len(canonical_json(self._make_index())) if self._index is None else 0
+        return len(self._make_index().content()) if self._index is None else 0
 
     def upload(self) -> None:
         """Upload, or prove by reading the tree, what is not proved, and then the index."""
@@ -150,60 +154,37 @@ class TreeBackup:
     def _uri(self, name: str) -> str:
         return self._bucket.uri(self._key(name))
 
-    def _read_index(self, listed: Mapping[str, ListedObject]) -> dict[str, Any] | None:
-        key = self._key(f"{self.split}.json")
+    def _read_index(self, listed: Mapping[str, ListedObject]) -> TreeIndex | None:
+        key = self._key(index_name(self.split))
         if key not in listed:
             return None
         content = self._bucket.read(key, 0, listed[key].size_bytes, listed[key].etag) if listed[key].size_bytes else b""
-        try:
-            index = json.loads(content)
-            is_ours = index["format"] == _INDEX_FORMAT and canonical_json(index) == content
-        except (ValueError, LookupError, TypeError):
-            is_ours = False
-        if not is_ours:
-            raise OpsError(
-                self._bucket.uri(key),
-                "it is not the index of a tree that this version of s3_backup wrote",
-                "Find out what wrote it; fetch an earlier version of the object (the bucket keeps them), or remove it",
-            )
-        found: dict[str, Any] = index
-        return found
+        return parse_index(content, self.split, self._bucket.uri(key))
 
-    def _make_index(self) -> dict[str, Any]:
-        return {
-            "format": _INDEX_FORMAT,
-            "split": self.split,
-            "files": sum(found.shard.files for found in self._objects),
-            "shard_bytes": self._shard_bytes,
-            "shards": [
-                {
-                    "name": found.name,
-                    "size_bytes": found.shard.size_bytes,
-                    "sha256": found.sha256 or _NO_SHA256,
-                    "files": found.shard.files,
-                }
-                for found in self._objects
-            ],
-        }
+    def _make_index(self) -> TreeIndex:
+        shards = [
+            IndexedShard(found.name, found.shard.size_bytes, found.sha256 or _NO_SHA256, found.shard.files)
+            for found in self._objects
+        ]
+        return TreeIndex(self.split, self._shard_bytes, shards)
 
-    def _compare_with_index(self, *fields: str) -> None:
+    def _compare_with(self, index: TreeIndex) -> None:
         """Raise OpsError where the tree is not the one that the index in the bucket names."""
-        ours, theirs = self._make_index(), self._index or {}
-        wanted = ("name", *fields)
-        if [[entry[name] for name in wanted] for entry in ours["shards"]] != [
-            [entry[name] for name in wanted] for entry in theirs["shards"]
+        ours = self._make_index()
+        if [(shard.name, shard.size_bytes, shard.files) for shard in ours.shards] != [
+            (shard.name, shard.size_bytes, shard.files) for shard in index.shards
         ]:
-            what = f"{theirs['files']} files in {len(theirs['shards'])} shards"
             raise self._other_tree(
-                f"it has {ours['files']} files in {len(ours['shards'])} shards, and the index {what}"
+                f"it has {ours.files} files in {len(ours.shards)} shards, and the index {index.files} files in "
+                f"{len(index.shards)} shards"
             )
-        for found, entry in zip(self._objects, theirs["shards"]):
-            found.sha256 = entry["sha256"]
+        for found, shard in zip(self._objects, index.shards):
+            found.sha256 = shard.sha256
 
     def _other_tree(self, why: str) -> OpsError:
         return OpsError(
             f"Tree {self._tree}",
-            f"it is not the one of {self._uri(f'{self.split}.json')}, and a backup is never overwritten by another: "
+            f"it is not the one of {self._uri(index_name(self.split))}, and a backup is never overwritten by another: "
             f"{why}",
             "Lay the tree out again as it was, or choose a prefix that is not used",
         )
@@ -279,8 +260,8 @@ class TreeBackup:
         self._journal.keep(self._uri(found.name), etag, found.shard.tree_sha256, sha256)
 
     def _put_index(self) -> None:
-        content = canonical_json(self._make_index())
-        sha256, key = hashlib.sha256(content).hexdigest(), self._key(f"{self.split}.json")
+        content = self._make_index().content()
+        sha256, key = hashlib.sha256(content).hexdigest(), self._key(index_name(self.split))
         if self._bucket.put_new(key, content, sha256, crc32_text(zlib.crc32(content))):
             self._uploader.count(len(content), sent=True)
         stored = self._bucket.stored(key)

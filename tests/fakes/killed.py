@@ -27,6 +27,7 @@ from ansible.module_utils.imagenet_ops import (
     layout_move,
     restore,
     transfer,
+    tree_restore,
     tree_writer,
 )
 from ansible.module_utils.imagenet_ops.s3 import Bucket
@@ -151,12 +152,13 @@ def _do(job: dict[str, Any]) -> int:
     for module in (fetch, restore):
         vars(module)["Policy"] = functools.partial(transfer.Policy, checkpoint_seconds=0, report_seconds=0.001)
     vars(restore).update(_SMALL_BYTES=64 * 1024, _RECORD_INTERVAL_SECONDS=0.0)
+    vars(tree_restore).update(_RANGE_BYTES=64 * 1024, _READ_BYTES=16 * 1024, _LARGE_FILE_BYTES=48 * 1024)
     vars(layout)["_JOURNAL_SECONDS"] = 0
     vars(tree_writer)["_BATCH_FILES"] = 2
     vars(dataset_copy).update(_BLOCK_BYTES=16 * 1024, _SYNC_BYTES=48 * 1024)
     # A kill leaves the page cache alone, and a real sync would wait for whatever else the machine writes.
     unwritten = os.open(__file__, os.O_RDONLY)
-    for module in (layout, layout_move, tree_writer):
+    for module in (layout, layout_move, tree_restore, tree_writer):
         vars(module)["sync_filesystem"] = lambda _path: os.fsync(unwritten)
     changes = _Changes(job["kill_at"])
     for name in _CHANGES:

@@ -69,6 +69,7 @@ class S3Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # a body would wait for the client to acknowledge the headers, 40 ms each time
     server: S3Server
 
     def do_GET(self) -> None:

@@ -110,3 +110,20 @@ def test_an_error_names_the_object(server: S3Server, root: Path, capsys: pytest.
     answer = run_module(capsys, server, root)
     assert answer["failed"] is True
     assert answer["msg"].startswith(f"s3://{BUCKET}/{key}: the manifest names it, but there is no such object. Make")
+
+
+@pytest.mark.parametrize("split", ["", "..", "a/b"])
+def test_a_tree_must_be_named_by_its_split(
+    server: S3Server, root: Path, capsys: pytest.CaptureFixture[str], split: str
+) -> None:
+    answer = run_module(capsys, server, root, trees=[split])
+    assert answer["failed"] is True
+    assert answer["msg"] == f"Option trees: {split!r} is not the name of a split. Name splits of the data set"
+
+
+def test_a_tree_that_the_backup_has_not(server: S3Server, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answer = run_module(capsys, server, root, trees=["train"])
+    assert answer["failed"] is True
+    assert (
+        "/trees/train.json: there is no such index, so the backup has no complete tree of train. Back" in answer["msg"]
+    )

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.imagenet_ops.layout import lay_out
-from ansible.module_utils.imagenet_ops.layout_journal import LayoutRequest
+from ansible.module_utils.imagenet_ops.layout_journal import LayoutRequest, count_as_laid_out
 
-from lab.archives import VALIDATION
+from lab.archives import TRAIN, VALIDATION
 from tests.fakes.images import write_imagenette
 from tests.fakes.layouts import failure, train, validation
 
@@ -108,3 +108,25 @@ def test_another_folder_of_the_archive_is_another_source(data: Path, tmp_path: P
         f"it was made from imagenette2/train in a.tgz of {size} bytes, not from imagenette2/val in a.tgz of {size}"
         in failure(request("imagenette2/val"))
     )
+
+
+def test_a_tree_that_came_from_elsewhere_counts_as_laid_out(data: Path, archives: Path) -> None:
+    for name, content in {"n1/a.JPEG": b"1", "n1/b.JPEG": b"22", "n2/c.JPEG": b"333", "n2/c.xml": b"<a/>"}.items():
+        (data / "train" / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / "train" / name).write_bytes(content)
+    request = train(data, archives / TRAIN, expected_images=3, expected_classes=2, deep_check=True)
+    assert "it holds files that imagenet_layout did not put there" in failure(request)
+    count_as_laid_out(str(data / "train"), request.dest, request.state_dir)
+    result = lay_out(request)
+    assert (result["changed"], result["images"], result["classes"], result["bytes"]) == (False, 3, 2, 6)
+    (data / "train" / "n1" / "a.JPEG").unlink()
+    assert "it holds 2 images in 2 classes, and when it was completed it held 3 in 2" in failure(request)
+
+
+@pytest.mark.parametrize("name", ["top.JPEG", "n1/deeper/a.JPEG"])
+def test_a_tree_that_is_none_of_class_directories_does_not(data: Path, archives: Path, name: str) -> None:
+    (data / "train" / name).parent.mkdir(parents=True)
+    (data / "train" / name).write_bytes(b"1")
+    request = train(data, archives / "gone.tar")
+    count_as_laid_out(str(data / "train"), request.dest, request.state_dir)
+    assert "gone.tar" in failure(request)

@@ -106,6 +106,7 @@ def test_everything_comes_back_and_a_second_run_reads_nothing(
     assert found(root) == content
     total_bytes = sum(map(len, FILES.values()))
     assert result == {
+        "needed_bytes": total_bytes,
         "changed": True,
         "restored_files": 6,
         "restored_bytes": total_bytes,
