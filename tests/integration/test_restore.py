@@ -20,6 +20,8 @@ BUCKET = "imagenet-ops-lab"
 OURS = [{"Name": "tag:Project", "Values": ["imagenet-ops"]}, {"Name": "tag:Dataset", "Values": ["imagenet"]}]
 LIVE = {"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "stopped"]}
 VERIFY = "cd {root} && sha256sum manifest.json labels.tsv recordio/*"
+BACK_UP_TREES = ("-e", '{"dataset_backup_trees": ["train", "validation"]}')
+RESTORE_TREES = ("-e", '{"dataset_restore_trees": ["train", "validation"]}')
 TEARDOWN = ("playbooks/teardown.yml", "-e", "project_removal_confirm=imagenet")
 
 
@@ -35,10 +37,16 @@ def reports(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(folder.glob("*-imagenet.json"))]
 
 
+def tree_files(lab: Lab, version: str, split: str) -> int:
+    """How many files the backup has of a tree."""
+    answer = lab.s3().get_object(Bucket=BUCKET, Key=f"imagenet/{version}/trees/{split}.json")
+    return int(json.loads(answer["Body"].read())["files"])
+
+
 @pytest.fixture(scope="module")
 def version(lab: Lab) -> str:
-    """The DatasetVersion of a backup that prepare.yml has made."""
-    run = lab.playbook("playbooks/prepare.yml")
+    """The DatasetVersion of a backup that prepare.yml has made, with the trees."""
+    run = lab.playbook("playbooks/prepare.yml", *BACK_UP_TREES)
     return str(re.findall(r"DatasetVersion ([0-9a-f]{12})", run.text)[-1])
 
 
@@ -81,10 +89,13 @@ def test_records_to_a_host_without_ebs(lab: Lab, version: str) -> None:
 
 
 def test_a_drill_passes_and_leaves_nothing_but_its_report(lab: Lab, version: str, tmp_path: Path) -> None:
-    lab.playbook("playbooks/drill.yml", "-e", f"restore_drill_report_dir={tmp_path}", "-e", f"data_version={version}")
+    options = ("-e", f"restore_drill_report_dir={tmp_path}", "-e", f"data_version={version}")
+    lab.playbook("playbooks/drill.yml", *options, *BACK_UP_TREES)
     (report,) = reports(tmp_path)
     assert (report["passed"], report["why"], report["dataset_version"]) == (True, "", version)
-    assert report["restored_files"] == 11
+    trees = ["train", "validation"]
+    assert report["trees"] == trees
+    assert report["restored_files"] == 11 + sum(tree_files(lab, version, split) for split in trees)
     assert report["records"].keys() == {"train", "validation"}
     assert with_role(lab, "drill_host") == {"instances": 0, "volumes": 0}
     assert with_role(lab, "scratch") == {"instances": 0, "volumes": 0}
@@ -119,12 +130,16 @@ def test_a_drill_of_a_damaged_backup_fails_names_the_object_and_cleans_up(
 
 def test_everything_to_a_new_download_host(lab: Lab, version: str) -> None:
     lab.playbook(*TEARDOWN)
-    lab.playbook("playbooks/restore.yml", "-e", f"data_version={version}")
+    restore = ("playbooks/restore.yml", "-e", f"data_version={version}", *RESTORE_TREES)
+    lab.playbook(*restore)
     assert with_role(lab, "download_host")["instances"] == 1
     sums = lab.ssh("imagenet-download", VERIFY.format(root="/data/imagenet"))
     assert any(line.startswith(version) and line.endswith("manifest.json") for line in sums.splitlines())
-    again = lab.playbook("playbooks/restore.yml", "-e", f"data_version={version}")
-    assert not again.task_changed("dataset_restore : Restore the data set")
+    for split in ("train", "validation"):
+        found = lab.ssh("imagenet-download", f"find /data/imagenet/{split} -name '*.JPEG' -size +0 | wc -l")
+        assert int(found) == tree_files(lab, version, split) > 0
+    assert not lab.playbook(*restore).task_changed("dataset_restore : Restore the data set")
+    assert lab.playbook("playbooks/steps/layout.yml").all_unchanged()
 
 
 def test_prepare_starts_from_the_backup(lab: Lab, version: str) -> None:
