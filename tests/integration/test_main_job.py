@@ -159,6 +159,11 @@ def test_a_kept_host_runs_every_step_again_without_a_change(lab: Lab) -> None:
     assert lab.playbook("playbooks/prepare.yml", *settings).all_unchanged()
     assert ours(lab) == before
     assert lab.playbook("playbooks/prepare.yml", *settings, "--check").all_unchanged()
+    other = lab.playbook(
+        "playbooks/steps/backup.yml", *settings, "-e", "backup_bucket_abandoned_upload_days=3", "--check"
+    )
+    assert other.task_changed("backup_bucket : Foresee | Say what would be made or changed")
+    assert "Bucket imagenet-ops-lab would get other settings: lifecycle" in other.text
 
 
 def test_the_trees_give_the_bytes_of_the_archives(lab: Lab) -> None:
