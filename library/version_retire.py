@@ -30,6 +30,28 @@ options:
     description: The bucket of the backups; all versions of their objects are removed. None are touched where empty.
     type: str
     default: ""
+  s3_endpoint_url:
+    description: S3 endpoint of the bucket, where it is not that of AWS. EC2 stays where it is.
+    type: str
+    default: ""
+  s3_addressing_style:
+    description:
+      - How a request names the bucket, V(path) for most servers other than AWS. V(auto) leaves it to boto3.
+    type: str
+    choices: [auto, path, virtual]
+    default: auto
+  s3_ca_bundle:
+    description: File with the certificates of the authorities to trust there, where the system's are not enough.
+    type: path
+    default: ""
+  s3_access_key:
+    description: Access key for S3, where it is not that for EC2.
+    type: str
+    default: ""
+  s3_secret_key:
+    description: The secret key that goes with I(s3_access_key).
+    type: str
+    default: ""
 extends_documentation_fragment:
   - amazon.aws.common.modules
   - amazon.aws.region.modules
@@ -49,6 +71,16 @@ EXAMPLES = r"""
     tags: {Project: imagenet-ops, Dataset: imagenet}
     keep: 2
     prices_usd_gib_month: {snapshot: 0.05, gp3: 0.08, sc1: 0.015}
+    region: us-east-1
+
+- name: Keep one version, with the backups on a server of our own
+  version_retire:
+    tags: {Project: imagenet-ops, Dataset: imagenet}
+    keep: 1
+    prices_usd_gib_month: {snapshot: 0.05, gp3: 0.08, sc1: 0.015, backup: 0.01}
+    bucket: imagenet-backup
+    s3_endpoint_url: https://s3.example.com
+    s3_addressing_style: path
     region: us-east-1
 """
 
@@ -89,6 +121,7 @@ from typing import Any
 
 from ansible.module_utils.imagenet_ops.module import run
 from ansible.module_utils.imagenet_ops.retire import Retirement
+from ansible.module_utils.imagenet_ops.s3 import s3_client
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
 
 
@@ -99,6 +132,11 @@ def main() -> None:
             "keep": {"type": "int", "required": True},
             "prices_usd_gib_month": {"type": "dict", "required": True},
             "bucket": {"type": "str", "default": ""},
+            "s3_endpoint_url": {"type": "str", "default": ""},
+            "s3_addressing_style": {"type": "str", "choices": ["auto", "path", "virtual"], "default": "auto"},
+            "s3_ca_bundle": {"type": "path", "default": ""},
+            "s3_access_key": {"type": "str", "default": ""},
+            "s3_secret_key": {"type": "str", "default": "", "no_log": True},
         },
         supports_check_mode=True,
     )
@@ -107,9 +145,17 @@ def main() -> None:
     def work() -> dict[str, Any]:
         tags = {str(name): str(value) for name, value in given["tags"].items()}
         prices = {str(name): float(price) for name, price in given["prices_usd_gib_month"].items()}
-        s3 = module.client("s3") if given["bucket"] else None
+        s3 = connect_to_s3() if given["bucket"] else None
         retirement = Retirement(module.client("ec2"), s3, tags, given["keep"], prices, given["bucket"])
         return retirement.run(check_mode=module.check_mode)
+
+    def connect_to_s3() -> Any:
+        """Return a client with the connection of EC2, or with one of its own where S3 is elsewhere."""
+        keys = (given["s3_access_key"], given["s3_secret_key"])
+        if not given["s3_endpoint_url"] and not any(keys):
+            return module.client("s3")
+        style, ca_bundle = given["s3_addressing_style"], given["s3_ca_bundle"]
+        return s3_client(module.region or "", given["s3_endpoint_url"], 1, style, ca_bundle, keys)
 
     run(module, work)
 

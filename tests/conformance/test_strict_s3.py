@@ -12,6 +12,7 @@ import pytest
 from ansible.module_utils.imagenet_ops.backup import Backup, make_plan
 from ansible.module_utils.imagenet_ops.errors import OpsError
 from ansible.module_utils.imagenet_ops.restore import Restore, RestoreRequest
+from ansible.module_utils.imagenet_ops.retire import Retirement
 from ansible.module_utils.imagenet_ops.s3 import Bucket
 from ansible.module_utils.imagenet_ops.uploader import MIB
 from botocore.exceptions import ClientError
@@ -104,3 +105,36 @@ def test_wrong_credentials_are_refused(
     with pytest.raises(OpsError, match=rf"Bucket {BUCKET}: {code}"):
         restore(client, tmp_path / "restored", "x")
     assert not any((tmp_path / "restored").glob("*/*"))
+
+
+class NoEc2:
+    """EC2 with nothing of the data set in it."""
+
+    def __getattr__(self, _operation: str) -> Any:
+        return lambda **_request: {"Snapshots": [], "Volumes": []}
+
+
+@pytest.mark.parametrize("versioning", [False, True])
+def test_backups_of_old_versions_are_retired(swift: Swift, versioning: bool) -> None:
+    client, name = swift.client(), f"retired-{int(versioning)}"
+    client.create_bucket(Bucket=name)
+    if versioning:
+        client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+    old, new = "a" * 12, "b" * 12
+    for version in (old, new):
+        for path in ("labels.tsv", "labels.tsv", "manifest.json"):
+            client.put_object(Bucket=name, Key=f"imagenet/{version}/{path}", Body=b"x")
+    tags = {"Project": "imagenet-ops", "Dataset": "imagenet"}
+
+    def retire(*, check_mode: bool = False) -> int:
+        done = Retirement(NoEc2(), client, tags, 1, {"backup": 0.02}, name).run(check_mode=check_mode)
+        return int(done["removed"])
+
+    assert retire(check_mode=True) == 1
+    assert len(client.list_objects_v2(Bucket=name)["Contents"]) == 4
+    assert (retire(), retire()) == (1, 0)
+    left = client.list_object_versions(Bucket=name)
+    assert {entry["Key"] for entry in left.get("Versions", []) + left.get("DeleteMarkers", [])} == {
+        f"imagenet/{new}/labels.tsv",
+        f"imagenet/{new}/manifest.json",
+    }

@@ -8,6 +8,8 @@ import pytest
 import version_retire
 from ansible.module_utils.testing import patch_module_args
 
+from tests.fakes.s3_server import S3Server
+
 TAGS = {"Project": "imagenet-ops", "Dataset": "imagenet"}
 PRICES = {"snapshot": "0.05", "backup": 0.02, "gp2": 0.1}
 OLD, NEW = "aaaaaaaaaaaa", "bbbbbbbbbbbb"
@@ -55,3 +57,21 @@ def test_a_refusal_says_what_to_do(ec2: Any, capsys: pytest.CaptureFixture[str])
     assert (
         answer["msg"] == "Versions of imagenet: 0 were to be kept. Keep 1 at least; playbooks/teardown.yml removes all"
     )
+
+
+@pytest.mark.usefixtures("ec2")
+def test_backups_on_another_server(capsys: pytest.CaptureFixture[str]) -> None:
+    with S3Server({f"imagenet/{version}/manifest.json": b"{}" for version in (OLD, NEW)}) as server:
+        elsewhere = {
+            "bucket": "imagenet-backup",
+            "s3_endpoint_url": server.url,
+            "s3_addressing_style": "path",
+            "s3_access_key": "user",
+            "s3_secret_key": "only-for-tests",
+        }
+        answer = run_module(capsys, **elsewhere, _ansible_check_mode=True)
+        assert (answer["changed"], answer["removed"], answer["kept_versions"]) == (True, 1, [NEW])
+        assert [item["name"] for item in answer["items"]] == [
+            f"s3://imagenet-backup/imagenet/{version}/" for version in (OLD, NEW)
+        ]
+        assert run_module(capsys, **{**elsewhere, "s3_secret_key": ""})["failed"] is True
