@@ -27,7 +27,7 @@ options:
       - Where the file is, best first. Mirrors of the same size are used together; one that fails is left out while
         another answers.
       - Beside C(http) and C(https), paths and C(file) URLs of the host itself; such a file is copied.
-      - C(s3://bucket/key) and C(s3://bucket/key?versionId=...) are read with the credentials that boto3 finds on the
+      - C(s3://bucket/key) and C(s3://bucket/key?versionId=...) are read with I(access_key), or what boto3 finds on the
         host, such as its instance profile (C(s3:GetObject), and C(s3:ListBucket) to tell an absent object from one
         that is not allowed). They need boto3 on the host.
       - Proxies are taken from the environment (C(http_proxy), C(https_proxy), C(no_proxy)).
@@ -85,6 +85,24 @@ options:
     default: ""
   endpoint_url:
     description: S3 endpoint, where it is not that of AWS.
+    type: str
+    default: ""
+  addressing_style:
+    description:
+      - How a request to it names the bucket, V(path) for most servers other than AWS. V(auto) leaves it to boto3.
+    type: str
+    choices: [auto, path, virtual]
+    default: auto
+  ca_bundle:
+    description: File on the host with the certificates of the authorities to trust for S3, beside the system's own.
+    type: path
+    default: ""
+  access_key:
+    description: Access key for C(s3) URLs. What boto3's default chain finds on the host where left out.
+    type: str
+    default: ""
+  secret_key:
+    description: The secret key that goes with I(access_key).
     type: str
     default: ""
   bytes_per_second:
@@ -209,6 +227,10 @@ def main() -> None:
             "retries": {"type": "int", "default": 8},
             "region": {"type": "str", "default": ""},
             "endpoint_url": {"type": "str", "default": ""},
+            "addressing_style": {"type": "str", "choices": ["auto", "path", "virtual"], "default": "auto"},
+            "ca_bundle": {"type": "path", "default": ""},
+            "access_key": {"type": "str", "default": ""},
+            "secret_key": {"type": "str", "default": "", "no_log": True},
             "bytes_per_second": {"type": "int", "default": 0},
             "quiet_hours": {"type": "str", "default": ""},
             "deep_check": {"type": "bool", "default": False},
@@ -231,6 +253,10 @@ def main() -> None:
         retries=params["retries"],
         region=params["region"],
         endpoint_url=params["endpoint_url"],
+        addressing_style=params["addressing_style"],
+        ca_bundle=params["ca_bundle"],
+        access_key=params["access_key"],
+        secret_key=params["secret_key"],
         bytes_per_second=params["bytes_per_second"],
         quiet_hours=params["quiet_hours"],
         deep_check=params["deep_check"],

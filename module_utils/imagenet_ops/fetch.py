@@ -30,6 +30,7 @@ from ansible.module_utils.imagenet_ops.pieces import (
     read_pieces,
     write_pieces,
 )
+from ansible.module_utils.imagenet_ops.s3 import s3_client
 from ansible.module_utils.imagenet_ops.s3_source import S3Source
 from ansible.module_utils.imagenet_ops.sources import Facts, FileSource, PassingError, Source, local_path
 from ansible.module_utils.imagenet_ops.state import (
@@ -74,8 +75,9 @@ class Wanted:
 class FetchRequest:
     """What to fetch, from where (mirrors of one file, in order of preference), to where, and how hard to try.
 
-    ``region`` and ``endpoint_url`` are for s3 URLs. ``bytes_per_second`` limits all connections together (0: not at
-    all), ``quiet_hours`` (``08:00-18:30``, "" for none) stop them. ``deep_check`` reads a verified archive again.
+    ``region``, ``endpoint_url``, ``addressing_style``, ``ca_bundle`` and the two keys are for s3 URLs, as `s3_client`
+    takes them. ``bytes_per_second`` limits all connections together (0: not at all), ``quiet_hours`` (``08:00-18:30``,
+    "" for none) stop them. ``deep_check`` reads a verified archive again.
     """
 
     urls: Sequence[str]
@@ -90,6 +92,10 @@ class FetchRequest:
     retries: int = 8
     region: str = ""
     endpoint_url: str = ""
+    addressing_style: str = "auto"
+    ca_bundle: str = ""
+    access_key: str = ""
+    secret_key: str = field(default="", repr=False)
     bytes_per_second: int = 0
     quiet_hours: str = ""
     deep_check: bool = False
@@ -369,8 +375,19 @@ def _source(request: FetchRequest, url: str) -> Source:
     if path is not None:
         return FileSource(path)
     if url.startswith("s3://"):
-        return S3Source(url, request.region, request.endpoint_url, request.connections, request.timeout_seconds)
+        return S3Source(url, _s3_client(request), request.timeout_seconds)
     return HttpSource(url, request.username, request.password, request.headers, request.timeout_seconds)
+
+
+def _s3_client(request: FetchRequest) -> Any:
+    return s3_client(
+        request.region,
+        request.endpoint_url,
+        request.connections,
+        request.addressing_style,
+        request.ca_bundle,
+        (request.access_key, request.secret_key),
+    )
 
 
 def _probe(request: FetchRequest) -> tuple[list[tuple[Source, Facts]], int]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ansible.module_utils.imagenet_ops.aws import error_code, error_message, explain, sdk_errors
 from ansible.module_utils.imagenet_ops.errors import OpsError
-from ansible.module_utils.imagenet_ops.s3 import NOT_FOUND_CODES, s3_client
+from ansible.module_utils.imagenet_ops.s3 import NOT_FOUND_CODES
 from ansible.module_utils.imagenet_ops.sources import (
     Facts,
     PassingError,
@@ -35,13 +35,13 @@ _PASSING_CODES = {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingExcepti
 class S3Source(Source):
     """The object that ``s3://bucket/key`` or ``s3://bucket/key?versionId=...`` names.
 
-    "" for ``region`` and ``endpoint_url`` leaves them to the environment. ``connections`` is how many sessions there
-    may be at a time, ``timeout_seconds`` how long the server may say next to nothing.
+    ``client`` is that of `s3_client`, with a connection for each session. ``timeout_seconds`` is how long the server
+    may say next to nothing.
     """
 
     parallel = True
 
-    def __init__(self, url: str, region: str, endpoint_url: str, connections: int, timeout_seconds: float) -> None:
+    def __init__(self, url: str, client: Any, timeout_seconds: float) -> None:
         match = re.fullmatch(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/(.+?)(?:\?versionId=([^?&]+))?", url)
         if match is None:
             raise OpsError(f"Source {url}", "is no s3://bucket/key", "Correct it and run again")
@@ -49,7 +49,7 @@ class S3Source(Source):
         self.name = url
         self.address = {"Bucket": bucket, "Key": key, **({"VersionId": version} if version else {})}
         self.timeout_seconds = timeout_seconds
-        self.client = s3_client(region, endpoint_url, connections)
+        self.client = client
 
     def session(self) -> Session:
         """Return a reader; the connections are those of the client's pool."""

@@ -15,6 +15,8 @@ from ansible.module_utils.testing import patch_module_args
 from moto import mock_aws
 
 from lab.origin import Fault, Origin
+from tests.fakes.s3_server import BUCKET
+from tests.fakes.s3_upload_server import S3UploadServer
 
 CONTENT = b"an archive" * 1000
 
@@ -114,6 +116,28 @@ def test_a_bucket_as_the_source(
         client.put_object(Bucket="datasets", Key="imagenet/a.tar", Body=CONTENT)
         wish = {**arguments(origin, tmp_path), "urls": ["s3://datasets/imagenet/a.tar"], "region": "eu-west-1"}
         assert run_module(capsys, **wish)["downloaded_bytes"] == len(CONTENT)
+    assert (tmp_path / "archives" / "a.tar").read_bytes() == CONTENT
+
+
+def test_a_bucket_of_another_server_as_the_source(
+    capsys: pytest.CaptureFixture[str], origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    server = S3UploadServer()
+    with server:
+        server.objects["imagenet/a.tar"], server.metadata["imagenet/a.tar"] = CONTENT, {}
+        answer = run_module(
+            capsys,
+            **{**arguments(origin, tmp_path), "urls": [f"s3://{BUCKET}/imagenet/a.tar"]},
+            region="us-east-1",
+            endpoint_url=server.url,
+            addressing_style="path",
+            access_key="user",
+            secret_key="geheim",
+        )
+    assert answer["downloaded_bytes"] == len(CONTENT)
+    assert "geheim" not in json.dumps(answer)
     assert (tmp_path / "archives" / "a.tar").read_bytes() == CONTENT
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import boto3
 import pytest
-from ansible.module_utils.imagenet_ops import s3_source
 from ansible.module_utils.imagenet_ops.errors import OpsError
 from ansible.module_utils.imagenet_ops.fetch import FetchRequest, Wanted, fetch
 from ansible.module_utils.imagenet_ops.s3_source import S3Source
@@ -32,13 +31,11 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyClient]:
         real = boto3.client("s3", region_name="us-east-1")
         real.create_bucket(Bucket="datasets")
         real.put_object(Bucket="datasets", Key="imagenet/val.tar", Body=CONTENT)
-        faulty = FaultyClient(real)
-        monkeypatch.setattr(s3_source, "s3_client", lambda *_: faulty)
-        yield faulty
+        yield FaultyClient(real)
 
 
-def source(url: str = URL) -> S3Source:
-    return S3Source(url, "us-east-1", "", 4, 10)
+def source(client: Any = None, url: str = URL) -> S3Source:
+    return S3Source(url, client, 10)
 
 
 def always(error: Exception) -> Callable[[str, dict[str, Any]], None]:
@@ -57,7 +54,7 @@ def answered(status: int, code: str, message: str = "No.") -> ClientError:
 
 
 def test_a_part_of_an_object(client: FaultyClient) -> None:
-    session = source().session()
+    session = source(client).session()
     facts = session.facts()
     assert (facts.size_bytes, facts.ranges) == (len(CONTENT), True)
     with contextlib.closing(session.open(5, 1000, facts)) as stream:
@@ -70,20 +67,20 @@ def test_a_version_of_an_object(client: FaultyClient) -> None:
     client.client.put_bucket_versioning(Bucket="datasets", VersioningConfiguration={"Status": "Enabled"})
     old = client.client.put_object(Bucket="datasets", Key="imagenet/val.tar", Body=b"old")["VersionId"]
     client.client.put_object(Bucket="datasets", Key="imagenet/val.tar", Body=b"newest")
-    assert source().session().facts().size_bytes == 6
-    assert source(f"{URL}?versionId={old}").session().facts().size_bytes == 3
+    assert source(client).session().facts().size_bytes == 6
+    assert source(client, f"{URL}?versionId={old}").session().facts().size_bytes == 3
 
 
 @pytest.mark.usefixtures("client")
 @pytest.mark.parametrize("url", ["s3://datasets", "s3://datasets/", "s3://Upper/key", "s3://d/k?versionId="])
 def test_what_is_no_object(url: str) -> None:
     with pytest.raises(OpsError) as caught:
-        source(url)
+        source(url=url)
     assert str(caught.value) == f"Source {url}: is no s3://bucket/key. Correct it and run again"
 
 
 def test_an_object_that_is_replaced_meanwhile(client: FaultyClient) -> None:
-    session = source().session()
+    session = source(client).session()
     facts = session.facts()
     client.client.put_object(Bucket="datasets", Key="imagenet/val.tar", Body=CONTENT[::-1])
     with pytest.raises(SourceChangedError) as caught:
@@ -94,9 +91,8 @@ def test_an_object_that_is_replaced_meanwhile(client: FaultyClient) -> None:
     )
 
 
-@pytest.mark.usefixtures("client")
-def test_a_part_that_is_another_than_asked_for() -> None:
-    session = source().session()
+def test_a_part_that_is_another_than_asked_for(client: FaultyClient) -> None:
+    session = source(client).session()
     facts = session.facts()
     other = Facts(len(CONTENT) + 1, ranges=True, validator=facts.validator)
     with pytest.raises(PassingError, match="asked for bytes 0-9 it sent Content-Range 'bytes 0-9/1024000'"):
@@ -128,8 +124,9 @@ def test_a_part_that_is_another_than_asked_for() -> None:
         (
             SSLError(endpoint_url="https://s3", error="bad certificate"),
             (
-                "SSLError: SSL validation failed for https://s3 bad certificate. Check the certificate of the endpoint,"
-                " or name its CA in AWS_CA_BUNDLE"
+                "SSLError: SSL validation failed for https://s3 bad certificate. Check the certificate of the endpoint."
+                " Where its authority is your own, name the file with the authority's certificate (data_s3_ca_bundle"
+                " for S3, else AWS_CA_BUNDLE)"
             ),
         ),
     ],
@@ -137,7 +134,7 @@ def test_a_part_that_is_another_than_asked_for() -> None:
 def test_refusals(client: FaultyClient, error: Exception, why: str) -> None:
     client.fault = always(error)
     with pytest.raises(OpsError) as caught:
-        source().session().facts()
+        source(client).session().facts()
     assert str(caught.value) == f"Download from {URL}: {why}"
 
 
@@ -153,7 +150,7 @@ def test_refusals(client: FaultyClient, error: Exception, why: str) -> None:
 def test_what_may_pass(client: FaultyClient, error: Exception) -> None:
     client.fault = always(error)
     with pytest.raises(PassingError):
-        source().session().facts()
+        source(client).session().facts()
 
 
 class _Body:
@@ -174,6 +171,7 @@ def test_a_body_that_ends_too_early_is_asked_for_again(
     client: FaultyClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ansible.module_utils.imagenet_ops.transfer._FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr("ansible.module_utils.imagenet_ops.fetch.s3_client", lambda *_: client)
     real_open = client.client.get_object
     cuts = iter([100, 0, 7])
 
