@@ -13,6 +13,10 @@ RENEW = "Renew the credentials (instance profile, `aws sso login`, session token
 ALLOW = "Allow the action to this user or role (docs/permissions.md lists every one) and run again"
 CHECK_KEYS = "Check the access key, the secret key and the Region they are for"
 LATER = "Run again in a few minutes; finished work is found and not done twice"
+FAILING = (
+    "The server itself fails, also when asked several times: run again in a few minutes, and where it goes on look at "
+    "its log (for AWS, at health.aws.amazon.com); finished work is found and not done twice"
+)
 REGION = "Set the Region to that of the bucket"
 TODO_BY_CODE = {
     "ExpiredToken": RENEW,
@@ -34,6 +38,11 @@ TODO_BY_CODE = {
     "SlowDown": LATER,
     "InternalError": LATER,
     "ServiceUnavailable": LATER,
+    "429": LATER,
+    "500": FAILING,
+    "502": FAILING,
+    "503": FAILING,
+    "504": FAILING,
     "InsufficientVolumeCapacity": "Choose another volume type or run again later",
     "VolumeLimitExceeded": "Raise the EBS quota of this volume type in Service Quotas, or remove volumes not used",
     "MaxIOPSLimitExceeded": "Raise the IOPS quota of this volume type in Service Quotas, or ask for fewer",
@@ -56,7 +65,8 @@ TODO_BY_CLASS = {
     "ProfileNotFound": "Correct the name of the profile, or add it to ~/.aws/config",
     "EndpointConnectionError": "Check the network, the region and endpoint_url, then run again",
     "ConnectTimeoutError": "Check the network, the region and endpoint_url, then run again",
-    "SSLError": "Check the certificate of the endpoint, or name its CA in AWS_CA_BUNDLE",
+    "SSLError": "Check the certificate of the endpoint. Where its authority is your own, name the file with the "
+    "authority's certificate (data_s3_ca_bundle for S3, else AWS_CA_BUNDLE)",
 }
 DEFAULT_TODO = "Mend what the message names and run again; finished work is found and not done twice"
 

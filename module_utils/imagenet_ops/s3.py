@@ -8,6 +8,7 @@ so that S3 itself refuses bytes that were damaged on the way.
 from __future__ import annotations
 
 import base64
+import ssl
 import sys
 import time
 from collections.abc import Iterator
@@ -83,7 +84,8 @@ def s3_client(
     ``keys`` are access key and secret key, both or neither; without them the credentials are those of boto3's default
     chain (on a host of EC2, its instance profile).
     "" for ``region``, ``endpoint_url`` and ``ca_bundle`` (a file of certificates) leaves them to the environment.
-    ``addressing_style`` is auto, path or virtual. Raises OpsError without boto3 or a Region, and with one key alone.
+    ``addressing_style`` is auto, path or virtual. Raises OpsError without boto3 or a Region, with one key alone, and
+    where ``ca_bundle`` holds no certificate.
     """
     try:
         import boto3  # noqa: PLC0415 - a host without it is told so
@@ -100,6 +102,8 @@ def s3_client(
             "one of the two keys is missing",
             "Set both data_s3_access_key and data_s3_secret_key, or neither",
         )
+    if ca_bundle:
+        _check_certificates(ca_bundle)
     config = Config(
         retries={"mode": "standard", "total_max_attempts": 10},
         max_pool_connections=connections,
@@ -113,6 +117,18 @@ def s3_client(
         return session.client("s3", endpoint_url=endpoint_url or None, verify=ca_bundle or None, config=config)
     except errors as error:
         raise explain(error, "S3") from error
+
+
+def _check_certificates(path: str) -> None:
+    """Raise OpsError where ``path`` is no file with certificates: the SDK would tell so of each request, late."""
+    try:
+        ssl.create_default_context(cafile=path)
+    except OSError as error:  # ssl.SSLError is one
+        raise OpsError(
+            f"Certificates in {path}",
+            f"they cannot be read ({error.strerror})",
+            "Name a file on this host with the authorities' certificates in PEM format (data_s3_ca_bundle)",
+        ) from error
 
 
 def bare_etag(etag: str) -> str:

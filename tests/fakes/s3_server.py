@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import ssl
 import threading
 import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
@@ -44,6 +46,7 @@ class S3Server(ThreadingHTTPServer):
     def __init__(self, objects: dict[str, bytes]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.objects = objects
+        self.scheme = "http"
         self.fault: Fault = lambda _operation, _key: None
         self.requests: list[tuple[str, str]] = []
         self.sent_bytes = 0
@@ -51,7 +54,14 @@ class S3Server(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
+        return f"{self.scheme}://127.0.0.1:{self.server_port}"
+
+    def encrypt(self, chain: Path) -> None:
+        """Speak TLS from now on, with the key and the certificate in the file ``chain``."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(chain)
+        self.socket = context.wrap_socket(self.socket, server_side=True)
+        self.scheme = "https"
 
     def __enter__(self) -> S3Server:  # noqa: PYI034
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01})

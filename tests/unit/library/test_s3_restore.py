@@ -14,6 +14,7 @@ import pytest
 import s3_restore
 from ansible.module_utils.testing import patch_module_args
 
+from tests.fakes.certificates import make_authority
 from tests.fakes.s3 import write_dataset
 from tests.fakes.s3_server import BUCKET, S3Server
 
@@ -70,12 +71,41 @@ def test_check_restore_and_again(server: S3Server, root: Path, capsys: pytest.Ca
     assert run_module(capsys, server, root)["changed"] is False
 
 
-def test_records_alone_path_style_and_certificates(
-    server: S3Server, root: Path, capsys: pytest.CaptureFixture[str]
+def test_records_alone_from_a_server_with_an_authority_of_its_own(
+    server: S3Server, root: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answer = run_module(capsys, server, root, content="records", addressing_style="path", ca_bundle="/etc/ssl/x.pem")
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)  # between the attempts of botocore
+    for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    ours, chain = make_authority(tmp_path, "ours")
+    others, _ = make_authority(tmp_path, "others")
+    server.encrypt(chain)
+    options = {"content": "records", "addressing_style": "path"}
+    for given in ({}, {"ca_bundle": str(others)}):
+        answer = run_module(capsys, server, root, **options, **given)
+        assert answer["failed"] is True
+        assert answer["msg"].startswith("Bucket imagenet-backup: SSLError: SSL validation failed for https://127.0.0.1")
+        assert answer["msg"].endswith(
+            "Check the certificate of the endpoint. Where its authority is your own, name the file with the "
+            "authority's certificate (data_s3_ca_bundle for S3, else AWS_CA_BUNDLE)"
+        )
+    answer = run_module(capsys, server, root, **options, ca_bundle=str(ours))
     assert answer["restored_files"] == 3
     assert not (root / "archives").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [(None, "No such file or directory"), ("no certificate", "[X509: NO_CERTIFICATE_OR_CRL_FOUND] no certificate")],
+)
+def test_a_file_without_certificates_is_named(
+    server: S3Server, root: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, content: str | None, why: str
+) -> None:
+    if content is not None:
+        (tmp_path / "x.pem").write_text(content)
+    answer = run_module(capsys, server, root, ca_bundle=str(tmp_path / "x.pem"))
+    assert answer["msg"].startswith(f"Certificates in {tmp_path}/x.pem: they cannot be read ({why}")
+    assert server.requests == []
 
 
 def test_it_waits_for_another_run_on_this_host(

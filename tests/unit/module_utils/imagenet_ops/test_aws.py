@@ -35,6 +35,17 @@ def test_a_bucket_in_another_region(code: str) -> None:
     assert explain(refused(code, "Elsewhere."), "Bucket b").todo == "Set the Region to that of the bucket"
 
 
+@pytest.mark.parametrize("code", ["500", "502", "503", "504"])
+def test_a_server_that_fails_without_a_word(code: str) -> None:
+    """A HEAD has no body, so there is nothing but the status."""
+    error = ClientError({"Error": {"Code": code, "Message": "Internal Server Error"}}, "HeadObject")
+    assert str(explain(error, "s3://bucket/labels.tsv")) == (
+        f"s3://bucket/labels.tsv: {code}: Internal Server Error. The server itself fails, also when asked several "
+        "times: run again in a few minutes, and where it goes on look at its log (for AWS, at health.aws.amazon.com); "
+        "finished work is found and not done twice"
+    )
+
+
 def test_an_unknown_code_still_says_what_to_do() -> None:
     assert str(explain(refused("Strange", "No\n  way."), "Volume")) == (
         "Volume: Strange: No way. Mend what the message names and run again; finished work is found and not done twice"
