@@ -280,6 +280,8 @@ class Restore:
                 work.missing.append(file)
             else:
                 work.present += 1
+                if not check_mode:
+                    self._remove_stray_journal(file)
         if not unknown:
             return
         self._progress.start("Verifying what is there", sum(file.size_bytes for file in unknown), "bytes")
@@ -287,12 +289,19 @@ class Restore:
         for file in unknown:
             if self._hash(file, done) == file.sha256:
                 work.present += 1
+                self._remove_stray_journal(file)
                 self._keep(file, manifest)
             else:
                 self._refuse_unless_replacing(file, "its SHA-256 is another")
                 work.missing.append(file)
             done += file.size_bytes
         self._verified.save()
+
+    def _remove_stray_journal(self, file: RestoreFile) -> None:
+        """Remove the journal of a file that was killed right after it got its name."""
+        part = f"{self._path(file)}.part"
+        if os.path.exists(f"{part}.json") and not os.path.exists(part):
+            remove_durably(f"{part}.json")
 
     def _refuse_unless_replacing(self, file: RestoreFile, why: str) -> None:
         if not self.request.replace:
@@ -326,7 +335,15 @@ class Restore:
     def _look_at_trees(self, objects: dict[str, ListedObject], work: _Work, check_mode: bool) -> None:
         request = self.request
         for split in dict.fromkeys(request.trees):
-            tree = TreeRestore(self.bucket, self.prefix, request.root, split, request.state_dir, self._progress)
+            tree = TreeRestore(
+                self.bucket,
+                self.prefix,
+                request.root,
+                split,
+                request.state_dir,
+                self._progress,
+                request.connections,
+            )
             tree.look(objects, replace=request.replace, check_mode=check_mode)
             if tree.is_present:
                 work.present += tree.files

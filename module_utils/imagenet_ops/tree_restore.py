@@ -59,8 +59,20 @@ class _Journal:
 class TreeRestore:
     """Brings the tree of one split out of the bucket: first `look`, and then, unless `is_present`, `restore`."""
 
-    def __init__(self, bucket: Bucket, prefix: str, root: str, split: str, state_dir: str, progress: Progress) -> None:
-        """Keep the settings: the tree of ``split`` is to lie in ``root``, its objects lie under ``prefix``."""
+    def __init__(
+        self,
+        bucket: Bucket,
+        prefix: str,
+        root: str,
+        split: str,
+        state_dir: str,
+        progress: Progress,
+        connections: int,
+    ) -> None:
+        """Keep the settings: the tree of ``split`` is to lie in ``root``, its objects lie under ``prefix``.
+
+        At most so many ``connections`` are used at a time.
+        """
         self.split = split
         self.is_present = False
         self._bucket = bucket
@@ -71,6 +83,7 @@ class TreeRestore:
         self._state_dir = state_dir
         self._journal_path = os.path.join(state_dir, f"s3_restore.{split}.json")
         self._progress = progress
+        self._shards_at_once = min(connections, _SHARDS_AT_ONCE)
         self._index = TreeIndex(split, 0, [])
         self._journal = _Journal("")
         self._listed: dict[str, ListedObject] = {}
@@ -116,7 +129,7 @@ class TreeRestore:
         self._journal = self._read_journal(hashlib.sha256(content).hexdigest())
         self.is_present = self._has_tree(replace=replace, check_mode=check_mode)
         if self.is_present:
-            if not check_mode and os.path.exists(self._journal_path):  # a run was killed after all was in its place
+            if not check_mode and self._journal.proved:  # a run may have been killed once all was in its place
                 shutil.rmtree(self._restoring, ignore_errors=True)
             return
         proved = set(self._proved())
@@ -265,7 +278,7 @@ class TreeRestore:
     def _restore_shards(self) -> None:
         """Bring the tars that are missing; the first failure of any ends all and is raised."""
         failure: BaseException | None = None
-        with ThreadPoolExecutor(_SHARDS_AT_ONCE) as pool:
+        with ThreadPoolExecutor(self._shards_at_once) as pool:
             for future in as_completed([pool.submit(self._restore_shard, shard) for shard in self._missing]):
                 error = future.exception()
                 if error is not None:

@@ -408,6 +408,19 @@ def test_a_full_disk_ends_the_run_and_the_next_one_goes_on(
     assert found(root) == content
 
 
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_journal_that_outlived_its_file_goes(
+    bucket: Bucket, root: Path, content: dict[str, bytes], is_known: bool
+) -> None:
+    """As where the kill came right after the file got its name."""
+    run(bucket, root)
+    (root / f"{ARCHIVE}.part.json").write_text("{}")
+    if not is_known:
+        (root / ".state" / "s3_restore.json").unlink()
+    assert run(bucket, root)["changed"] is False
+    assert found(root) == content
+
+
 @pytest.fixture(scope="module")
 def kills() -> Iterator[Kills]:
     with Kills() as running:

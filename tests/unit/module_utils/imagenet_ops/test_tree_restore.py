@@ -482,10 +482,9 @@ def test_a_full_disk_ends_the_run_and_the_next_one_goes_on(
         real(descriptor, size_bytes)
 
     with monkeypatch.context() as patch:
-        patch.setattr(tree_restore, "_SHARDS_AT_ONCE", 1)
         patch.setattr(tree_writer, "_preallocate", fill)
         with pytest.raises(OpsError, match=rf"Writing {root}: there is no space left .* what was done so far is kept"):
-            run(server, root)
+            run(server, root, connections=1)
     assert run(server, root)["resumed_bytes"] > 0
     assert files_of(root / "train") == files_of(source / "train")
 
