@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, Protocol, TypeVar
 
+from ansible.module_utils.imagenet_ops.crc32 import combine_crc32
 from ansible.module_utils.imagenet_ops.errors import OpsError
 from ansible.module_utils.imagenet_ops.s3 import Bucket, Buffer, StoredPart, crc32_text
 from ansible.module_utils.imagenet_ops.state import Progress
@@ -121,8 +122,9 @@ class Uploader:
         for number, start in enumerate(range(0, size_bytes, size), 1):
             buffer = self._read(source, min(size, size_bytes - start))
             sha256.update(buffer)
-            crc32 = zlib.crc32(buffer, crc32)
-            part_crc32 = crc32_text(zlib.crc32(buffer))
+            sum_of_part = zlib.crc32(buffer)
+            crc32 = combine_crc32(crc32, sum_of_part, len(buffer))
+            part_crc32 = crc32_text(sum_of_part)
             old = old_parts.get(number)
             if old is not None and is_same_part(old, buffer, part_crc32):
                 parts[number] = old._replace(crc32=part_crc32)
