@@ -114,9 +114,14 @@ def s3_client(
     errors: tuple[type[Exception], ...] = (*sdk_errors(), ValueError)
     try:
         session = boto3.Session(keys[0] or None, keys[1] or None, region_name=region or None)
-        return session.client("s3", endpoint_url=endpoint_url or None, verify=ca_bundle or None, config=config)
+        client = session.client("s3", endpoint_url=endpoint_url or None, verify=ca_bundle or None, config=config)
     except errors as error:
         raise explain(error, "S3") from error
+    # Over plain HTTP the signature covers a SHA-256 of every body, the only thing there that withstands an attacker.
+    # TLS does that already, and the signature covers our CRC32. botocore would leave the hash out by itself, had it
+    # computed the checksum.
+    client.meta.config.s3["payload_signing_enabled"] = not client.meta.endpoint_url.startswith("https:")
+    return client
 
 
 def _check_certificates(path: str) -> None:

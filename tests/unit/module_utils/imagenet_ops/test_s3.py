@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import io
 import sys
 import zlib
 from collections.abc import Iterator
@@ -9,7 +11,9 @@ import boto3
 import pytest
 from ansible.module_utils.imagenet_ops.errors import OpsError
 from ansible.module_utils.imagenet_ops.s3 import Bucket, StoredObject, StoredPart, crc32_text, s3_client
+from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from moto import mock_aws
+from urllib3 import HTTPResponse
 
 from tests.fakes.s3 import FaultyClient, refused
 
@@ -172,3 +176,29 @@ def test_a_host_without_boto3_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch
     assert caught.value.todo == (
         "Run the role python_environment on this host and set ansible_python_interpreter to its interpreter"
     )
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "payload"),
+    [
+        ("http://127.0.0.1:1", hashlib.sha256(b"bytes").hexdigest()),
+        ("https://127.0.0.1:1", "UNSIGNED-PAYLOAD"),
+        ("", "UNSIGNED-PAYLOAD"),
+    ],
+)
+def test_a_body_is_hashed_for_the_signature_only_where_tls_does_not_protect_it(
+    endpoint: str, payload: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    client = s3_client("us-east-1", endpoint, 1, "path", keys=("key", "secret"))
+    sent: list[dict[str, str]] = []
+
+    def answer(request: AWSPreparedRequest, **_: Any) -> AWSResponse:
+        headers = request.headers.items()  # of either type
+        sent.append({name: value if isinstance(value, str) else value.decode() for name, value in headers})
+        return AWSResponse(request.url, 200, {"ETag": '"etag"'}, HTTPResponse(io.BytesIO()))
+
+    client.meta.events.register("before-send.s3.PutObject", answer)
+    Bucket(client, "imagenet-backup").put("key", bytearray(b"bytes"), SHA256, checksum(b"bytes"))
+    assert [headers["X-Amz-Content-SHA256"] for headers in sent] == [payload]
+    assert "x-amz-checksum-crc32" in sent[0]["Authorization"]  # so that nobody can exchange the checksum
