@@ -33,36 +33,6 @@ options:
       - What the keys begin with. C(<dataset>/<dataset version>) where left out, so that each version has its own.
     type: str
     default: ""
-  bucket_owner:
-    description: Account that the bucket must belong to (12 digits). S3 refuses every request where it does not.
-    type: str
-    default: ""
-  region:
-    description: Region of the bucket. That of the environment where left out.
-    type: str
-    default: ""
-  endpoint_url:
-    description: S3 endpoint, where it is not that of AWS.
-    type: str
-    default: ""
-  access_key:
-    description: Access key for S3. What boto3's default chain finds on the host where left out.
-    type: str
-    default: ""
-  secret_key:
-    description: The secret key that goes with I(access_key).
-    type: str
-    default: ""
-  addressing_style:
-    description:
-      - How a request names the bucket, V(path) for most servers other than AWS. V(auto) leaves it to boto3.
-    type: str
-    choices: [auto, path, virtual]
-    default: auto
-  ca_bundle:
-    description: File on the host with the certificates of the authorities to trust, where the system's are not enough.
-    type: path
-    default: ""
   storage_class:
     description: Storage class of new objects. The server's default, V(STANDARD), where left out.
     type: str
@@ -115,8 +85,8 @@ attributes:
   diff_mode:
     description: Shows how many of the objects are in the bucket, before and after.
     support: full
-requirements:
-  - boto3
+extends_documentation_fragment:
+  - s3_connection
 """
 
 EXAMPLES = r"""
