@@ -32,7 +32,9 @@ _SHORTEST_SPAN_BYTES = _MIB
 # So many requests of each connection are still to come: towards the end they become short, so that all connections end
 # together, and what none could hash before, because a part in front of it was missing, is little.
 _SPANS_PER_CONNECTION = 4
-_READ_BYTES = 256 * 1024
+# What is read at a time, at most: each block passes through the layers of an HTTP client and the ledger, whatever its
+# size.
+_READ_BYTES = _MIB
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 60.0
 # How often a piece is fetched, for each source, before it is given up: a mirror that damages it may do so each time.
