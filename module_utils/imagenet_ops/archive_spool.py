@@ -20,7 +20,7 @@ import numpy as np
 from ansible.module_utils.imagenet_ops.disk import require_space
 from ansible.module_utils.imagenet_ops.errors import OpsError
 from ansible.module_utils.imagenet_ops.image_archive import BEGIN, ArchiveImage, ImageArchive, ResumePoint
-from ansible.module_utils.imagenet_ops.images import BadImageError, Recipe, transform
+from ansible.module_utils.imagenet_ops.images import BadImageError, Recipe, transform, transform_all
 from ansible.module_utils.imagenet_ops.listing import ImageNames
 from ansible.module_utils.imagenet_ops.recordio import write_all
 from ansible.module_utils.imagenet_ops.state import Progress, fsync_directory, read_json, write_json
@@ -71,7 +71,7 @@ class _Batch(NamedTuple):
 
 
 class _Transformed(NamedTuple):
-    images: list[bytes]
+    images: list[bytes | memoryview]
     lines: list[str]
     bad: list[tuple[str, str, bytes]]
     after: ResumePoint
@@ -273,13 +273,14 @@ def _batches(archive: ImageArchive, start: ResumePoint, finished: set[str]) -> I
 def _transform(batch: _Batch, recipe: Recipe) -> _Transformed:
     """Return what becomes of a batch; runs in the worker threads."""
     result = _Transformed([], [], [], batch.images[-1].after, batch.file_position)
-    for class_name, name, content, *_ in batch.images:
-        image, note = b"", ""
-        try:
-            image, note = transform(content, recipe)
-        except BadImageError as error:
-            note = f"!{error}"
-            result.bad.append((f"{class_name}/{name}", str(error), content))
+    made = transform_all([image.content for image in batch.images], recipe)
+    for (class_name, name, content, *_), outcome in zip(batch.images, made):
+        image: bytes | memoryview = b""
+        if isinstance(outcome, BadImageError):
+            note = f"!{outcome}"
+            result.bad.append((f"{class_name}/{name}", str(outcome), content))
+        else:
+            image, note = outcome
         result.images.append(image)
         result.lines.append(f"{class_name}\t{name}\t{len(content)}\t{len(image)}\t{note}\n")
     return result

@@ -18,8 +18,8 @@ from ansible.module_utils.imagenet_ops.archive_spool import DEALING, DEALT, READ
 from ansible.module_utils.imagenet_ops.disk import sync_filesystem
 from ansible.module_utils.imagenet_ops.errors import OpsError
 from ansible.module_utils.imagenet_ops.listing import Listing
-from ansible.module_utils.imagenet_ops.record_source import Chunk, stretches
-from ansible.module_utils.imagenet_ops.recordio import frame_image, image_record_bytes, write_all
+from ansible.module_utils.imagenet_ops.record_source import Chunk, Gathered, stretches
+from ansible.module_utils.imagenet_ops.recordio import image_record_bytes, write_all
 from ansible.module_utils.imagenet_ops.state import Progress
 from ansible.module_utils.imagenet_ops.sync_journal import JOURNAL_INTERVAL_SECONDS, open_part
 from ansible.module_utils.imagenet_ops.workers import ordered_map
@@ -176,12 +176,14 @@ class SpoolSource:
             _read_through(descriptor)
 
             def pick(places: range) -> Chunk:
-                chunk = Chunk(places.stop, [], [], [], [])
-                for place in places:
-                    number = int(self._numbers[place])
-                    where = int(np.searchsorted(numbers, number))
-                    self._add(chunk, place, number, (descriptor, int(lengths[where]), int(offsets[where])))
-                return chunk
+                gathered = Gathered(self._listing)
+                here = self._numbers[places.start : places.stop]
+                where = np.searchsorted(numbers, here)
+                rows = self._listing.order[places.start : places.stop]
+                stretches_of_file = zip(lengths[where].tolist(), offsets[where].tolist())
+                for row, number, stretch in zip(rows, here.tolist(), stretches_of_file):
+                    self._add(gathered, row, number, (descriptor, *stretch))
+                return gathered.chunk(places.stop)
 
             sizes = self._spooled.lengths[self._numbers[begin:stop]].tolist()
             with contextlib.closing(ordered_map(pick, stretches(begin, sizes), workers)) as picked:
@@ -189,12 +191,11 @@ class SpoolSource:
         finally:
             os.close(descriptor)
 
-    def _add(self, chunk: Chunk, place: int, number: int, stretch: tuple[int, int, int]) -> None:
-        """Add the record at ``place``, whose image is a stretch of a file; or say that it is bad."""
-        row = self._listing.order[place]
+    def _add(self, gathered: Gathered, row: int, number: int, stretch: tuple[int, int, int]) -> None:
+        """Add the image in ``row``, which is a stretch of a file; or say that it is bad."""
         reason = self._spooled.bad.get(number)
         if reason is not None:
-            chunk.bad.append([self._listing.names.path(row), reason])
+            gathered.add_bad(self._listing.names.path(row), reason)
             return
         image = os.pread(*stretch)
         if len(image) != stretch[1]:
@@ -203,10 +204,7 @@ class SpoolSource:
                 f"the image {self._listing.names.path(row)} is cut short",
                 "Remove that folder and run again: the archive is read anew",
             )
-        chunk.ids.append(row)
-        chunk.records.append(frame_image(row, float(self._listing.label(row)), image))
-        if number in self._spooled.converted:
-            chunk.converted.append(self._spooled.converted[number])
+        gathered.add(row, image, self._spooled.converted.get(number, ""))
 
 
 def _bucket_name(bucket: int) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from ansible.module_utils.imagenet_ops.errors import OpsError
-from ansible.module_utils.imagenet_ops.images import BadImageError, Recipe, transform
+from ansible.module_utils.imagenet_ops.images import BadImageError, Recipe, transform_all
 from ansible.module_utils.imagenet_ops.listing import ImageNames, Listing
-from ansible.module_utils.imagenet_ops.recordio import frame_image, image_record_bytes
+from ansible.module_utils.imagenet_ops.recordio import frame_images, image_record_bytes
 from ansible.module_utils.imagenet_ops.workers import ordered_map
 
 # What one thread takes at a time: one image a task costs a third more, and a few huge ones must not fill the memory.
@@ -26,9 +26,37 @@ class Chunk(NamedTuple):
 
     stop: int
     ids: list[int]
-    records: list[bytes]
+    records: Sequence[bytes | memoryview]
     bad: list[list[str]]
     converted: list[str]
+
+
+class Gathered:
+    """The images of a stretch of ``listing``'s order, gathered one after another to become a `Chunk`."""
+
+    def __init__(self, listing: Listing) -> None:
+        self._listing = listing
+        self._ids: list[int] = []
+        self._images: list[bytes | memoryview] = []
+        self._bad: list[list[str]] = []
+        self._converted: list[str] = []
+
+    def add(self, row: int, image: bytes | memoryview, converted: str) -> None:
+        """Add what the record of the image in ``row`` will hold, and the `Header.converted` of the original."""
+        self._ids.append(row)
+        self._images.append(image)
+        if converted:
+            self._converted.append(converted)
+
+    def add_bad(self, path: str, reason: str) -> None:
+        """Add an image that gets no record."""
+        self._bad.append([path, reason])
+
+    def chunk(self, stop: int) -> Chunk:
+        """Return all that was added, of the stretch that ends before place ``stop``."""
+        labels = [self._listing.label(row) for row in self._ids]
+        records = frame_images(self._ids, labels, self._images)
+        return Chunk(stop, self._ids, records, self._bad, self._converted)
 
 
 class RecordSource(Protocol):
@@ -74,19 +102,16 @@ class TreeSource:
     def _transform(self, places: range) -> Chunk:
         """Return the records of the images at ``places``; runs in the worker threads."""
         listing = self._listing
-        chunk = Chunk(places.stop, [], [], [], [])
-        for row in listing.order[places.start : places.stop]:
-            path = listing.names.path(row)
-            try:
-                image, converted = transform(self._read(row, path), self._recipe)
-            except BadImageError as error:
-                chunk.bad.append([path, str(error)])
-                continue
-            chunk.ids.append(row)
-            chunk.records.append(frame_image(row, float(listing.label(row)), image))
-            if converted:
-                chunk.converted.append(converted)
-        return chunk
+        gathered = Gathered(listing)
+        rows = listing.order[places.start : places.stop]
+        paths = [listing.names.path(row) for row in rows]
+        contents = [self._read(row, path) for row, path in zip(rows, paths)]
+        for row, path, result in zip(rows, paths, transform_all(contents, self._recipe)):
+            if isinstance(result, BadImageError):
+                gathered.add_bad(path, str(result))
+            else:
+                gathered.add(row, *result)
+        return gathered.chunk(places.stop)
 
     def _full_path(self, path: str) -> str:
         return os.path.join(self._listing.names.where, path)

@@ -29,6 +29,7 @@ IMAGE_HEADER_BYTES = 24
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
 _PART = struct.Struct("<4sI")
 _IMAGE_HEADER = struct.Struct("<IfQQ")
+_WHOLE_IMAGE = struct.Struct("<4sIIfQQ")  # of a record in one part, up to the picture
 _PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")  # by length modulo 4
 
 
@@ -50,12 +51,16 @@ def frame(data: bytes) -> bytes:
 
     Raises ValueError where ``data`` is longer than the format's 2^29 - 1 bytes.
     """
-    if len(data) > MAX_DATA_BYTES:
-        raise ValueError(f"a record holds at most {MAX_DATA_BYTES} bytes, this one has {len(data)}")
+    _check_length(len(data))
     cuts = _aligned_magic(data)
     if cuts:
         return _frame_in_parts(data, cuts)
     return b"".join((MAGIC, len(data).to_bytes(4, "little"), data, _PADDING[len(data) % 4]))
+
+
+def _check_length(length: int) -> None:
+    if length > MAX_DATA_BYTES:
+        raise ValueError(f"a record holds at most {MAX_DATA_BYTES} bytes, this one has {length}")
 
 
 def _aligned_magic(data: bytes) -> list[int]:
@@ -80,19 +85,36 @@ def _frame_in_parts(data: bytes, cuts: list[int]) -> bytes:
     return b"".join(pieces)
 
 
-def image_data(record_id: int, label: float, image: bytes) -> bytes:
+def image_data(record_id: int, label: float, image: bytes | memoryview) -> bytes:
     """Return the data of an image record with one label: a 24 byte header (flag 0, label, id, 0), then the picture."""
     return _IMAGE_HEADER.pack(0, label, record_id, 0) + image
 
 
-def frame_image(record_id: int, label: float, image: bytes) -> bytes:
-    """Return ``frame(image_data(record_id, label, image))`` without copying the picture twice."""
-    header = _IMAGE_HEADER.pack(0, label, record_id, 0)
-    length = len(header) + len(image)
-    # The header's length is a multiple of 4, so no magic that counts begins in it and ends in the picture.
-    if length > MAX_DATA_BYTES or MAGIC in header or _aligned_magic(image):
-        return frame(header + image)
-    return b"".join((MAGIC, length.to_bytes(4, "little"), header, image, _PADDING[length % 4]))
+def frame_images(
+    ids: Sequence[int], labels: Sequence[float], images: Sequence[bytes | memoryview]
+) -> Sequence[bytes | memoryview]:
+    """Return ``frame(image_data(record_id, label, image))`` of each image, at a fraction of the cost.
+
+    The pictures are copied once, into one block, and that is searched for the magic as a whole: after a picture went
+    through the codec little of this program is left in the processor's caches, and a search for each picture alone
+    would take several hundredths of the time of packing.
+    """
+    pieces: list[bytes | memoryview] = []
+    ends = []
+    end = 0
+    for record_id, label, image in zip(ids, labels, images):
+        length = IMAGE_HEADER_BYTES + len(image)
+        _check_length(length)
+        padding = _PADDING[length % 4]
+        pieces += (_WHOLE_IMAGE.pack(MAGIC, length, 0, label, record_id, 0), image, padding)
+        end += _PART.size + length + len(padding)
+        ends.append(end)
+    block = b"".join(pieces)
+    # Every record begins on a multiple of 4 of the block, with the one magic that it may have.
+    if len(_aligned_magic(block)) != len(ends):
+        return [frame(image_data(*image)) for image in zip(ids, labels, images)]
+    view = memoryview(block)
+    return [view[begin:end] for begin, end in zip([0, *ends], ends)]
 
 
 def image_record_bytes(image_bytes: int) -> int:
@@ -130,8 +152,8 @@ class RecordWriter:
         self.rec_bytes = rec_bytes
         self.idx_bytes = idx_bytes
 
-    def write(self, ids: Sequence[int], records: Sequence[bytes]) -> None:
-        """Append ``records`` (each from `frame`), whose .lst ids are ``ids``; OSError where the disk is full.
+    def write(self, ids: Sequence[int], records: Sequence[bytes | memoryview]) -> None:
+        """Append ``records`` (each as from `frame`), whose .lst ids are ``ids``; OSError where the disk is full.
 
         Give it many at a time, for the cost is in the system calls, but no more than the 1024 that one call takes.
         """
@@ -147,7 +169,7 @@ class RecordWriter:
         self.idx_bytes += len(index)
 
 
-def write_all(descriptor: int, pieces: Sequence[bytes]) -> None:
+def write_all(descriptor: int, pieces: Sequence[bytes | memoryview]) -> None:
     """Write ``pieces``, at most 1024, one after another to a descriptor. Raises OSError where the disk is full."""
     written = os.writev(descriptor, pieces)
     if written < sum(map(len, pieces)):  # a signal came, or the disk is about to be full

@@ -10,7 +10,15 @@ import cv2
 import numpy as np
 import pytest
 from ansible.module_utils.imagenet_ops import images
-from ansible.module_utils.imagenet_ops.images import BadImageError, Header, Recipe, inspect, resized, transform
+from ansible.module_utils.imagenet_ops.images import (
+    BadImageError,
+    Header,
+    Recipe,
+    inspect,
+    resized,
+    transform,
+    transform_all,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +27,7 @@ from tests.fakes.images import CMYK_JPEG, Picture, encode, grey_jpeg, huge_png, 
 RECIPE = Recipe(short_side_pixels=32, quality=95, resize_filter="linear", max_image_pixels=100_000_000)
 
 
-def decoded(data: bytes) -> Picture:
+def decoded(data: bytes | memoryview) -> Picture:
     picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     assert picture is not None
     return picture.astype(np.uint8)
@@ -87,7 +95,7 @@ def test_no_short_side_keeps_the_size(width: int, height: int) -> None:
 )
 def test_every_kind_becomes_a_jpeg_with_three_channels(data: bytes, shape: tuple[int, ...]) -> None:
     result, _ = transform(data, RECIPE)
-    assert result.startswith(b"\xff\xd8\xff")
+    assert result[:3] == b"\xff\xd8\xff"
     assert decoded(result).shape == shape
 
 
@@ -121,6 +129,17 @@ def test_pixels_that_need_no_resizing_are_encoded_as_they_are() -> None:
     expected = encode(".jpg", picture, cv2.IMWRITE_JPEG_QUALITY, 95)
     assert transform(jpeg(50, 32), RECIPE) == (expected, "")
     assert transform(jpeg(50, 32), RECIPE._replace(short_side_pixels=0)) == (expected, "")
+
+
+def test_of_many_images_each_bad_one_has_its_reason_in_its_place() -> None:
+    cut = jpeg(400, 300)[:-200]
+    results = transform_all([jpeg(), b"", cut, png()], RECIPE)
+    assert [str(result) if isinstance(result, BadImageError) else result for result in results] == [
+        transform(jpeg(), RECIPE),
+        "zero bytes long",
+        reason(cut),
+        transform(png(), RECIPE),
+    ]
 
 
 @pytest.mark.parametrize(("name", "filter_number"), [("linear", cv2.INTER_LINEAR), ("area", cv2.INTER_AREA)])
@@ -212,7 +231,7 @@ def test_without_enlarging_small_images_keep_their_size() -> None:
 @pytest.mark.parametrize("data", [jpeg(40, 30), grey_jpeg(), png(), CMYK_JPEG])
 def test_one_channel_makes_grey_jpegs(data: bytes) -> None:
     result, _ = transform(data, RECIPE._replace(channels=1))
-    assert inspect(result).converted == "grey"
+    assert inspect(bytes(result)).converted == "grey"
 
 
 @pytest.mark.parametrize("data", [jpeg(40, 30), grey_jpeg(), png(), CMYK_JPEG, rotated_jpeg(6)])

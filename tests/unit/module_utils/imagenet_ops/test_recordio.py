@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 from ansible.module_utils.imagenet_ops import recordio
 from ansible.module_utils.imagenet_ops.errors import OpsError
-from ansible.module_utils.imagenet_ops.recordio import MAGIC, RecordReader, RecordWriter, frame, frame_image, image_data
+from ansible.module_utils.imagenet_ops.recordio import (
+    MAGIC,
+    RecordReader,
+    RecordWriter,
+    frame,
+    frame_images,
+    image_data,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,6 +35,10 @@ def error_of(content: bytes) -> str:
     with pytest.raises(OpsError) as caught:
         read_all(content)
     return str(caught.value)
+
+
+def view(data: bytes) -> memoryview:
+    return memoryview(data)
 
 
 def part(flag: int, data: bytes) -> bytes:
@@ -107,9 +118,27 @@ def test_an_image_record_is_read_as_it_was_made(record_id: int, label: float, im
     assert recordio.parse_image_data(image_data(record_id, label, image)) == (record_id, label, (label,), image)
 
 
-@given(st.sampled_from([0, 7, 0xCED7230A, 0xCED7230A << 32, 2**64 - 1]), st.sampled_from([0.0, 999.0]), DATA)
-def test_an_image_is_framed_like_any_data(record_id: int, label: float, image: bytes) -> None:
-    assert frame_image(record_id, label, image) == frame(image_data(record_id, label, image))
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([0, 7, 0xCED7230A, 0xCED7230A << 32, 2**64 - 1]),
+            st.sampled_from([0.0, 999.0]),
+            DATA | DATA.map(view),
+        )
+    )
+)
+def test_images_are_framed_like_any_data(images: list[tuple[int, float, bytes | memoryview]]) -> None:
+    ids, labels, contents = zip(*images, strict=True) if images else ((), (), ())
+    assert list(frame_images(ids, labels, contents)) == [frame(image_data(*image)) for image in images]
+
+
+def test_an_image_beyond_the_format_is_refused() -> None:
+    class Huge(bytes):
+        def __len__(self) -> int:
+            return (1 << 29) - 24
+
+    with pytest.raises(ValueError, match=r"a record holds at most 536870911 bytes, this one has 536870912"):
+        frame_images([1], [0.0], [Huge()])
 
 
 def test_labels_in_a_vector_follow_the_header() -> None:
