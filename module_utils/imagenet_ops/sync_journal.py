@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Callable, Generic, TypeVar
 
-JOURNAL_INTERVAL_SECONDS = 5.0  # about as much work as a kill costs
+# About as much work as a kill costs, and as many seconds of writing as are left for the sync at the end: the kernel
+# begins to write by itself only after half a minute.
+JOURNAL_INTERVAL_SECONDS = 2.0
 
 _Position = TypeVar("_Position")
 
