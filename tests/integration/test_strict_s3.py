@@ -57,7 +57,14 @@ def contents(swift: Swift) -> dict[str, str]:
     }
 
 
-def test_prepare_with_s3_on_the_strict_server(lab: Lab, swift: Swift, settings: tuple[str, ...]) -> None:
+@pytest.fixture
+def reports(tmp_path: Path) -> Path:
+    """Where drills report to."""
+    return tmp_path / "reports"
+
+
+def test_prepare_with_s3_on_the_strict_server(lab: Lab, swift: Swift, settings: tuple[str, ...], reports: Path) -> None:
+    """And a restore, a drill, and the teardown that leaves what does not carry our tags."""
     lab.playbook(*TEARDOWN)
     keep = ("-e", "download_host_keep=true")
     wrong = ("-e", "data_s3_secret_key=wrong")
@@ -85,6 +92,13 @@ def test_prepare_with_s3_on_the_strict_server(lab: Lab, swift: Swift, settings: 
     restored = lab.playbook("playbooks/restore.yml", *settings, *records, *elsewhere)
     assert restored.task_changed("dataset_restore : Restore the data set")
     assert lab.ssh("gpu-1", "sha256sum /srv/strict/imagenet/manifest.json").startswith(version)
+    drill = ("-e", "restore_drill_content=records", "-e", f"restore_drill_report_dir={reports}")
+    lab.playbook("playbooks/drill.yml", *settings, *drill)
+    (report,) = [json.loads(path.read_text()) for path in reports.glob("*-imagenet.json")]
+    assert (report["passed"], report["why"], report["dataset_version"]) == (True, "", version)
+    torn = lab.playbook(*TEARDOWN, *settings, "-e", "project_removal_bucket=true")
+    assert f"{BUCKET} stays, for it does not carry the tag Project=imagenet-ops; remove it by hand" in torn.text
+    assert contents(swift) == stored
 
 
 def named(manifest: dict[str, Any]) -> dict[str, str]:
