@@ -485,14 +485,17 @@ def test_a_run_that_is_killed_at_random_ends_with_the_same_bytes(
     while killer.run(source, tmp_path / "counting" / str(operations), workers, kill_at=operations):
         operations += 64
     kills = 0
-    for point in range(30):
-        root = tmp_path / "killed" / str(point)
+    # How many operations a run has depends on how its threads meet, so some end before they are killed.
+    for attempt in range(90):
+        root = tmp_path / "killed" / str(attempt)
         kills += killer.run(source, root, workers, kill_at=generator.randrange(1, operations))
         lose_power(root, generator)
         killer.run(source, root, workers)
         assert_same(root, tmp_path / "undisturbed")
         shutil.rmtree(root)
-    assert kills >= 20
+        if kills == 30:
+            break
+    assert kills == 30
 
 
 @pytest.mark.parametrize("kind", ["tree", "archive"])
