@@ -55,7 +55,8 @@ def _keep_logs(directory: Path, kept: Path) -> None:
     """Put what the runs of an area printed where it can be read after the scratch files are gone."""
     logs = sorted(directory.glob("*.log"))
     if logs:
-        shutil.rmtree(kept, ignore_errors=True)
+        if kept.exists():
+            shutil.rmtree(kept)
         kept.mkdir(parents=True)
         for log in logs:
             shutil.copy(log, kept)

@@ -96,7 +96,8 @@ def _pip_wheel(requirements: str) -> str:
 
 def _unpack(archive: str, folder: str) -> None:
     """Put the files of ``archive``, whatever their folders in it, into ``folder``, which is made anew."""
-    shutil.rmtree(folder, ignore_errors=True)
+    if os.path.exists(folder):
+        shutil.rmtree(folder)
     os.mkdir(folder)
     with tarfile.open(archive) as tar:
         for member in tar:

@@ -381,7 +381,8 @@ class TreeRestore:
         sync_filesystem(self._restoring)
         if not self._is_absent():
             replaced = os.path.join(self._restoring, "replaced")
-            shutil.rmtree(replaced, ignore_errors=True)
+            if os.path.exists(replaced):
+                shutil.rmtree(replaced)
             os.rename(self._tree, replaced)
         os.rename(self._joined, self._tree)
         fsync_directory(os.path.dirname(self._tree))
