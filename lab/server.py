@@ -19,6 +19,7 @@ from moto.ec2.models.availability_zones_and_regions import RegionsAndZonesBacken
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
 
+from lab import shortcuts
 from lab.access import Access, Calls, TokenBucket
 from lab.blockstore import BlockStore
 from lab.config import ACCOUNT_ID, REGION, ZONES, Paths, Settings
@@ -52,6 +53,7 @@ class Api:
         regions[:] = [region for region in regions if region.name == REGION]
         zones[:] = [zone for zone in zones if zone.name in ZONES]
         lock = threading.RLock()
+        shortcuts.install()
         restores = FastRestores(settings.delay_seconds, settings.fast_restore_hour_seconds, ACCOUNT_ID)
         self._blocks = BlockStore(plane, settings, lock, restores)
         self._blocks.install()

@@ -35,6 +35,8 @@ PAGE_TYPES = 100
 FIRST_POLL_SECONDS = 1.25
 POLL_GROWTH = 1.25
 LAST_POLL_SECONDS = 5.0
+# A volume that has waited so long is looked at even if others, asked for later, are too young to be seen with it.
+BUSY_POLL_SECONDS = 2 * FIRST_POLL_SECONDS
 
 
 class Ec2Client(Protocol):
@@ -75,7 +77,8 @@ class Job:
     ``instance_id`` is the instance that it is for, ``reason`` why it failed. ``deleted_with_instance`` holds the
     volumes that end with the instance. ``leaving`` says that the volume is to be removed, ``let_go`` how often it was
     detached because it hung in attaching. ``created``, ``attached``, ``detached`` and ``changed`` say which calls EC2
-    accepted in this run. Times are seconds since the epoch.
+    accepted in this run. Times are seconds since the epoch; ``looked_at`` is when a volume that is waited for was last
+    seen, by a look or in the answer to a call.
     """
 
     instance_id: str
@@ -95,6 +98,7 @@ class Job:
     detached: bool = False
     changed: bool = False
     waiting_since: float | None = None
+    looked_at: float = 0.0
     reason: str = ""
 
 
@@ -192,7 +196,7 @@ class Ec2Jobs:
     def wait_for(self, job: Job) -> None:
         """Let ``job`` wait until its volume is in another state."""
         if job.waiting_since is None:
-            job.waiting_since = self.clock()
+            job.waiting_since = job.looked_at = self.clock()
 
     def waited_seconds(self, job: Job) -> float:
         """Return for how long ``job`` has been waiting for its volume to change."""
@@ -203,8 +207,7 @@ class Ec2Jobs:
 
         A job is over when nothing is in flight for it and it does not wait.
         """
-        # While calls are on their way, what was asked for last is young, and soon looked at together with the rest.
-        delay_seconds = LAST_POLL_SECONDS if self._in_flight else FIRST_POLL_SECONDS
+        delay_seconds = FIRST_POLL_SECONDS
         next_poll = self.clock() + delay_seconds
         try:
             while self._in_flight or any(job.waiting_since is not None for job in jobs):
@@ -213,14 +216,17 @@ class Ec2Jobs:
                 is_full = len(self._in_flight) > THREADS
                 was_busy = bool(self._in_flight)
                 self._settle(LAST_POLL_SECONDS if is_full else max(0.0, next_poll - self.clock()))
-                if was_busy and not self._in_flight:
-                    # All that could be asked for was, a moment ago: what is waited for now is young again.
+                if is_full:
+                    continue
+                waiting = [job for job in jobs if job.waiting_since is not None]
+                if was_busy:
+                    # What was asked for last is young, and looked at together with the rest where that is soon.
                     delay_seconds = FIRST_POLL_SECONDS
-                    next_poll = self.clock() + delay_seconds
-                if not is_full and self.clock() >= next_poll:
-                    self._poll([job for job in jobs if job.waiting_since is not None], advance)
-                    grown_seconds = min(delay_seconds * POLL_GROWTH, LAST_POLL_SECONDS)
-                    delay_seconds = LAST_POLL_SECONDS if self._in_flight else grown_seconds
+                    soon = self.clock() + (BUSY_POLL_SECONDS if self._in_flight else FIRST_POLL_SECONDS)
+                    next_poll = min([soon, *(job.looked_at + BUSY_POLL_SECONDS for job in waiting)])
+                if self.clock() >= next_poll:
+                    self._poll([job for job in waiting if self.clock() - job.looked_at >= FIRST_POLL_SECONDS], advance)
+                    delay_seconds = min(delay_seconds * POLL_GROWTH, LAST_POLL_SECONDS)
                     next_poll = self.clock() + delay_seconds
         finally:
             self._pool.shutdown(cancel_futures=True)
@@ -237,6 +243,7 @@ class Ec2Jobs:
     def _poll(self, waiting: list[Job], advance: Advance) -> None:
         found = self.volumes(job.volume_id for job in waiting)
         for job in waiting:
+            job.looked_at = self.clock()
             volume = found.get(job.volume_id)
             advance(job, volume)
             if job.waiting_since is not None and self.waited_seconds(job) >= self.timeout_seconds:
