@@ -19,7 +19,7 @@ from ansible.module_utils.imagenet_ops.backup import Backup, make_plan  # noqa: 
 from ansible.module_utils.imagenet_ops.s3 import Bucket, s3_client  # noqa: E402
 from ansible.module_utils.imagenet_ops.uploader import READERS  # noqa: E402
 
-WORKERS = 8  # the default of the module
+WORKERS = 3  # the default of the module
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What moto works out anew at each call and the lab at once, so that with a large fleet it is not what is waited for."""
+"""What moto works out anew at each call, and the lab at once: it must not be what a deployment to a fleet waits for."""
 
 from __future__ import annotations
 

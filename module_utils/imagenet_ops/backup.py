@@ -76,7 +76,7 @@ class Backup:
         state_dir: str,
         *,
         prefix: str = "",
-        workers: int = 8,
+        workers: int = 3,
         part_size_bytes: int = 16 * MIB,
         read_back: bool = False,
         trees: Sequence[str] = (),

@@ -314,7 +314,7 @@ class _Transfer:
         self._connections = policy.connections if all(source.parallel for source, _ in sources) else 1
         self._ledger = Ledger(target.size_bytes, done, self._connections)
         self._hashes = hashes or Hashes(self._piece_bytes)
-        self._hashed_bytes = 0
+        self._hashed_bytes = self._advised_bytes = 0
         self._sessions: list[Session] = []
         self._lock = threading.Lock()
 
@@ -367,9 +367,19 @@ class _Transfer:
         last_checkpoint = time.monotonic()
         while not reached(self._policy.report_seconds):
             self._policy.report(self._ledger.done_bytes, self._hashed_bytes)
+            self._begin_writing()
             if time.monotonic() - last_checkpoint >= self._policy.checkpoint_seconds:
                 self._checkpoint()
                 last_checkpoint = time.monotonic()
+
+    def _begin_writing(self) -> None:
+        """Let the disk begin with what was hashed since the last time, so that at the end there is little to wait for.
+
+        This advice starts the writing of dirty pages and does not wait for it; they stay in memory, for they are dirty.
+        """
+        start, self._advised_bytes = self._advised_bytes, self._hashed_bytes
+        if start < self._hashed_bytes:
+            os.posix_fadvise(self._target.descriptor, start, self._hashed_bytes - start, os.POSIX_FADV_DONTNEED)
 
     def _checkpoint(self) -> None:
         """Sync what is there, then tell of it; in this order, so that what is told is never ahead of the data."""
