@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
+from ansible.module_utils.imagenet_ops import ec2_jobs
 from ansible.module_utils.imagenet_ops.ec2_jobs import Answer, Ec2Jobs, Job, Volume, chunks, state_of, told
 from ansible.module_utils.imagenet_ops.errors import OpsError
 from hypothesis import given
@@ -102,6 +104,49 @@ def test_once_the_last_call_is_answered_polls_begin_anew(ec2: FakeEc2) -> None:
     jobs.work([job], advance)
     assert looks[-2] - looks[-3] == 5
     assert looks[-1] - looks[-2] == 1.25
+
+
+def test_an_old_volume_is_looked_at_alone_while_calls_are_on_their_way(
+    ec2: FakeEc2, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the first volumes of a large fleet wait for the last to be asked for."""
+    monkeypatch.setattr(ec2_jobs, "FIRST_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(ec2_jobs, "BUSY_POLL_SECONDS", 0.02)
+    looks: list[list[str]] = []
+    looked = threading.Event()
+    create, describe = ec2.create_volume, ec2.describe_volumes
+
+    def create_late(**request: Any) -> dict[str, Any]:
+        assert looked.wait(60), "nothing was looked at before this call was answered"
+        return create(**request)
+
+    def describe_and_note(**request: Any) -> dict[str, Any]:
+        looks.append(request["Filters"][0]["Values"])
+        return describe(**request)
+
+    def created(job: Job, answer: Answer) -> None:
+        job.volume_id = answer.result()["VolumeId"]
+        jobs.wait_for(job)
+
+    def advance(job: Job, volume: Volume | None) -> None:
+        looked.set()
+        assert volume is not None
+        if volume["State"] == "available":
+            job.waiting_since = None
+
+    old, young, late = (Job(name) for name in ("old", "young", "late"))
+    jobs = jobs_of(ec2)
+    for job in (old, young):
+        job.volume_id = create(**creation(job.instance_id))["VolumeId"]
+        jobs.wait_for(job)
+        ec2.now += ec2.create_seconds if job is old else 0
+    monkeypatch.setattr(ec2, "create_volume", create_late)
+    monkeypatch.setattr(ec2, "describe_volumes", describe_and_note)
+    jobs.submit(late, created, "create_volume", **creation("late"))
+    jobs.work([old, young, late], advance)
+    assert looks[0] == [old.volume_id]
+    assert looks[-1] == [young.volume_id, late.volume_id]
+    assert [job.waiting_since for job in (old, young, late)] == [None] * 3
 
 
 def test_a_job_that_waits_too_long_fails_alone(ec2: FakeEc2) -> None:
