@@ -31,7 +31,7 @@ def _volumes(
     if filters is None or not named or volume_ids or any(set(value) & set("*?") for value in named):
         return original(backend, volume_ids, filters)
     others = {name: values for name, values in filters.items() if name != "volume-id"}
-    known = [value for value in named if value in backend.volumes]
+    known = [value for value in dict.fromkeys(named) if value in backend.volumes]
     return original(backend, known, others) if known else []
 
 

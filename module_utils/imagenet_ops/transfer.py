@@ -377,9 +377,11 @@ class _Transfer:
 
         This advice starts the writing of dirty pages and does not wait for it; they stay in memory, for they are dirty.
         """
-        start, self._advised_bytes = self._advised_bytes, self._hashed_bytes
-        if start < self._hashed_bytes:
-            os.posix_fadvise(self._target.descriptor, start, self._hashed_bytes - start, os.POSIX_FADV_DONTNEED)
+        # Read once: the thread that hashes goes back where a piece is damaged.
+        start, end = self._advised_bytes, self._hashed_bytes
+        if start < end:
+            os.posix_fadvise(self._target.descriptor, start, end - start, os.POSIX_FADV_DONTNEED)
+        self._advised_bytes = end
 
     def _checkpoint(self) -> None:
         """Sync what is there, then tell of it; in this order, so that what is told is never ahead of the data."""
