@@ -1,0 +1,31 @@
+"""Filters that tell the project's own AWS resources from everybody else's, by their tags."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+Resource = Mapping[str, Any]
+
+
+def carrying_tags(resources: Iterable[Resource], tags: Mapping[str, str], attribute: str = "tags") -> list[Resource]:
+    """Return the resources that carry all of ``tags``; ``attribute`` is where each keeps its own, as a mapping."""
+    return [resource for resource in resources if _carries(resource, tags, attribute)]
+
+
+def lacking_tags(resources: Iterable[Resource], tags: Mapping[str, str], attribute: str = "tags") -> list[Resource]:
+    """Return the other resources: those that lack one of ``tags`` or carry it with another value."""
+    return [resource for resource in resources if not _carries(resource, tags, attribute)]
+
+
+def _carries(resource: Resource, tags: Mapping[str, str], attribute: str) -> bool:
+    own = resource.get(attribute) or {}
+    return all(own.get(name) == value for name, value in tags.items())
+
+
+class FilterModule:
+    """What Ansible asks a file of filters for."""
+
+    def filters(self) -> dict[str, Callable[..., list[Resource]]]:
+        """Return the filters by name."""
+        return {"carrying_tags": carrying_tags, "lacking_tags": lacking_tags}
