@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -70,6 +70,12 @@ def test_playbooks_pass_the_syntax_check_without_a_warning(tmp_path: Path) -> No
 
 
 def test_prepare_imports_every_step_once() -> None:
-    imported = [entry["ansible.builtin.import_playbook"] for entry in tree.yaml_of("playbooks/prepare.yml")]
     steps = [path for path in tree.PLAYBOOKS if path.startswith("playbooks/steps/")]
-    assert sorted(f"playbooks/{path}" for path in imported) == steps
+    assert sorted(imported_by("playbooks/prepare.yml")) == steps
+
+
+def imported_by(path: str) -> list[str]:
+    """The playbooks that one imports, itself or by those that it imports."""
+    named = [entry.get("ansible.builtin.import_playbook") for entry in tree.yaml_of(path)]
+    direct = [str(PurePosixPath(path).parent / name) for name in named if name]
+    return [*direct, *(further for name in direct for further in imported_by(name))]
