@@ -445,6 +445,10 @@ class Deployment:
         return self.tags.items() <= tags_of(volume).items()
 
 
+# It is being detached already, or just was: by another run, or since its instance was terminated.
+DETACHED_CODES = ("IncorrectState", "InvalidAttachment.NotFound")
+
+
 class Removal:
     """Detaches and deletes volumes that carry the tags, and no others."""
 
@@ -478,7 +482,7 @@ class Removal:
             "changed": any(job.changed for job in jobs),
             "volumes": {},
             "superseded": {},
-            "failed_instances": {job.instance_id or job.volume_id: job.reason for job in jobs if job.reason},
+            "failed_instances": _reasons(jobs),
             "created": 0,
             "attached": 0,
             "detached": sum(job.detached for job in jobs),
@@ -503,8 +507,7 @@ class Removal:
         try:
             answer.result()
         except sdk_errors() as error:
-            # IncorrectState: it is being detached already, or just was.
-            if error_code(error) != "IncorrectState":
+            if error_code(error) not in DETACHED_CODES:
                 fail(job, f"volume {job.volume_id} was not detached: {told(error)}")
                 return
         job.detached = job.changed = True
@@ -518,6 +521,15 @@ class Removal:
                 fail(job, f"volume {job.volume_id} was not deleted: {told(error)}")
                 return
         job.changed = True
+
+
+def _reasons(jobs: Iterable[Job]) -> dict[str, str]:
+    """Return why volumes are left, by instance (or volume, of one that has none): an instance may have several."""
+    reasons: dict[str, list[str]] = {}
+    for job in jobs:
+        if job.reason:
+            reasons.setdefault(job.instance_id or job.volume_id, []).append(job.reason)
+    return {name: ". ".join(texts) for name, texts in reasons.items()}
 
 
 def check_tags(tags: dict[str, str]) -> None:

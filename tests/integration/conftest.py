@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from tests.integration.harness import Lab, running_lab
+from tests.integration.neighbours import untouched
 
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
-    """The lab, started for these tests."""
-    with running_lab("--hosts", "4", "--delay", "0") as running:
+    """The lab, started for these tests, in an account that has neighbours."""
+    with running_lab("--hosts", "4", "--delay", "0") as running, untouched(running):
         yield running

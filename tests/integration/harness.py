@@ -234,6 +234,10 @@ class Lab:
         """A boto3 client of the lab's S3."""
         return self._client("s3")
 
+    def iam(self) -> Any:
+        """A boto3 client of the lab's IAM."""
+        return self._client("iam")
+
     def _client(self, service: str) -> Any:
         return boto3.client(
             service,

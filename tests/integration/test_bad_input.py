@@ -48,6 +48,10 @@ def scratch(lab: Lab) -> Iterator[Lab]:
             "imagenet-ops-taken exists and does not belong to account 123456789012",
         ),
         (["backup_bucket_name=Not_A_Bucket"], "'Not_A_Bucket' is no name of an S3 bucket"),
+        (
+            ['{"download_host_ssh_cidrs": []}'],
+            "download_host_ssh_cidrs is empty: the security group of the download host",
+        ),
         (["download_host_public_key_file=/nowhere.pub"], "There is no public key /nowhere.pub"),
         (['{"imagenet_accept_terms": false}'], "say it once in your inventory: imagenet_accept_terms: true"),
         (['{"data_volume_size_gib": 0}'], "Raise data_volume_size_gib"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,8 @@ def test_a_new_image_launches_no_second_host(lab: Lab) -> None:
     run = lab.playbook("playbooks/steps/provision.yml", *keep, "-e", f"download_host_image_id={image}")
     assert run.all_unchanged()
     assert ours(lab)["instances"] == first
+    # ec2_key would import the key once more under a name of its own, without tags: the documented policy denies that.
+    assert {"ImportKeyPair", "DeleteKeyPair"} & lab.calls().keys() == set()
 
 
 def test_a_kept_host_runs_every_step_again_without_a_change(lab: Lab) -> None:
@@ -162,8 +165,99 @@ def test_a_kept_host_runs_every_step_again_without_a_change(lab: Lab) -> None:
     other = lab.playbook(
         "playbooks/steps/backup.yml", *settings, "-e", "backup_bucket_abandoned_upload_days=3", "--check"
     )
-    assert other.task_changed("backup_bucket : Foresee | Say what would be made or changed")
+    assert other.task_changed("backup_bucket : Preview the changes")
     assert "Bucket imagenet-ops-lab would get other settings: lifecycle" in other.text
+
+
+@pytest.fixture
+def partners_bucket(lab: Lab) -> Iterator[str]:
+    """A bucket of the account with a partner's policy, ACLs, a lifecycle and objects, which blocks public access."""
+    s3, name = lab.s3(), "imagenet-partner"
+    s3.create_bucket(Bucket=name, ObjectOwnership="ObjectWriter")
+    everything = {"BlockPublicAcls": True, "IgnorePublicAcls": True, "BlockPublicPolicy": True}
+    s3.put_public_access_block(
+        Bucket=name, PublicAccessBlockConfiguration={**everything, "RestrictPublicBuckets": True}
+    )
+    s3.put_bucket_policy(Bucket=name, Policy=json.dumps({"Version": "2012-10-17", "Statement": [PARTNER]}))
+    s3.put_bucket_tagging(Bucket=name, Tagging={"TagSet": [{"Key": "Owner", "Value": "alice"}]})
+    rule = {"ID": "alice", "Status": "Enabled", "Filter": {"Prefix": "tmp/"}, "Expiration": {"Days": 3}}
+    s3.put_bucket_lifecycle_configuration(Bucket=name, LifecycleConfiguration={"Rules": [rule]})
+    s3.put_object(Bucket=name, Key="alice/thesis.txt", Body=b"years of work")
+    yield name
+    for entry in s3.list_object_versions(Bucket=name).get("Versions", []):
+        s3.delete_object(Bucket=name, Key=entry["Key"], VersionId=entry["VersionId"])
+    s3.delete_bucket(Bucket=name)
+
+
+PARTNER = {
+    "Sid": "Partner",
+    "Effect": "Allow",
+    "Principal": {"AWS": "arn:aws:iam::222222222222:root"},
+    "Action": "s3:GetObject",
+    "Resource": "arn:aws:s3:::imagenet-partner/*",
+}
+
+
+def settings_of(lab: Lab, bucket: str) -> dict[str, Any]:
+    """What a bucket's owner has set."""
+    s3 = lab.s3()
+    return {
+        "policy": json.loads(s3.get_bucket_policy(Bucket=bucket)["Policy"])["Statement"],
+        "versioning": s3.get_bucket_versioning(Bucket=bucket).get("Status"),
+        "ownership": s3.get_bucket_ownership_controls(Bucket=bucket)["OwnershipControls"],
+        "tags": s3.get_bucket_tagging(Bucket=bucket)["TagSet"],
+        "lifecycle": s3.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"],
+    }
+
+
+def test_a_bucket_that_was_there_before_is_used_as_it_is(lab: Lab, partners_bucket: str) -> None:
+    """Adopted, it gets our settings beside what it had; neither way does teardown delete it."""
+    s3 = lab.s3()
+    before = settings_of(lab, partners_bucket)
+    settings = ("-e", "data_jpeg_quality=90", "-e", f"backup_bucket_name={partners_bucket}")
+    step = ("playbooks/steps/backup.yml", *settings)
+    used = " ".join(lab.playbook(*step).text.split())
+    assert (
+        "It differs from a bucket that prepare.yml creates in encryption, lifecycle, ownership, policy, tags, "
+        "versioning; backup_bucket_adopt=true changes that" in used
+    )
+    assert settings_of(lab, partners_bucket) == before
+    names = [entry["Key"] for entry in s3.list_objects_v2(Bucket=partners_bucket)["Contents"]]
+    assert "alice/thesis.txt" in names
+    assert any(name.endswith("/manifest.json") for name in names)
+    adopted = lab.playbook(*step, "-e", "backup_bucket_adopt=true")
+    assert adopted.task_changed(
+        "backup_bucket : Create the bucket, private, versioned, encrypted and reached by TLS alone"
+    )
+    after = settings_of(lab, partners_bucket)
+    assert [statement["Sid"] for statement in after["policy"]] == ["Partner", "TlsOnly"]
+    assert after["policy"][0] == before["policy"][0]
+    assert {rule["ID"]: rule.get("Filter") for rule in after["lifecycle"]} == {
+        "alice": {"Prefix": "tmp/"},
+        "imagenet-ops-abandoned-uploads-imagenet": {"Prefix": "imagenet/"},
+    }
+    assert after["versioning"] == "Enabled"
+    assert lab.playbook(*step).all_unchanged()
+    torn = ("-e", "project_removal_confirm=imagenet", "-e", "project_removal_bucket=true", *settings, "--check")
+    listed = " ".join(lab.playbook("playbooks/teardown.yml", *torn).text.split())
+    assert f"bucket: {partners_bucket} is kept: it was not created for this data set" in listed
+    s3.delete_public_access_block(Bucket=partners_bucket)
+    s3.put_bucket_tagging(Bucket=partners_bucket, Tagging={"TagSet": before["tags"]})
+    opened = " ".join(lab.playbook(*step, expect_success=False).text.split())
+    assert f"Bucket {partners_bucket} was not created by this project and does not block public access" in opened
+
+
+def test_a_bucket_with_objects_of_others_stays(lab: Lab) -> None:
+    lab.s3().put_object(Bucket="imagenet-ops-lab", Key="another-set/0123456789ab/manifest.json", Body=b"{}")
+    torn = ("-e", "project_removal_confirm=imagenet", "-e", "project_removal_bucket=true", "--check")
+    listed = " ".join(lab.playbook("playbooks/teardown.yml", *torn).text.split())
+    assert (
+        "bucket: imagenet-ops-lab is kept: it holds other objects too, such as another-set/0123456789ab/manifest.json"
+        in listed
+    )
+    versions = lab.s3().list_object_versions(Bucket="imagenet-ops-lab", Prefix="another-set/")["Versions"]
+    for entry in versions:
+        lab.s3().delete_object(Bucket="imagenet-ops-lab", Key=entry["Key"], VersionId=entry["VersionId"])
 
 
 def test_the_trees_give_the_bytes_of_the_archives(lab: Lab) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from tests.fakes.images import write_imagenette
 from tests.integration.harness import ROOT, Lab
+from tests.integration.neighbours import by_name, tags
 
 HOST = "imagenette-download"
 ARCHIVE = "/var/tmp/imagenette2.tgz"
@@ -41,19 +42,30 @@ def arguments(archive: Path) -> tuple[str, ...]:
             "validation": {"images": 8, "class_images_min": 2, "class_images_max": 2},
         },
     }
-    settings = {"download_host_name": HOST, "data_volume_name": "imagenette-data", "download_host_keep": True}
-    return ("-e", json.dumps({**settings, "dataset_name": "imagenette", "dataset_overrides": overrides}))
+    given = {"download_host_keep": True, "dataset_name": "imagenette", "dataset_overrides": overrides}
+    return ("-e", json.dumps(given))
 
 
 @pytest.fixture(scope="module")
 def imagenette(lab: Lab, archive: Path, arguments: tuple[str, ...]) -> Iterator[Lab]:
-    """The lab with a download host that has the archive; all of it is removed afterwards."""
+    """The lab with a download host that has the archive, beside another data set; it is removed afterwards."""
+    ec2 = lab.ec2()
+    imagenets = tags(Project="imagenet-ops", Dataset="imagenet", Role="data", Name="imagenet-data")
+    volume_id = ec2.create_volume(
+        AvailabilityZone="us-east-1a",
+        Size=125,
+        VolumeType="sc1",
+        TagSpecifications=[{"ResourceType": "volume", "Tags": imagenets}],
+    )["VolumeId"]
     lab.playbook("playbooks/steps/provision.yml", *arguments)
     with archive.open("rb") as content:
         put = ["ssh", "-F", ".lab/ssh_config", HOST, f"cat > {ARCHIVE}"]
         subprocess.run(put, cwd=ROOT, stdin=content, check=True, timeout=120)
     yield lab
     lab.playbook("playbooks/teardown.yml", *arguments, "-e", "project_removal_confirm=imagenette")
+    (volume,) = ec2.describe_volumes(VolumeIds=[volume_id])["Volumes"]
+    assert (volume["State"], by_name(volume)) == ("available", {tag["Key"]: tag["Value"] for tag in imagenets})
+    ec2.delete_volume(VolumeId=volume_id)
 
 
 def manifest(lab: Lab) -> dict[str, Any]:

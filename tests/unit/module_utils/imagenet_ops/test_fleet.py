@@ -19,7 +19,7 @@ from ansible.module_utils.imagenet_ops.fleet import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.fakes.ec2 import FakeEc2, Killed, refused
+from tests.fakes.ec2 import FakeEc2, FakeVolume, Killed, refused
 
 TAGS = {"Project": "imagenet-ops", "Dataset": "imagenet", "DatasetVersion": "1f2e3d4c5b6a", "Role": "fleet"}
 NEXT_VERSION = {**TAGS, "DatasetVersion": "0a1b2c3d4e5f"}
@@ -731,3 +731,34 @@ def test_a_removal_that_is_refused_fails_alone(ec2: FakeEc2) -> None:
     assert only_failure(remove(ec2, ids)).startswith(f"volume {kept} was not deleted: UnauthorizedOperation")
     assert remove(ec2, ids)["failed_instances"] == {}
     assert ec2.volumes == {}
+
+
+def test_a_volume_whose_instance_was_just_terminated_is_no_failure(ec2: FakeEc2) -> None:
+    """EC2 still lists it as in use and knows no attachment any more; a root volume then vanishes by itself."""
+    ids = ec2.add_instances(2)
+    deploy(ec2, ids)
+    detach = ec2.detach_volume
+
+    def refuse(**request: Any) -> dict[str, Any]:
+        if request["InstanceId"] == ids[0]:
+            del ec2.volumes[request["VolumeId"]]
+        return detach(**request)
+
+    ec2.fail("detach_volume", ids[0], refused("DetachVolume", "InvalidAttachment.NotFound", "No such attachment."))
+    ec2.detach_volume = refuse  # type: ignore[method-assign]
+    result = remove(ec2, ids)
+    assert (result["failed_instances"], result["deleted"]) == ({}, 2)
+    assert ec2.volumes == {}
+
+
+def test_every_volume_that_is_left_on_an_instance_is_named(ec2: FakeEc2) -> None:
+    ids = ec2.add_instances(1)
+    deploy(ec2, ids)
+    (first,) = ec2.volumes
+    twin = FakeVolume("vol-twin", ec2.volumes[first].request, ec2.now, ec2.now, instance_id=ids[0], device="/dev/sdg")
+    ec2.volumes["vol-twin"] = twin
+    denial = refused("DetachVolume", "UnauthorizedOperation", "You may not.")
+    ec2.fail("detach_volume", ids[0], denial, denial)
+    reason = only_failure(remove(ec2, ids))
+    assert f"volume {first} was not detached" in reason
+    assert "volume vol-twin was not detached" in reason
