@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-from ansible.module_utils.imagenet_ops.state import canonical_json
+from ansible.module_utils.imagenet_ops.core.files import canonical_json
 
 from bench.measure import Cost, interleaved, median, run
 from bench.report import Bench, Target

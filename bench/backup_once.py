@@ -15,9 +15,9 @@ import ansible.module_utils
 ansible.module_utils.__path__.append(str(Path(__file__).resolve().parent.parent / "module_utils"))
 
 # Ansible finds module_utils of a checkout only inside a playbook; hence the line above, and the imports after it.
-from ansible.module_utils.imagenet_ops.backup import Backup, make_plan  # noqa: E402
-from ansible.module_utils.imagenet_ops.s3 import Bucket, s3_client  # noqa: E402
-from ansible.module_utils.imagenet_ops.uploader import READERS  # noqa: E402
+from ansible.module_utils.imagenet_ops.aws.s3 import Bucket, s3_client  # noqa: E402
+from ansible.module_utils.imagenet_ops.backup.backup import Backup, make_plan  # noqa: E402
+from ansible.module_utils.imagenet_ops.backup.upload import READERS  # noqa: E402
 
 WORKERS = 3  # the default of the module
 

@@ -14,7 +14,7 @@ import ansible.module_utils
 ansible.module_utils.__path__.append(str(Path(__file__).resolve().parent.parent / "module_utils"))
 
 # Ansible finds module_utils of a checkout only inside a playbook; hence the line above, and the imports after it.
-from ansible.module_utils.imagenet_ops.fetch import FetchRequest, fetch  # noqa: E402
+from ansible.module_utils.imagenet_ops.download.fetch import FetchRequest, fetch  # noqa: E402
 
 
 def main() -> None:

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-from ansible.module_utils.imagenet_ops.ec2_jobs import CLIENT_CONFIG, Ec2Jobs
-from ansible.module_utils.imagenet_ops.fleet import Deployment, Removal, VolumeSettings
+from ansible.module_utils.imagenet_ops.ebs.fleet import Deployment, Removal, VolumeSettings
+from ansible.module_utils.imagenet_ops.ebs.jobs import CLIENT_CONFIG, Ec2Jobs
 from botocore.config import Config
 
 from bench.measure import Cost, interleaved, median, run

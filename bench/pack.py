@@ -20,7 +20,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from ansible.module_utils.imagenet_ops.recordio import RecordWriter, frame, image_data
+from ansible.module_utils.imagenet_ops.formats.recordio import RecordWriter, frame, image_data
 
 from bench.measure import Cost, LoopDisk, drop_caches, interleaved, median, run
 from bench.report import Bench, Target

@@ -14,9 +14,9 @@ import ansible.module_utils
 ansible.module_utils.__path__.append(str(Path(__file__).resolve().parent.parent / "module_utils"))
 
 # Ansible finds module_utils of a checkout only inside a playbook; hence the line above, and the imports after it.
-from ansible.module_utils.imagenet_ops.image_archive import ArchiveRules  # noqa: E402
-from ansible.module_utils.imagenet_ops.images import Recipe  # noqa: E402
-from ansible.module_utils.imagenet_ops.pack import PackRequest, SplitRequest, pack_dataset  # noqa: E402
+from ansible.module_utils.imagenet_ops.archive.images import ArchiveRules  # noqa: E402
+from ansible.module_utils.imagenet_ops.pack.image import Recipe  # noqa: E402
+from ansible.module_utils.imagenet_ops.pack.pack import PackRequest, SplitRequest, pack_dataset  # noqa: E402
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ansible.module_utils.imagenet_ops.state import read_json, write_json
+from ansible.module_utils.imagenet_ops.core.files import read_json, write_json
 
 
 @dataclass(frozen=True)

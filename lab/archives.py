@@ -30,7 +30,7 @@ if _MODULE_UTILS not in ansible.module_utils.__path__:
     # Where Ansible puts the project's code on a host.
     ansible.module_utils.__path__.append(_MODULE_UTILS)
 
-from ansible.module_utils.imagenet_ops.devkit import read_validation_labels  # noqa: E402 (needs the path above)
+from ansible.module_utils.imagenet_ops.archive.devkit import read_validation_labels  # noqa: E402 (needs the path above)
 
 TRAIN = "ILSVRC2012_img_train.tar"
 VALIDATION = "ILSVRC2012_img_val.tar"

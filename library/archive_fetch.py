@@ -206,8 +206,8 @@ resumed_bytes:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.imagenet_ops.fetch import FetchRequest, Wanted, fetch
-from ansible.module_utils.imagenet_ops.module import run
+from ansible.module_utils.imagenet_ops.core.module import run
+from ansible.module_utils.imagenet_ops.download.fetch import FetchRequest, Wanted, fetch
 
 
 def main() -> None:

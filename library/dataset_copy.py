@@ -70,8 +70,8 @@ bytes:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.imagenet_ops.dataset_copy import copy_dataset
-from ansible.module_utils.imagenet_ops.module import run
+from ansible.module_utils.imagenet_ops.core.module import run
+from ansible.module_utils.imagenet_ops.dataset.copy import copy_dataset
 
 
 def main() -> None:

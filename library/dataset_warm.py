@@ -67,8 +67,8 @@ mib_s:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.imagenet_ops.module import run
-from ansible.module_utils.imagenet_ops.warm_read import warm_dataset
+from ansible.module_utils.imagenet_ops.core.module import run
+from ansible.module_utils.imagenet_ops.dataset.warm import warm_dataset
 
 
 def main() -> None:

@@ -104,8 +104,8 @@ mounted_source:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.imagenet_ops.devices import Host, device_info
-from ansible.module_utils.imagenet_ops.module import run
+from ansible.module_utils.imagenet_ops.core.module import run
+from ansible.module_utils.imagenet_ops.host.devices import Host, device_info
 
 
 def main() -> None:

@@ -76,9 +76,9 @@ zones:
 
 from typing import Any
 
-from ansible.module_utils.imagenet_ops.fast_restore import FastRestore
-from ansible.module_utils.imagenet_ops.module import run
-from ansible.module_utils.imagenet_ops.state import Progress
+from ansible.module_utils.imagenet_ops.core.files import Progress
+from ansible.module_utils.imagenet_ops.core.module import run
+from ansible.module_utils.imagenet_ops.ebs.fast_snapshot_restore import FastRestore
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
 
 CLIENT_CONFIG = {"retries": {"mode": "adaptive", "total_max_attempts": 30}}

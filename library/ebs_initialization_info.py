@@ -69,9 +69,9 @@ initialized:
 
 from typing import Any
 
-from ansible.module_utils.imagenet_ops.initialization import wait_for_initialization
-from ansible.module_utils.imagenet_ops.module import run
-from ansible.module_utils.imagenet_ops.state import Progress
+from ansible.module_utils.imagenet_ops.core.files import Progress
+from ansible.module_utils.imagenet_ops.core.module import run
+from ansible.module_utils.imagenet_ops.ebs.volume_initialization import wait_for_initialization
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
 
 # As in ebs_fleet: a fleet's calls have to live with EC2's throttling.

@@ -83,9 +83,9 @@ released:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.imagenet_ops.devices import Host
-from ansible.module_utils.imagenet_ops.module import run
-from ansible.module_utils.imagenet_ops.mounting import MountRequest, mount_volume
+from ansible.module_utils.imagenet_ops.core.module import run
+from ansible.module_utils.imagenet_ops.host.devices import Host
+from ansible.module_utils.imagenet_ops.host.mount import MountRequest, mount_volume
 
 
 def main() -> None:

@@ -56,8 +56,8 @@ snapshots:
 
 from typing import Any
 
-from ansible.module_utils.imagenet_ops.module import run
-from ansible.module_utils.imagenet_ops.snapshots import find_snapshots
+from ansible.module_utils.imagenet_ops.core.module import run
+from ansible.module_utils.imagenet_ops.ebs.snapshots import find_snapshots
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
 
 

@@ -193,9 +193,9 @@ annotations_without_image:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.imagenet_ops.layout import lay_out
-from ansible.module_utils.imagenet_ops.layout_journal import LayoutRequest
-from ansible.module_utils.imagenet_ops.module import run
+from ansible.module_utils.imagenet_ops.core.module import run
+from ansible.module_utils.imagenet_ops.layout.extract import lay_out
+from ansible.module_utils.imagenet_ops.layout.journal import LayoutRequest
 
 
 def main() -> None:

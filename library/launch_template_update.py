@@ -144,8 +144,8 @@ deleted_versions:
 
 from typing import Any
 
-from ansible.module_utils.imagenet_ops.launch_template import LaunchTemplateUpdate, TemplateSettings, VolumeMapping
-from ansible.module_utils.imagenet_ops.module import run
+from ansible.module_utils.imagenet_ops.core.module import run
+from ansible.module_utils.imagenet_ops.ebs.launch_template import LaunchTemplateUpdate, TemplateSettings, VolumeMapping
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
 
 

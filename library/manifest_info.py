@@ -62,8 +62,8 @@ deploy_volume_gib:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.imagenet_ops.dataset_copy import manifest_info
-from ansible.module_utils.imagenet_ops.module import run
+from ansible.module_utils.imagenet_ops.core.module import run
+from ansible.module_utils.imagenet_ops.dataset.copy import manifest_info
 
 
 def main() -> None:

@@ -64,8 +64,8 @@ import os
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.imagenet_ops.module import run
-from ansible.module_utils.imagenet_ops.python_environment import Environment, make_environment
+from ansible.module_utils.imagenet_ops.core.module import run
+from ansible.module_utils.imagenet_ops.host.python_environment import Environment, make_environment
 
 
 def main() -> None:

@@ -111,11 +111,11 @@ import traceback
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible.module_utils.imagenet_ops.module import run
+from ansible.module_utils.imagenet_ops.core.module import run
 
 try:
-    from ansible.module_utils.imagenet_ops.mxnet_reader import read_with_mxnet
-    from ansible.module_utils.imagenet_ops.verify import verify_dataset
+    from ansible.module_utils.imagenet_ops.dataset.verify import verify_dataset
+    from ansible.module_utils.imagenet_ops.dataset.verify_mxnet import read_with_mxnet
 except ImportError:
     IMPORT_ERROR = traceback.format_exc()
 else:

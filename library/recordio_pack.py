@@ -300,12 +300,12 @@ import traceback
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible.module_utils.imagenet_ops.module import run
+from ansible.module_utils.imagenet_ops.core.module import run
 
 try:
-    from ansible.module_utils.imagenet_ops.image_archive import ArchiveRules
-    from ansible.module_utils.imagenet_ops.images import Recipe
-    from ansible.module_utils.imagenet_ops.pack import PackRequest, SplitRequest, pack_dataset
+    from ansible.module_utils.imagenet_ops.archive.images import ArchiveRules
+    from ansible.module_utils.imagenet_ops.pack.image import Recipe
+    from ansible.module_utils.imagenet_ops.pack.pack import PackRequest, SplitRequest, pack_dataset
 except ImportError:
     IMPORT_ERROR = traceback.format_exc()
 else:

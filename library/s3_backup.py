@@ -132,11 +132,11 @@ import os
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.imagenet_ops.backup import Backup, make_plan
-from ansible.module_utils.imagenet_ops.module import run
-from ansible.module_utils.imagenet_ops.s3 import Bucket, s3_client
-from ansible.module_utils.imagenet_ops.state import exclusive
-from ansible.module_utils.imagenet_ops.uploader import MIB, READERS
+from ansible.module_utils.imagenet_ops.aws.s3 import Bucket, s3_client
+from ansible.module_utils.imagenet_ops.backup.backup import Backup, make_plan
+from ansible.module_utils.imagenet_ops.backup.upload import MIB, READERS
+from ansible.module_utils.imagenet_ops.core.files import exclusive
+from ansible.module_utils.imagenet_ops.core.module import run
 
 STORAGE_CLASSES = ["", "STANDARD", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR"]
 

@@ -159,10 +159,10 @@ from dataclasses import fields
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.imagenet_ops.module import run
-from ansible.module_utils.imagenet_ops.restore import CONTENTS, Restore, RestoreRequest
-from ansible.module_utils.imagenet_ops.s3 import Bucket, s3_client
-from ansible.module_utils.imagenet_ops.state import exclusive
+from ansible.module_utils.imagenet_ops.aws.s3 import Bucket, s3_client
+from ansible.module_utils.imagenet_ops.backup.restore import CONTENTS, Restore, RestoreRequest
+from ansible.module_utils.imagenet_ops.core.files import exclusive
+from ansible.module_utils.imagenet_ops.core.module import run
 
 
 def main() -> None:

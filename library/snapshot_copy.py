@@ -75,8 +75,8 @@ progress:
 
 from typing import Any
 
-from ansible.module_utils.imagenet_ops.module import run
-from ansible.module_utils.imagenet_ops.snapshot_copy import CopySettings, SnapshotCopy
+from ansible.module_utils.imagenet_ops.core.module import run
+from ansible.module_utils.imagenet_ops.ebs.snapshot_copy import CopySettings, SnapshotCopy
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
 
 

@@ -83,8 +83,8 @@ key_policy_statements:
 
 from typing import Any
 
-from ansible.module_utils.imagenet_ops.module import run
-from ansible.module_utils.imagenet_ops.snapshot_share import SnapshotShare
+from ansible.module_utils.imagenet_ops.core.module import run
+from ansible.module_utils.imagenet_ops.ebs.snapshot_share import SnapshotShare
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
 
 

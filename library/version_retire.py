@@ -119,9 +119,9 @@ usd_month_left:
 
 from typing import Any
 
-from ansible.module_utils.imagenet_ops.module import run
-from ansible.module_utils.imagenet_ops.retire import Retirement
-from ansible.module_utils.imagenet_ops.s3 import s3_client
+from ansible.module_utils.imagenet_ops.aws.s3 import s3_client
+from ansible.module_utils.imagenet_ops.core.module import run
+from ansible.module_utils.imagenet_ops.ebs.retention import Retirement
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
 
 

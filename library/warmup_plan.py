@@ -121,8 +121,8 @@ zones:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.imagenet_ops.module import run
-from ansible.module_utils.imagenet_ops.warmup_plan import Costs, fleet_of, plan
+from ansible.module_utils.imagenet_ops.core.module import run
+from ansible.module_utils.imagenet_ops.ebs.warmup_plan import Costs, fleet_of, plan
 
 
 def main() -> None:

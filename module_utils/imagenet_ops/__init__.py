@@ -1,4 +1,4 @@
-"""The pure Python behind the modules of imagenet-ops. Only module.py knows Ansible."""
+"""The pure Python behind the modules of imagenet-ops. Only core/module.py knows Ansible."""
 
 import os
 

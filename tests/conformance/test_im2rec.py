@@ -11,9 +11,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from ansible.module_utils.imagenet_ops.image_archive import ArchiveRules
-from ansible.module_utils.imagenet_ops.images import Recipe
-from ansible.module_utils.imagenet_ops.pack import PackRequest, SplitRequest, pack_dataset
+from ansible.module_utils.imagenet_ops.archive.images import ArchiveRules
+from ansible.module_utils.imagenet_ops.pack.image import Recipe
+from ansible.module_utils.imagenet_ops.pack.pack import PackRequest, SplitRequest, pack_dataset
 
 from tests.fakes.images import mixed_images, write_tree
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.imagenet_ops.images import Recipe
-from ansible.module_utils.imagenet_ops.pack import PackRequest, SplitRequest, pack_dataset
+from ansible.module_utils.imagenet_ops.pack.image import Recipe
+from ansible.module_utils.imagenet_ops.pack.pack import PackRequest, SplitRequest, pack_dataset
 
 from tests.conformance.conftest import ENVIRONMENT, ROOT
 from tests.fakes.images import mixed_images, write_tree

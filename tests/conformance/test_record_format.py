@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.imagenet_ops.recordio import MAGIC, RecordReader, frame, image_data, parse_image_data
+from ansible.module_utils.imagenet_ops.formats.recordio import MAGIC, RecordReader, frame, image_data, parse_image_data
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

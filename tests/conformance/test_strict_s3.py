@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.imagenet_ops.backup import Backup, make_plan
-from ansible.module_utils.imagenet_ops.errors import OpsError
-from ansible.module_utils.imagenet_ops.restore import Restore, RestoreRequest
-from ansible.module_utils.imagenet_ops.retire import Retirement
-from ansible.module_utils.imagenet_ops.s3 import Bucket
-from ansible.module_utils.imagenet_ops.uploader import MIB
+from ansible.module_utils.imagenet_ops.aws.s3 import Bucket
+from ansible.module_utils.imagenet_ops.backup.backup import Backup, make_plan
+from ansible.module_utils.imagenet_ops.backup.restore import Restore, RestoreRequest
+from ansible.module_utils.imagenet_ops.backup.upload import MIB
+from ansible.module_utils.imagenet_ops.core.errors import OpsError
+from ansible.module_utils.imagenet_ops.ebs.retention import Retirement
 from botocore.exceptions import ClientError
 
 from tests.fakes.s3 import write_dataset

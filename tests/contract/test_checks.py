@@ -276,7 +276,7 @@ def test_variables_that_a_play_defines() -> None:
 @pytest.mark.parametrize(
     ("source", "count"),
     [
-        ("import os\nfrom ansible.module_utils.imagenet_ops.state import exclusive\n", 0),
+        ("import os\nfrom ansible.module_utils.imagenet_ops.core.files import exclusive\n", 0),
         ("from ansible.module_utils.basic import AnsibleModule\n", 1),
         ("import ansible.constants\n", 1),
         ("def f():\n    from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule\n", 1),

@@ -17,9 +17,10 @@ TRACKED_BYTES_MAX = 100_000
 
 @pytest.mark.parametrize("folder", MIRRORED)
 def test_every_file_has_its_test_and_every_test_its_file(folder: str) -> None:
-    paths = (tree.ROOT / folder).glob("*.py")
-    sources = {f"test_{path.name}" for path in paths if checks.defines_something(tree.text(path))}
-    tests = {path.name for path in (tree.ROOT / MIRRORED[folder]).glob("test_*.py")}
+    top, tests_top = tree.ROOT / folder, tree.ROOT / MIRRORED[folder]
+    paths = [path.relative_to(top) for path in top.rglob("*.py") if checks.defines_something(tree.text(path))]
+    sources = {str(path.with_name(f"test_{path.name}")) for path in paths}
+    tests = {str(path.relative_to(tests_top)) for path in tests_top.rglob("test_*.py")}
     assert sources == tests
 
 
@@ -32,8 +33,9 @@ def test_every_action_plugin_is_of_a_module() -> None:
 
 def test_only_module_py_knows_ansible() -> None:
     folder = tree.ROOT / "module_utils" / "imagenet_ops"
-    knowing = {path.name: checks.ansible_imports(tree.text(path)) for path in folder.glob("*.py")}
-    assert {name for name, imports in knowing.items() if imports} == {"module.py"}
+    paths = folder.rglob("*.py")
+    knowing = {str(path.relative_to(folder)): checks.ansible_imports(tree.text(path)) for path in paths}
+    assert {name for name, imports in knowing.items() if imports} == {"core/module.py"}
 
 
 def test_no_file_is_large() -> None:

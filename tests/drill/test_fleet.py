@@ -31,8 +31,8 @@ DEPLOY = """
 import json, sys
 import tests.conftest
 import boto3
-from ansible.module_utils.imagenet_ops.ec2_jobs import CLIENT_CONFIG, Ec2Jobs
-from ansible.module_utils.imagenet_ops.fleet import Deployment, VolumeSettings
+from ansible.module_utils.imagenet_ops.ebs.jobs import CLIENT_CONFIG, Ec2Jobs
+from ansible.module_utils.imagenet_ops.ebs.fleet import Deployment, VolumeSettings
 from botocore.config import Config
 asked = json.loads(sys.argv[1])
 config = Config(proxies={}, **CLIENT_CONFIG)

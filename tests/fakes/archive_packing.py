@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.imagenet_ops.errors import OpsError
-from ansible.module_utils.imagenet_ops.image_archive import ArchiveRules
-from ansible.module_utils.imagenet_ops.images import Recipe
-from ansible.module_utils.imagenet_ops.pack import PackRequest, SplitRequest, pack_dataset
+from ansible.module_utils.imagenet_ops.archive.images import ArchiveRules
+from ansible.module_utils.imagenet_ops.core.errors import OpsError
+from ansible.module_utils.imagenet_ops.pack.image import Recipe
+from ansible.module_utils.imagenet_ops.pack.pack import PackRequest, SplitRequest, pack_dataset
 
 from tests.fakes.images import mixed_images, write_class_archives, write_tree
 

@@ -9,12 +9,12 @@ import ansible.module_utils
 
 ansible.module_utils.__path__.append(str(Path(__file__).resolve().parent.parent.parent / "module_utils"))
 
-from ansible.module_utils.imagenet_ops import backup, uploader  # noqa: E402 (needs the path above)
-from ansible.module_utils.imagenet_ops.s3 import Bucket, s3_client  # noqa: E402 (likewise)
+from ansible.module_utils.imagenet_ops.aws.s3 import Bucket, s3_client  # noqa: E402 (needs the path above)
+from ansible.module_utils.imagenet_ops.backup import backup, upload  # noqa: E402 (likewise)
 
 from tests.fakes.s3_server import BUCKET  # noqa: E402 (likewise)
 
-PART_BYTES = uploader.MIB
+PART_BYTES = upload.MIB
 SHARD_BYTES = 3 * PART_BYTES // 2
 
 
@@ -34,5 +34,5 @@ def back_up(root: str, endpoint_url: str, *trees: str) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    vars(uploader)["LEAST_PART_BYTES"] = PART_BYTES  # S3 takes no parts below 5 MiB; smaller ones are quicker
+    vars(upload)["LEAST_PART_BYTES"] = PART_BYTES  # S3 takes no parts below 5 MiB; smaller ones are quicker
     back_up(*sys.argv[1:])

@@ -19,18 +19,11 @@ from typing import Any
 
 import boto3
 import scipy.io  # noqa: F401 (imported once, for all the processes)
-from ansible.module_utils.imagenet_ops import (
-    dataset_copy,
-    fetch,
-    layout,
-    layout_journal,
-    layout_move,
-    restore,
-    transfer,
-    tree_restore,
-    tree_writer,
-)
-from ansible.module_utils.imagenet_ops.s3 import Bucket
+from ansible.module_utils.imagenet_ops.aws.s3 import Bucket
+from ansible.module_utils.imagenet_ops.backup import restore, tree_restore
+from ansible.module_utils.imagenet_ops.dataset import copy
+from ansible.module_utils.imagenet_ops.download import engine, fetch
+from ansible.module_utils.imagenet_ops.layout import extract, journal, move, tree_writer
 
 ROOT = Path(__file__).resolve().parents[2]
 # Kills nothing: what is returned then is the number of changes.
@@ -148,17 +141,17 @@ class _Changes:
 
 def _do(job: dict[str, Any]) -> int:
     """Do ``job`` in small steps, so that there is something to interrupt; return the number of changes."""
-    vars(transfer).update(_SHORTEST_SPAN_BYTES=64 * 1024, _READ_BYTES=16 * 1024)
+    vars(engine).update(_SHORTEST_SPAN_BYTES=64 * 1024, _READ_BYTES=16 * 1024)
     for module in (fetch, restore):
-        vars(module)["Policy"] = functools.partial(transfer.Policy, checkpoint_seconds=0, report_seconds=0.001)
+        vars(module)["Policy"] = functools.partial(engine.Policy, checkpoint_seconds=0, report_seconds=0.001)
     vars(restore).update(_SMALL_BYTES=64 * 1024, _RECORD_INTERVAL_SECONDS=0.0)
     vars(tree_restore).update(_RANGE_BYTES=64 * 1024, _READ_BYTES=16 * 1024, _LARGE_FILE_BYTES=48 * 1024)
-    vars(layout)["_JOURNAL_SECONDS"] = 0
+    vars(extract)["_JOURNAL_SECONDS"] = 0
     vars(tree_writer)["_BATCH_FILES"] = 2
-    vars(dataset_copy).update(_BLOCK_BYTES=16 * 1024, _SYNC_BYTES=48 * 1024)
+    vars(copy).update(_BLOCK_BYTES=16 * 1024, _SYNC_BYTES=48 * 1024)
     # A kill leaves the page cache alone, and a real sync would wait for whatever else the machine writes.
     unwritten = os.open(__file__, os.O_RDONLY)
-    for module in (layout, layout_move, tree_restore, tree_writer):
+    for module in (extract, move, tree_restore, tree_writer):
         vars(module)["sync_filesystem"] = lambda _path: os.fsync(unwritten)
     changes = _Changes(job["kill_at"])
     for name in _CHANGES:
@@ -171,7 +164,7 @@ def _do(job: dict[str, Any]) -> int:
         request = restore.RestoreRequest(**arguments["request"])
         restore.Restore(Bucket(client, arguments["bucket"]), request).run(check_mode=False)
     elif job["entry"] == "copy":
-        dataset_copy.copy_dataset(**arguments, check_mode=False)
+        copy.copy_dataset(**arguments, check_mode=False)
     else:
-        layout.lay_out(layout_journal.LayoutRequest(**arguments))
+        extract.lay_out(journal.LayoutRequest(**arguments))
     return changes.count

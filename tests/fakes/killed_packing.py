@@ -20,10 +20,11 @@ import ansible.module_utils
 ROOT = Path(__file__).resolve().parent.parent.parent
 ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
 
-from ansible.module_utils.imagenet_ops import archive_spool, record_shuffle, record_source, sync_journal  # noqa: E402
-from ansible.module_utils.imagenet_ops.image_archive import ArchiveRules  # noqa: E402
-from ansible.module_utils.imagenet_ops.images import Recipe  # noqa: E402
-from ansible.module_utils.imagenet_ops.pack import PackRequest, SplitRequest, pack_dataset  # noqa: E402
+from ansible.module_utils.imagenet_ops.archive.images import ArchiveRules  # noqa: E402
+from ansible.module_utils.imagenet_ops.core import checkpoint  # noqa: E402
+from ansible.module_utils.imagenet_ops.pack import spool, spool_source, tree_source  # noqa: E402
+from ansible.module_utils.imagenet_ops.pack.image import Recipe  # noqa: E402
+from ansible.module_utils.imagenet_ops.pack.pack import PackRequest, SplitRequest, pack_dataset  # noqa: E402
 
 RULES = ArchiveRules("any", "class_archives")
 OPERATIONS = ("writev", "fsync", "fdatasync", "ftruncate", "replace", "unlink")
@@ -73,11 +74,11 @@ def exit_if_unexpected(warning: str) -> None:
 
 
 def main() -> None:
-    sync_journal.JOURNAL_INTERVAL_SECONDS = 0.0
-    record_source._CHUNK_IMAGES = archive_spool._BATCH_IMAGES = 3
+    checkpoint.JOURNAL_INTERVAL_SECONDS = 0.0
+    tree_source._CHUNK_IMAGES = spool._BATCH_IMAGES = 3
     # A kill leaves the page cache alone, and a real sync would wait for whatever else the machine writes.
     unwritten = os.open(__file__, os.O_RDONLY)
-    vars(record_shuffle).update(
+    vars(spool_source).update(
         JOURNAL_INTERVAL_SECONDS=0.0, _DEALT_AT_ONCE_BYTES=8_000, sync_filesystem=lambda _path: os.fsync(unwritten)
     )
     for line in sys.stdin:

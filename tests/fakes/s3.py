@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.imagenet_ops.state import canonical_json
+from ansible.module_utils.imagenet_ops.core.files import canonical_json
 from botocore.exceptions import ClientError
 
 CHANGING = (

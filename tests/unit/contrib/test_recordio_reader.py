@@ -14,9 +14,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from ansible.module_utils.imagenet_ops.images import Recipe
-from ansible.module_utils.imagenet_ops.pack import PackRequest, SplitRequest, pack_dataset
-from ansible.module_utils.imagenet_ops.recordio import MAGIC, RecordReader, frame, image_data, parse_image_data
+from ansible.module_utils.imagenet_ops.formats.recordio import MAGIC, RecordReader, frame, image_data, parse_image_data
+from ansible.module_utils.imagenet_ops.pack.image import Recipe
+from ansible.module_utils.imagenet_ops.pack.pack import PackRequest, SplitRequest, pack_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from ansible.module_utils.imagenet_ops.devkit import read_synsets, read_validation_labels
+from ansible.module_utils.imagenet_ops.archive.devkit import read_synsets, read_validation_labels
 from PIL import Image
 
 from lab.archives import DEVKIT, TRAIN, VALIDATION, prepare

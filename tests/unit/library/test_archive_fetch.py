@@ -10,7 +10,7 @@ from typing import Any
 import archive_fetch
 import boto3
 import pytest
-from ansible.module_utils.imagenet_ops import fetch, transfer
+from ansible.module_utils.imagenet_ops.download import engine, fetch
 from ansible.module_utils.testing import patch_module_args
 from moto import mock_aws
 
@@ -84,7 +84,7 @@ def test_headers_are_sent_as_given(capsys: pytest.CaptureFixture[str], origin: O
 def test_a_deep_check_repairs_what_was_damaged(
     capsys: pytest.CaptureFixture[str], origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (fetch, transfer):
+    for module in (fetch, engine):
         monkeypatch.setattr(module, "PIECE_BYTES", 1000)
     wish = arguments(origin, tmp_path, md5=hashlib.md5(CONTENT).hexdigest())
     run_module(capsys, **wish)

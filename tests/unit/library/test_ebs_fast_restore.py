@@ -7,10 +7,10 @@ from typing import Any
 
 import ebs_fast_restore
 import pytest
-from ansible.module_utils.imagenet_ops.fast_restore import FastRestore
+from ansible.module_utils.imagenet_ops.ebs.fast_snapshot_restore import FastRestore
 from ansible.module_utils.testing import patch_module_args
 
-from tests.unit.module_utils.imagenet_ops.test_fast_restore import SNAPSHOT, Ec2
+from tests.unit.module_utils.imagenet_ops.ebs.test_fast_snapshot_restore import SNAPSHOT, Ec2
 
 
 def run_module(

@@ -5,7 +5,7 @@ from typing import Any
 
 import ebs_mount
 import pytest
-from ansible.module_utils.imagenet_ops.mounting import MountRequest
+from ansible.module_utils.imagenet_ops.host.mount import MountRequest
 from ansible.module_utils.testing import patch_module_args
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import recordio_info
-from ansible.module_utils.imagenet_ops.images import Recipe
-from ansible.module_utils.imagenet_ops.pack import PackRequest, SplitRequest, pack_dataset
+from ansible.module_utils.imagenet_ops.pack.image import Recipe
+from ansible.module_utils.imagenet_ops.pack.pack import PackRequest, SplitRequest, pack_dataset
 from ansible.module_utils.testing import patch_module_args
 
 from tests.fakes.images import mixed_images, write_tree

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import recordio_pack
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.imagenet_ops.image_archive import ArchiveRules
-from ansible.module_utils.imagenet_ops.images import Recipe
-from ansible.module_utils.imagenet_ops.pack import PackRequest, SplitRequest
+from ansible.module_utils.imagenet_ops.archive.images import ArchiveRules
+from ansible.module_utils.imagenet_ops.pack.image import Recipe
+from ansible.module_utils.imagenet_ops.pack.pack import PackRequest, SplitRequest
 from ansible.module_utils.testing import patch_module_args
 
 from tests.fakes.images import mixed_images, write_tree

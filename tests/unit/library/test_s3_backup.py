@@ -12,7 +12,7 @@ from typing import Any
 import boto3
 import pytest
 import s3_backup
-from ansible.module_utils.imagenet_ops.s3 import s3_client
+from ansible.module_utils.imagenet_ops.aws.s3 import s3_client
 from ansible.module_utils.testing import patch_module_args
 from moto import mock_aws
 

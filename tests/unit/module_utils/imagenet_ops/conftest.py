@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.imagenet_ops import archive_spool, record_shuffle, record_source, sync_journal
-from ansible.module_utils.imagenet_ops.image_archive import BEGIN, ImageArchive, ResumePoint
+from ansible.module_utils.imagenet_ops.archive.images import BEGIN, ImageArchive, ResumePoint
+from ansible.module_utils.imagenet_ops.core import checkpoint
+from ansible.module_utils.imagenet_ops.pack import spool, spool_source, tree_source
 
 from lab.archives import prepare
 from tests.fakes.archive_packing import Workplace
@@ -36,13 +37,13 @@ def reading(monkeypatch: pytest.MonkeyPatch) -> list[ResumePoint]:
 
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (record_source, archive_spool):
+    for module in (tree_source, spool):
         for name in ("_CHUNK_IMAGES", "_BATCH_IMAGES"):
             if name in vars(module):
                 monkeypatch.setattr(module, name, 3)
-    for module in (sync_journal, record_shuffle):
+    for module in (checkpoint, spool_source):
         monkeypatch.setattr(module, "JOURNAL_INTERVAL_SECONDS", 0.0)
-    monkeypatch.setattr(record_shuffle, "_DEALT_AT_ONCE_BYTES", 5_000)
+    monkeypatch.setattr(spool_source, "_DEALT_AT_ONCE_BYTES", 5_000)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,110 @@
+"""The ILSVRC2012 development kit: which classes there are, and which of them each validation image shows.
+
+Its readme describes ``data/meta.mat`` (a MATLAB struct array ``synsets``; those without children are the classes, with
+the lowest ILSVRC2012_IDs) and ``data/ILSVRC2012_validation_ground_truth.txt`` (one ILSVRC2012_ID a line, in ascending
+order of the image files' names). The IDs are in no order of WNIDs, and no archive's order plays a part.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from dataclasses import dataclass
+from typing import Any
+
+from ansible.module_utils.imagenet_ops.core.errors import OpsError
+
+_META = "data/meta.mat"
+_GROUND_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
+# The real files have 1 MB at most; something much larger is no development kit.
+_LARGEST_FILE_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Synset:
+    """A class: its ILSVRC2012_ID, its WordNet id (``n01440764``) and its words (``tench, Tinca tinca``)."""
+
+    ilsvrc_id: int
+    wnid: str
+    words: str
+
+
+def read_synsets(devkit: str) -> list[Synset]:
+    """Return the classes, in the order of their ILSVRC2012_IDs, of the development kit at path ``devkit``.
+
+    That is the archive (``ILSVRC2012_devkit_t12.tar.gz``) or the directory that was unpacked from it. Raises OpsError.
+    """
+    meta = _read(devkit, _META)
+    synsets = _synsets_of(devkit, meta)
+    if len({synset.wnid for synset in synsets}) != len(synsets) or not synsets:
+        raise _broken(devkit, f"{_META} names no class, or one twice")
+    return sorted(synsets, key=lambda synset: synset.ilsvrc_id)
+
+
+def read_words(devkit: str) -> dict[str, str]:
+    """Return the words of each class by WNID. Raises OpsError."""
+    return {synset.wnid: synset.words for synset in read_synsets(devkit)}
+
+
+def read_validation_labels(devkit: str) -> dict[str, str]:
+    """Return the WNID of each validation image by its file name. Raises OpsError."""
+    wnids = {synset.ilsvrc_id: synset.wnid for synset in read_synsets(devkit)}
+    lines = _read(devkit, _GROUND_TRUTH).decode("ascii", errors="replace").split()
+    labels = {}
+    for number, line in enumerate(lines, start=1):
+        wnid = wnids.get(int(line)) if line.isdigit() else None
+        if wnid is None:
+            raise _broken(devkit, f"line {number} of {_GROUND_TRUTH} is {line!r}, which is the ID of no class")
+        labels[f"ILSVRC2012_val_{number:08d}.JPEG"] = wnid
+    return labels
+
+
+def _synsets_of(devkit: str, meta: bytes) -> list[Synset]:
+    """Return the synsets without children that the MATLAB file ``meta`` holds."""
+    try:
+        import numpy as np  # noqa: PLC0415 (half a second that only the devkit costs)
+        from scipy.io import loadmat  # noqa: PLC0415
+    except ImportError as error:
+        raise OpsError(
+            f"Development kit {devkit}",
+            f"its meta.mat needs numpy and scipy to be read ({error})",
+            "Install them for the Python that runs the module, as the role python_environment does",
+        ) from error
+    try:
+        rows: Any = np.atleast_1d(loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"])
+        return [
+            Synset(int(row["ILSVRC2012_ID"]), str(row["WNID"]), _text(row["words"]))
+            for row in rows
+            if int(row["num_children"]) == 0
+        ]
+    except Exception as error:
+        # The reader meets damaged files with whatever exception its place in the code gives.
+        raise _broken(devkit, f"{_META} cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _text(value: Any) -> str:
+    """Return a text of MATLAB; an empty one is read as an empty array."""
+    return value if isinstance(value, str) else ""
+
+
+def _read(devkit: str, name: str) -> bytes:
+    """Return the content of the file ``name`` (relative to the kit's own folder) of the development kit."""
+    try:
+        if os.path.isdir(devkit):
+            with open(os.path.join(devkit, name), "rb") as file:
+                return file.read(_LARGEST_FILE_BYTES)
+        with tarfile.open(devkit) as archive:
+            for member in archive:
+                if member.isfile() and (member.name == name or member.name.endswith(f"/{name}")):
+                    content = archive.extractfile(member)
+                    return b"" if content is None else content.read(_LARGEST_FILE_BYTES)
+    except (OSError, EOFError, tarfile.TarError) as error:
+        raise _broken(devkit, f"it cannot be read ({error})") from error
+    raise _broken(devkit, f"{name} is not in it")
+
+
+def _broken(devkit: str, why: str) -> OpsError:
+    return OpsError(
+        f"Development kit {devkit}", why, "Fetch ILSVRC2012_devkit_t12.tar.gz again; archive_fetch checks its MD5"
+    )

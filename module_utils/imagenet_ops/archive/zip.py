@@ -1,0 +1,102 @@
+"""Reads zip archives in the order in which their entries lie, so that the disk is read forwards as with a tar.
+
+The standard library's zipfile does the reading: the list of entries at the archive's end, the compression, and the CRC
+of each. Whatever is not a plain file or a directory is left to the caller to refuse.
+"""
+
+from __future__ import annotations
+
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterator
+
+from ansible.module_utils.imagenet_ops.archive.entry import DIRECTORY, FILE, DamagedArchiveError, Entry
+
+# The "version made by" of systems that keep a mode in an entry (PKWARE's APPNOTE.TXT, 4.4.2.2).
+_UNIX_SYSTEMS = (3, 19)
+_KINDS = {
+    0: FILE,  # a program that keeps no mode
+    stat.S_IFREG: FILE,
+    stat.S_IFDIR: DIRECTORY,
+    stat.S_IFLNK: "symbolic link",
+    stat.S_IFCHR: "character device",
+    stat.S_IFBLK: "block device",
+    stat.S_IFIFO: "named pipe",
+    stat.S_IFSOCK: "socket",
+}
+_ENCRYPTED = 0x1  # of the general purpose bit flag (APPNOTE.TXT, 4.4.4)
+_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")  # of a first entry, and of an archive without one
+
+
+def is_zip(path: str) -> bool:
+    """Return whether the file at ``path`` begins as a zip archive does."""
+    with open(path, "rb") as file:
+        return file.read(4) in _SIGNATURES
+
+
+class ZipReader:
+    """The entries of the zip archive at ``path``, in the order of their bytes. A context manager.
+
+    ``file_position`` is how far the file is read.
+    """
+
+    compressed = True
+
+    def __init__(self, path: str) -> None:
+        """Read the list of entries. Raises DamagedArchiveError."""
+        self.file_position = 0
+        with open(path, "rb") as file:
+            size = file.seek(0, 2)
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, NotImplementedError) as error:
+            raise DamagedArchiveError(size, f"the list of entries at its end cannot be read ({error})") from error
+        self._infos = sorted(self._zip.infolist(), key=lambda info: info.header_offset)
+        # Where the list of entries begins; what is before belongs to the last entry.
+        self._end = self._zip.start_dir
+        self._current: zipfile.ZipInfo | None = None
+
+    def __enter__(self) -> ZipReader:  # noqa: PYI034 (Self is newer than Python 3.9)
+        """Return the reader."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Close the file."""
+        self._zip.close()
+
+    def remaining_bytes(self, position: int) -> int:
+        """Return how many bytes the entries from ``position`` on have, unpacked."""
+        return sum(info.file_size for info in self._infos if info.header_offset >= position)
+
+    def entries(self, position: int) -> Iterator[Entry]:
+        """Yield the entries whose headers are not before ``position``."""
+        ends = [*(info.header_offset for info in self._infos[1:]), self._end]
+        for info, end in zip(self._infos, ends):
+            if info.header_offset >= position:
+                self._current = info
+                offset = info.header_offset
+                yield Entry(info.orig_filename, _kind(info), info.file_size, offset, offset, end)
+                self.file_position = end
+
+    def content(self, entry: Entry) -> bytes:
+        """Return the data of the ``entry`` that was yielded last. Raises DamagedArchiveError."""
+        if self._current is None:
+            raise ValueError("no entry was yielded")
+        try:
+            content = self._zip.read(self._current)
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+            raise DamagedArchiveError(entry.offset, f"its data cannot be read ({error})") from error
+        if len(content) != entry.size:
+            raise DamagedArchiveError(entry.offset, f"it has {len(content)} bytes and not {entry.size}")
+        self.file_position = entry.end
+        return content
+
+
+def _kind(info: zipfile.ZipInfo) -> str:
+    if info.flag_bits & _ENCRYPTED:
+        return "file that is encrypted"
+    if info.is_dir():
+        return DIRECTORY
+    mode = info.external_attr >> 16 if info.create_system in _UNIX_SYSTEMS else 0
+    return _KINDS.get(stat.S_IFMT(mode), f"entry of the unknown mode {mode:o}")

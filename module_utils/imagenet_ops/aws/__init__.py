@@ -1,0 +1,1 @@
+"""Errors of the SDK for people; one S3 bucket."""

@@ -1,0 +1,135 @@
+"""What the parts that speak to AWS share: the errors of the SDK, told so that a person can act on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ansible.module_utils.imagenet_ops.core.errors import OpsError
+
+# Next steps by error code. The codes of EC2 are in its API reference under "Error codes", those of S3 under "Error
+# responses"; a HEAD has no body, so there the code is the HTTP status.
+RENEW = "Renew the credentials (instance profile, `aws sso login`, session token) and run again; finished work is kept"
+ALLOW = "Allow the action to this user or role (docs/permissions.md lists every one) and run again"
+CHECK_KEYS = "Check the access key, the secret key and the Region they are for"
+LATER = "Run again in a few minutes; finished work is found and not done twice"
+FAILING = (
+    "The server itself fails, also when asked several times: run again in a few minutes, and where it goes on look at "
+    "its log (for AWS, at health.aws.amazon.com); finished work is found and not done twice"
+)
+REGION = "Set the Region to that of the bucket"
+TODO_BY_CODE = {
+    "ExpiredToken": RENEW,
+    "ExpiredTokenException": RENEW,
+    "RequestExpired": RENEW,
+    "TokenRefreshRequired": RENEW,
+    "UnauthorizedOperation": ALLOW,
+    "AccessDenied": ALLOW,
+    "AccessDeniedException": ALLOW,
+    "403": ALLOW,
+    "AuthFailure": CHECK_KEYS,
+    "InvalidClientTokenId": CHECK_KEYS,
+    "InvalidAccessKeyId": CHECK_KEYS,
+    "SignatureDoesNotMatch": CHECK_KEYS,
+    "InvalidToken": CHECK_KEYS,
+    "RequestTimeTooSkewed": "Set the clock of this machine (chrony, systemd-timesyncd) and run again",
+    "RequestLimitExceeded": LATER,
+    "Throttling": LATER,
+    "SlowDown": LATER,
+    "InternalError": LATER,
+    "ServiceUnavailable": LATER,
+    "429": LATER,
+    "500": FAILING,
+    "502": FAILING,
+    "503": FAILING,
+    "504": FAILING,
+    "InsufficientVolumeCapacity": "Choose another volume type or run again later",
+    "VolumeLimitExceeded": "Raise the EBS quota of this volume type in Service Quotas, or remove volumes not used",
+    "MaxIOPSLimitExceeded": "Raise the IOPS quota of this volume type in Service Quotas, or ask for fewer",
+    "AttachmentLimitExceeded": "Detach a volume from that instance, or take an instance type with more attachments",
+    "PermanentRedirect": REGION,
+    "301": REGION,
+    "AuthorizationHeaderMalformed": REGION,
+    "InvalidObjectState": "Thaw the object first (aws s3api restore-object): its storage class is an archive",
+    "NoSuchBucket": "Create the bucket (playbooks/prepare.yml does) or correct its name and Region",
+}
+# botocore's own errors, by class: there was no answer to take a code from.
+TODO_BY_CLASS = {
+    "NoCredentialsError": "Give the host an instance profile, or set AWS_PROFILE or AWS_ACCESS_KEY_ID for this run",
+    "PartialCredentialsError": "Set both the access key and the secret key, or neither",
+    "CredentialRetrievalError": RENEW,
+    "TokenRetrievalError": RENEW,
+    "SSOTokenLoadError": RENEW,
+    "UnauthorizedSSOTokenError": RENEW,
+    "NoRegionError": "Set the region",
+    "ProfileNotFound": "Correct the name of the profile, or add it to ~/.aws/config",
+    "EndpointConnectionError": "Check the network, the region and endpoint_url, then run again",
+    "ConnectTimeoutError": "Check the network, the region and endpoint_url, then run again",
+    "SSLError": "Check the certificate of the endpoint. Where its authority is your own, name the file with the "
+    "authority's certificate (data_s3_ca_bundle for S3, else AWS_CA_BUNDLE)",
+}
+DEFAULT_TODO = "Mend what the message names and run again; finished work is found and not done twice"
+
+
+def sdk_errors() -> tuple[type[Exception], ...]:
+    """Return the classes of every error that the AWS SDK raises, for an ``except``.
+
+    Imported when asked for, since a host without boto3 has to be told so in words.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - as said above
+
+    return (BotoCoreError, ClientError)
+
+
+def error_code(error: Exception) -> str:
+    """Return the code in an answer of AWS (``VolumeInUse``), or the name of the SDK's own error where none came."""
+    response: dict[str, Any] = getattr(error, "response", None) or {}
+    return str(response.get("Error", {}).get("Code") or type(error).__name__)
+
+
+def error_message(error: Exception) -> str:
+    """Return the words in an answer of AWS, in one line, without the encoded part that only AWS can read."""
+    response: dict[str, Any] = getattr(error, "response", None) or {}
+    message = str(response.get("Error", {}).get("Message") or error)
+    return " ".join(message.split("Encoded authorization failure message", maxsplit=1)[0].split()).rstrip(".")
+
+
+def explain(error: Exception, what: str) -> OpsError:
+    """Return ``error`` of the SDK as an OpsError about ``what``: code, AWS's own words, the next step."""
+    code = error_code(error)
+    todo = TODO_BY_CODE.get(code) or TODO_BY_CLASS.get(type(error).__name__) or DEFAULT_TODO
+    return OpsError(what, f"{code}: {error_message(error)}", todo)
+
+
+def call(client: Any, operation: str, what: str, **request: Any) -> dict[str, Any]:
+    """Return the answer of one operation of a boto3 client; raises OpsError about ``what`` where the SDK does."""
+    try:
+        answer: dict[str, Any] = getattr(client, operation)(**request)
+    except sdk_errors() as error:
+        raise explain(error, what) from error
+    return answer
+
+
+def call_pages(client: Any, operation: str, key: str, what: str, **request: Any) -> Iterator[dict[str, Any]]:
+    """Yield the entries below ``key`` of every page of an operation of EC2; raises OpsError as `call` does."""
+    while True:
+        answer = call(client, operation, what, **request)
+        yield from answer[key]
+        if not answer.get("NextToken"):
+            return
+        request["NextToken"] = answer["NextToken"]
+
+
+def tag_filters(tags: dict[str, str]) -> list[dict[str, Any]]:
+    """Return the filters of EC2 for what carries all of ``tags``."""
+    return [{"Name": f"tag:{name}", "Values": [value]} for name, value in tags.items()]
+
+
+def tags_of(resource: dict[str, Any]) -> dict[str, str]:
+    """Return the tags of something that EC2 described, by name."""
+    return {tag["Key"]: tag["Value"] for tag in resource.get("Tags", [])}
+
+
+def tag_list(tags: dict[str, str]) -> list[dict[str, str]]:
+    """Return tags as EC2 wants them, in the order of their names."""
+    return [{"Key": name, "Value": value} for name, value in sorted(tags.items())]

@@ -1,0 +1,505 @@
+"""The tree of a split back from a bucket: its tars are unpacked while they come, and no copy of one is ever on disk.
+
+Each tar is unpacked into a folder of its own, ``<split>.restoring/<tar>``, and hashed as it comes. Once its SHA-256 is
+the index's and its files are synced, a journal says so, and it is not fetched again; what comes of any other tar is
+thrown away and never lies among the files of those. When all are there, they are brought together by renaming, counted,
+and the tree gets its name. So nobody ever reads half of one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+
+from ansible.module_utils.imagenet_ops.archive.entry import FILE, DamagedArchiveError, Entry
+from ansible.module_utils.imagenet_ops.archive.tar import members
+from ansible.module_utils.imagenet_ops.aws.s3 import Bucket, ListedObject
+from ansible.module_utils.imagenet_ops.backup.tar_shards import Shard, ShardReader, plan_shards
+from ansible.module_utils.imagenet_ops.backup.tree_index import (
+    TREE_FOLDER,
+    IndexedShard,
+    TreeIndex,
+    index_name,
+    parse_index,
+)
+from ansible.module_utils.imagenet_ops.core.disk import allocated_bytes, block_bytes, sync_filesystem
+from ansible.module_utils.imagenet_ops.core.errors import OpsError
+from ansible.module_utils.imagenet_ops.core.files import Progress, fsync_directory, read_json, write_json
+from ansible.module_utils.imagenet_ops.download.bucket_source import BucketSource, StoppedError
+from ansible.module_utils.imagenet_ops.download.engine import Attempts
+from ansible.module_utils.imagenet_ops.download.source import Facts, PassingError, Stream
+from ansible.module_utils.imagenet_ops.layout.journal import count_as_laid_out
+from ansible.module_utils.imagenet_ops.layout.tree_writer import TreeWriter
+
+_JOURNAL_FORMAT = 1
+# Tars that come at a time, each over a connection of its own: a kill costs no more than these, and each may have as
+# much waiting to be written as a `TreeWriter` holds.
+_SHARDS_AT_ONCE = 4
+# One request asks for no more than this: a server that waits for a slow disk hangs up in the end.
+_RANGE_BYTES = 64 << 20
+_READ_BYTES = 1 << 20
+# A larger file is written as it comes and not held in memory.
+_LARGE_FILE_BYTES = 8 << 20
+_RETRIES = 8
+
+
+@dataclass
+class _Journal:
+    """What is known of a tree: ``index`` is the SHA-256 of the index that all of it is about.
+
+    ``proved`` names the tars that are unpacked, right and safe. ``tree_sha256s`` has, once all are brought together,
+    the `Shard.tree_sha256` of each, by which the tree is known again without reading it.
+    """
+
+    index: str
+    proved: list[str] = field(default_factory=list)
+    tree_sha256s: list[str] = field(default_factory=list)
+
+
+class TreeRestore:
+    """Brings the tree of one split out of the bucket: first `look`, and then, unless `is_present`, `restore`."""
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        prefix: str,
+        root: str,
+        split: str,
+        state_dir: str,
+        progress: Progress,
+        connections: int,
+    ) -> None:
+        """Keep the settings: the tree of ``split`` is to lie in ``root``, its objects lie under ``prefix``.
+
+        At most so many ``connections`` are used at a time.
+        """
+        self.split = split
+        self.is_present = False
+        self._bucket = bucket
+        self._folder = f"{prefix}/{TREE_FOLDER}"
+        self._tree = os.path.join(root, split)
+        self._restoring = f"{self._tree}.restoring"
+        self._joined = os.path.join(self._restoring, "tree")
+        self._state_dir = state_dir
+        self._journal_path = os.path.join(state_dir, f"s3_restore.{split}.json")
+        self._progress = progress
+        self._shards_at_once = min(connections, _SHARDS_AT_ONCE)
+        self._index = TreeIndex(split, 0, [])
+        self._journal = _Journal("")
+        self._listed: dict[str, ListedObject] = {}
+        self._missing: list[IndexedShard] = []
+        self._done_bytes = 0
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+
+    @property
+    def files(self) -> int:
+        """How many files the tree has."""
+        return self._index.files
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of its tars."""
+        return self._index.size_bytes
+
+    @property
+    def resumed_bytes(self) -> int:
+        """How much of these earlier runs have unpacked and proved, where the tree is not complete."""
+        return self.size_bytes - self._missing_bytes
+
+    @property
+    def _missing_bytes(self) -> int:
+        return sum(shard.size_bytes for shard in self._missing)
+
+    @property
+    def needed_bytes(self) -> int:
+        """How much disk `restore` takes at most: each file ends in the middle of a block of the filesystem."""
+        files = sum(shard.files for shard in self._missing)
+        left_over = sum(_allocated_bytes(self._unpacked(shard)) for shard in self._missing)
+        return max(0, self._missing_bytes + files * block_bytes(self._tree) - left_over)
+
+    def look(self, listed: Mapping[str, ListedObject], *, replace: bool, check_mode: bool) -> None:
+        """See what is in the bucket (``listed``) and on disk.
+
+        A tree that nothing is known of is hashed, once; in check mode the sizes of its files decide. Raises OpsError
+        where the bucket does not have what the index names, and, unless it is to be replaced, for a wrong tree.
+        """
+        content = self._read_index(listed)
+        self._index = parse_index(content, self.split, self._uri(index_name(self.split)))
+        self._journal = self._read_journal(hashlib.sha256(content).hexdigest())
+        self.is_present = self._has_tree(replace=replace, check_mode=check_mode)
+        if self.is_present:
+            if not check_mode and self._journal.proved:  # a run may have been killed once all was in its place
+                shutil.rmtree(self._restoring, ignore_errors=True)
+            return
+        proved = set(self._proved())
+        self._missing = [shard for shard in self._index.shards if shard.name not in proved]
+        for shard in self._missing:
+            self._listed[shard.name] = self._checked_object(shard, listed)
+
+    def restore(self) -> None:
+        """Bring what is missing, and give the tree its name; what an earlier run proved is kept."""
+        self._begin()
+        self._progress.start(f"Restoring the tree {self.split}", self.size_bytes, "bytes", self.resumed_bytes)
+        self._done_bytes = self.resumed_bytes
+        self._restore_shards()
+        self._join()
+        self._finish()
+
+    # What there is
+
+    def _key(self, name: str) -> str:
+        return f"{self._folder}/{name}"
+
+    def _uri(self, name: str) -> str:
+        return self._bucket.uri(self._key(name))
+
+    def _unpacked(self, shard: IndexedShard) -> str:
+        return os.path.join(self._restoring, shard.name)
+
+    def _read_index(self, listed: Mapping[str, ListedObject]) -> bytes:
+        key = self._key(index_name(self.split))
+        if key not in listed:
+            raise OpsError(
+                self._bucket.uri(key),
+                f"there is no such index, so the backup has no complete tree of {self.split}",
+                "Back the tree up from where it still is (dataset_backup_trees), or do not ask for it and lay it out "
+                "from the archives (playbooks/steps/layout.yml)",
+            )
+        return self._bucket.read(key, 0, listed[key].size_bytes, listed[key].etag) if listed[key].size_bytes else b""
+
+    def _checked_object(self, shard: IndexedShard, listed: Mapping[str, ListedObject]) -> ListedObject:
+        """Return the object of a tar; raises OpsError where it is not there, or not of its size."""
+        todo = (
+            "Make it whole from where the tree still is (playbooks/steps/backup.yml uploads what is missing), fetch an "
+            "earlier version of the object (the bucket keeps them), or lay the tree out from the archives"
+        )
+        found = listed.get(self._key(shard.name))
+        if found is None:
+            why = f"{index_name(self.split)} names it, but there is no such object"
+            raise OpsError(self._uri(shard.name), why, todo)
+        if found.size_bytes != shard.size_bytes:
+            why = f"it has {found.size_bytes} bytes, and {index_name(self.split)} says {shard.size_bytes}"
+            raise OpsError(self._uri(shard.name), why, todo)
+        return found
+
+    def _read_journal(self, index_sha256: str) -> _Journal:
+        """Return what is known; of another index nothing is."""
+        value = read_json(self._journal_path)
+        if not isinstance(value, dict) or (value.get("format"), value.get("index")) != (_JOURNAL_FORMAT, index_sha256):
+            return _Journal(index_sha256)
+        return _Journal(index_sha256, value["proved"], value["tree_sha256s"])
+
+    def _write_journal(self) -> None:
+        value = {
+            "format": _JOURNAL_FORMAT,
+            "index": self._journal.index,
+            "proved": sorted(self._journal.proved),
+            "tree_sha256s": self._journal.tree_sha256s,
+        }
+        write_json(self._journal_path, value)
+
+    def _proved(self) -> list[str]:
+        """Return the names of the tars whose files are there and right."""
+        if os.path.isdir(self._joined):  # that is not begun before all are
+            return self._journal.proved
+        return [name for name in self._journal.proved if os.path.isdir(os.path.join(self._restoring, name))]
+
+    def _has_tree(self, *, replace: bool, check_mode: bool) -> bool:
+        if self._is_absent():
+            return False
+        try:
+            plan = plan_shards(self._tree, self._index.shard_bytes)
+        except OpsError as error:
+            if replace:
+                return False
+            raise self._wrong_tree(error.what, error.why) from error
+        why = ""
+        if _sizes(plan) != _sizes(self._index.shards):
+            files = sum(shard.files for shard in plan)
+            why = f"names or sizes of its {files} files are not those of the {self.files} that were backed up"
+        elif not check_mode and [shard.tree_sha256 for shard in plan] != self._journal.tree_sha256s:
+            why = self._compare(plan)
+        if why and not replace:
+            raise self._wrong_tree(f"Tree {self._tree}", f"it is there, but {why}; it was left as it is")
+        return not why
+
+    def _is_absent(self) -> bool:
+        """Say whether the tree can be put in its place; an empty folder is none."""
+        if os.path.isdir(self._tree) and not os.path.islink(self._tree):
+            return not os.listdir(self._tree)
+        return not os.path.lexists(self._tree)
+
+    def _wrong_tree(self, what: str, why: str) -> OpsError:
+        return OpsError(what, why, "Move it away, or allow the restore to replace what is there, and run again")
+
+    def _compare(self, plan: Sequence[Shard]) -> str:
+        """Read the tree on disk; return in what it is wrong, and keep it in mind where it is right."""
+        self._progress.start(f"Verifying the tree {self.split}", self.size_bytes, "bytes")
+        self._done_bytes = 0
+        with ThreadPoolExecutor(_SHARDS_AT_ONCE) as pool:
+            for shard, sha256 in zip(self._index.shards, pool.map(self._local_sha256, plan)):
+                if sha256 != shard.sha256:
+                    return f"the files of {shard.name} are not those that were backed up"
+        self._journal.tree_sha256s = [shard.tree_sha256 for shard in plan]
+        self._write_journal()
+        return ""
+
+    def _local_sha256(self, shard: Shard) -> str:
+        sha256, reader, buffer = hashlib.sha256(), ShardReader(self._tree, shard), bytearray(_READ_BYTES)
+        while count := reader.readinto(buffer):
+            sha256.update(memoryview(buffer)[:count])
+            self._count(count)
+        return sha256.hexdigest()
+
+    def _count(self, size_bytes: int) -> None:
+        with self._lock:
+            self._done_bytes += size_bytes
+            self._progress.update(self._done_bytes)
+
+    # The tars
+
+    def _begin(self) -> None:
+        """Make the folder that the tree grows in; what is in it is ours where there is a journal."""
+        if os.path.exists(self._restoring) and not os.path.exists(self._journal_path):
+            raise OpsError(
+                f"Folder {self._restoring}",
+                f"it is there, but its journal {self._journal_path} is not",
+                "Remove it and run again",
+            )
+        self._journal.proved = self._proved()
+        self._journal.tree_sha256s = []
+        if not self._journal.proved and os.path.exists(self._restoring):
+            shutil.rmtree(self._restoring)
+        self._write_journal()
+        os.makedirs(self._restoring, mode=0o755, exist_ok=True)
+        fsync_directory(os.path.dirname(self._restoring))
+
+    def _restore_shards(self) -> None:
+        """Bring the tars that are missing; the first failure of any ends all and is raised."""
+        failure: BaseException | None = None
+        with ThreadPoolExecutor(self._shards_at_once) as pool:
+            for future in as_completed([pool.submit(self._restore_shard, shard) for shard in self._missing]):
+                error = future.exception()
+                if error is not None:
+                    self._stop.set()
+                    if failure is None or isinstance(failure, StoppedError):
+                        failure = error
+        if failure is not None:
+            raise failure
+
+    def _restore_shard(self, shard: IndexedShard) -> None:
+        if self._stop.is_set():
+            raise StoppedError
+        folder = self._unpacked(shard)
+        if os.path.exists(folder):
+            shutil.rmtree(folder)
+        os.mkdir(folder, 0o755)
+        try:
+            with contextlib.closing(self._open(shard)) as stream, TreeWriter(folder) as writer:
+                self._unpack(stream, writer, shard)
+                writer.sync()
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)  # the space is wanted, and the next run would do it else
+            raise
+        with self._lock:
+            self._journal.proved.append(shard.name)
+            self._write_journal()
+
+    def _open(self, shard: IndexedShard) -> ShardStream:
+        facts = Facts(shard.size_bytes, ranges=True, validator=self._listed[shard.name].etag)
+        source = BucketSource(self._bucket, self._key(shard.name), facts, self._stop)
+        return ShardStream(source, shard.size_bytes, self._count)
+
+    def _unpack(self, stream: ShardStream, writer: TreeWriter, shard: IndexedShard) -> None:
+        """Write the files of a tar; raises OpsError where it is not the one that was backed up."""
+        files = 0
+        try:
+            for entry in members(stream, shard.size_bytes):
+                self._check_entry(entry, shard)
+                files += 1
+                folder, _, name = entry.name.rpartition("/")
+                writer.make_directory(folder)
+                if entry.size > _LARGE_FILE_BYTES:
+                    _write_large(os.path.join(writer.root, entry.name), stream, entry.size)
+                else:
+                    writer.write(folder, name, stream.read(entry.size))
+            stream.skip_to(shard.size_bytes)
+        except DamagedArchiveError as error:
+            raise self._refused(shard, f"at byte {error.offset} {error}") from error
+        sha256 = stream.sha256.hexdigest()
+        if sha256 != shard.sha256:
+            raise OpsError(
+                self._uri(shard.name),
+                f"its bytes are not those that were backed up: their SHA-256 is {sha256}, and {index_name(self.split)} "
+                f"says {shard.sha256}; what came of it was thrown away",
+                "Run again in case the network damaged them. If it comes back, the object is damaged: fetch an earlier "
+                "version of it (the bucket keeps them) or lay the tree out from the archives",
+            )
+        if files != shard.files:
+            raise self._refused(shard, f"it holds {files} files, and {index_name(self.split)} says {shard.files}")
+
+    def _check_entry(self, entry: Entry, shard: IndexedShard) -> None:
+        if entry.kind != FILE:
+            raise self._refused(shard, f"it holds a {entry.kind}, {entry.name!r}, and a tree has nothing but files")
+        is_inside = os.path.normpath(entry.name) == entry.name and entry.name.partition("/")[0] not in ("", ".", "..")
+        if not is_inside or "\0" in entry.name:
+            raise self._refused(shard, f"it holds a file that would lie outside of the tree, {entry.name!r}")
+
+    def _refused(self, shard: IndexedShard, why: str) -> OpsError:
+        return OpsError(
+            self._uri(shard.name),
+            f"it is not a tar that s3_backup wrote: {why}; what came of it was thrown away",
+            "Run again in case the network damaged it. If it comes back, fetch an earlier version of the object (the "
+            "bucket keeps them) or lay the tree out from the archives",
+        )
+
+    # All of them
+
+    def _join(self) -> None:
+        """Bring the files of all tars together."""
+        os.makedirs(self._joined, mode=0o755, exist_ok=True)
+        for shard in self._index.shards:
+            folder = self._unpacked(shard)
+            if os.path.isdir(folder):
+                _merge(folder, self._joined)
+
+    def _finish(self) -> None:
+        """Count the tree, say that it is complete, and put it in its place."""
+        plan = plan_shards(self._joined, self._index.shard_bytes)
+        if _sizes(plan) != _sizes(self._index.shards):
+            shutil.rmtree(self._restoring)
+            raise OpsError(
+                self._uri(index_name(self.split)),
+                f"its tars have {self.files} files, and what came of them are {sum(shard.files for shard in plan)}, or "
+                "others: it was not written by s3_backup; what came was thrown away",
+                "Lay the tree out from the archives (playbooks/steps/layout.yml)",
+            )
+        self._journal.tree_sha256s = [shard.tree_sha256 for shard in plan]
+        self._write_journal()
+        count_as_laid_out(self._joined, self._tree, self._state_dir)
+        sync_filesystem(self._restoring)
+        if not self._is_absent():
+            replaced = os.path.join(self._restoring, "replaced")
+            if os.path.exists(replaced):
+                shutil.rmtree(replaced)
+            os.rename(self._tree, replaced)
+        os.rename(self._joined, self._tree)
+        fsync_directory(os.path.dirname(self._tree))
+        shutil.rmtree(self._restoring)
+
+
+class ShardStream:
+    """The bytes of an object, forwards and hashed; asked for again from where they broke off."""
+
+    def __init__(self, source: BucketSource, size_bytes: int, report: Callable[[int], None]) -> None:
+        """Read the ``size_bytes`` of ``source``; ``report`` is told how many bytes more have come."""
+        self.position = 0
+        self.sha256 = hashlib.sha256()
+        self._source = source
+        self._size_bytes = size_bytes
+        self._report = report
+        self._attempts = Attempts(_RETRIES)
+        self._stream: Stream | None = None
+        self._stream_end = 0
+        self._fetched = 0
+        self._rest = memoryview(b"")
+
+    def read(self, count: int) -> bytes:
+        """Return exactly ``count`` bytes. Raises DamagedArchiveError where the object has fewer."""
+        pieces = []
+        left = count
+        while left:
+            if not self._rest:
+                self._rest = memoryview(self._next_block())
+            pieces.append(self._rest[:left])
+            self._rest = self._rest[left:]
+            left -= len(pieces[-1])
+        self.position += count
+        return b"".join(pieces)
+
+    def skip_to(self, position: int) -> None:
+        """Read on to ``position``, and forget what was between."""
+        while self.position < position:
+            self.read(min(_READ_BYTES, position - self.position))
+
+    def _next_block(self) -> bytes:
+        if self._fetched == self._size_bytes:
+            raise DamagedArchiveError(self._fetched, "it ends too early")
+        while True:
+            try:
+                block = self._fetch()
+            except PassingError as error:  # noqa: PERF203 (each turn is a request over the network)
+                self.close()
+                pause = self._attempts.failed(self._source.name, error, self._fetched)
+                if self._source.stop.wait(pause):
+                    raise StoppedError from error
+            else:
+                break
+        self._attempts.succeeded()
+        self.sha256.update(block)
+        self._fetched += len(block)
+        self._report(len(block))
+        if self._fetched == self._stream_end:
+            self.close()
+        return block
+
+    def _fetch(self) -> bytes:
+        if self._stream is None:
+            self._stream_end = min(self._fetched + _RANGE_BYTES, self._size_bytes)
+            self._stream = self._source.session().open(self._fetched, self._stream_end, self._source.facts)
+        block = self._stream.read(min(_READ_BYTES, self._stream_end - self._fetched))
+        if not block:
+            raise PassingError(f"the bytes ended at {self._fetched}, before {self._stream_end}")
+        return block
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+
+def _sizes(shards: Sequence[Shard] | Sequence[IndexedShard]) -> list[tuple[int, int]]:
+    return [(shard.size_bytes, shard.files) for shard in shards]
+
+
+def _write_large(path: str, stream: ShardStream, size_bytes: int) -> None:
+    with open(path, "wb", buffering=0) as file:
+        left = size_bytes
+        while left:
+            block = stream.read(min(_READ_BYTES, left))
+            left -= len(block)
+            view = memoryview(block)
+            while view:
+                view = view[file.write(view) :]
+
+
+def _merge(source: str, target: str) -> None:
+    """Move what is in folder ``source`` into ``target`` and remove it; folders that are new there move whole."""
+    with os.scandir(source) as entries:
+        found = list(entries)
+    for entry in found:
+        there = os.path.join(target, entry.name)
+        if entry.is_dir(follow_symlinks=False) and os.path.isdir(there):
+            _merge(entry.path, there)
+        else:
+            os.rename(entry.path, there)
+    os.rmdir(source)
+
+
+def _allocated_bytes(folder: str) -> int:
+    """Return what the files in ``folder`` take on the disk."""
+    return sum(allocated_bytes(path) for path in _paths(folder))
+
+
+def _paths(folder: str) -> Iterator[str]:
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            yield os.path.join(parent, name)

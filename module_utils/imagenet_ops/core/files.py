@@ -1,0 +1,139 @@
+"""State on disk that survives a kill and a power cut: atomic files, one writer at a time, progress for people."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from ansible.module_utils.imagenet_ops.core.errors import OpsError
+
+
+def fsync_directory(path: str) -> None:
+    """Make the names in directory ``path`` durable (a rename is not until its directory is synced)."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_durably(path: str) -> None:
+    """Remove a file, where it is there, for good."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+        fsync_directory(os.path.dirname(path) or ".")
+
+
+def write_atomic(path: str, content: bytes, durable: bool = True) -> None:
+    """Replace file ``path`` by ``content``: a reader, or a restart, sees the old bytes or the new, never a mixture.
+
+    With ``durable`` the bytes and the name are on disk when this returns. Without, the replacement is atomic for
+    readers but may be lost with the power: for progress that people read, not for resume points.
+    """
+    temporary = f"{path}.tmp"
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        if durable:
+            os.fsync(file.fileno())
+    os.replace(temporary, path)
+    if durable:
+        fsync_directory(os.path.dirname(path) or ".")
+
+
+def write_json(path: str, value: Any, durable: bool = True) -> None:
+    """Write ``value`` as canonical JSON (sorted keys, one space of indent, final newline) with `write_atomic`."""
+    write_atomic(path, canonical_json(value), durable)
+
+
+def canonical_json(value: Any) -> bytes:
+    """Return the one JSON form of ``value`` that the project hashes: sorted keys, indent 1, UTF-8, final newline."""
+    return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode("utf-8")
+
+
+def read_json(path: str) -> Any | None:
+    """Return the JSON value in ``path``, or None where there is no such file.
+
+    Raises OpsError where the file holds something else, naming it, for `write_json` never leaves half a file.
+    """
+    try:
+        with open(path, "rb") as file:
+            return json.loads(file.read())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise OpsError(
+            f"State file {path}",
+            f"it is not JSON ({error})",
+            "Something else wrote to it; move it away and run again, finished work is found by its bytes",
+        ) from error
+
+
+@contextlib.contextmanager
+def exclusive(lock_path: str) -> Iterator[None]:
+    """Hold the lock file ``lock_path`` for the duration of the block, waiting for whoever holds it.
+
+    A controller that died leaves its job running on the host; the next run waits here until that job has ended and then
+    finds its work done. The kernel drops the lock with the process, however it ends.
+    """
+    with open(lock_path, "a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+class Progress:
+    """Writes how far a long job is to ``<state_dir>/<name>.progress.json``, at most once in ``interval_seconds``.
+
+    The file holds ``stage`` (text), ``done`` and ``total`` (in ``unit``), ``unit``, ``rate_per_second`` (of this run,
+    so what an earlier run did does not count), ``eta_seconds`` (null while unknown) and ``finished``. The action plugin
+    reads it and prints a line of it.
+    """
+
+    def __init__(self, state_dir: str, name: str, interval_seconds: float = 1.0) -> None:
+        self.path = os.path.join(state_dir, f"{name}.progress.json")
+        self.interval_seconds = interval_seconds
+        self._stage = ""
+        self._unit = ""
+        self._total = 0
+        self._first_done = 0
+        self._started = 0.0
+        self._written = 0.0
+
+    def start(self, stage: str, total: int, unit: str, done: int = 0) -> None:
+        """Begin ``stage``, of ``total`` ``unit``s, ``done`` of which an earlier run did."""
+        self._stage, self._unit, self._total, self._first_done = stage, unit, total, done
+        self._started = time.monotonic()
+        self._write(done, finished=False)
+
+    def update(self, done: int) -> None:
+        """Say that ``done`` units are done by now; cheap to call often."""
+        if time.monotonic() - self._written >= self.interval_seconds:
+            self._write(done, finished=False)
+
+    def finish(self) -> None:
+        """Say that the whole job is done."""
+        self._write(self._total, finished=True)
+
+    def _write(self, done: int, finished: bool) -> None:
+        self._written = time.monotonic()
+        elapsed_seconds = self._written - self._started
+        rate = (done - self._first_done) / elapsed_seconds if elapsed_seconds > 0 else 0.0
+        eta = (self._total - done) / rate if rate > 0 else None
+        write_json(
+            self.path,
+            {
+                "stage": self._stage,
+                "done": done,
+                "total": self._total,
+                "unit": self._unit,
+                "rate_per_second": round(rate, 1),
+                "eta_seconds": None if eta is None else round(eta),
+                "finished": finished,
+            },
+            durable=False,
+        )

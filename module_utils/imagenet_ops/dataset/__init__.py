@@ -1,0 +1,1 @@
+"""The packed data set on disk and what checks and moves it."""

@@ -1,0 +1,1 @@
+"""Brings one file here, from any source, resumable, proved."""

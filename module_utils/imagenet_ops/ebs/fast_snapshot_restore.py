@@ -1,0 +1,209 @@
+"""Fast snapshot restore for a snapshot in some zones: switched on, waited for with its credits, and off again.
+
+It is paid by the hour, so whoever switches it on must not forget it: the zones are written into a tag of the snapshot
+before, and any later run finds them there and switches them off. What somebody else enabled is used and left alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, Callable, Protocol
+
+from ansible.module_utils.imagenet_ops.aws.errors import explain, sdk_errors
+from ansible.module_utils.imagenet_ops.core.errors import OpsError
+from ansible.module_utils.imagenet_ops.core.files import Progress
+from ansible.module_utils.imagenet_ops.ebs.warmup_plan import bucket_size, credits_per_hour
+
+ZONES_TAG = "FastRestoreZones"
+ACTIVE_STATES = ("enabling", "optimizing", "enabled")
+FIRST_POLL_SECONDS = 1.0
+POLL_GROWTH = 1.5
+LAST_POLL_SECONDS = 15.0
+
+
+class RestoreClient(Protocol):
+    """The part of boto3's EC2 client that is used here."""
+
+    def describe_snapshots(self, **request: Any) -> dict[str, Any]:
+        """Return snapshots."""
+
+    def describe_volumes(self, **request: Any) -> dict[str, Any]:
+        """Return volumes."""
+
+    def describe_fast_snapshot_restores(self, **request: Any) -> dict[str, Any]:
+        """Return the states of fast snapshot restore."""
+
+    def enable_fast_snapshot_restores(self, **request: Any) -> dict[str, Any]:
+        """Switch it on."""
+
+    def disable_fast_snapshot_restores(self, **request: Any) -> dict[str, Any]:
+        """Switch it off."""
+
+    def create_tags(self, **request: Any) -> dict[str, Any]:
+        """Set tags."""
+
+    def delete_tags(self, **request: Any) -> dict[str, Any]:
+        """Remove tags."""
+
+
+class FastRestore:
+    """One snapshot. ``hour_seconds`` is the hour in which credits are earned."""
+
+    def __init__(
+        self,
+        client: RestoreClient,
+        snapshot_id: str,
+        hour_seconds: float = 3600.0,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Keep what every step needs; ``clock`` tells the time as EC2 does, in seconds since the epoch."""
+        self.client = client
+        self.snapshot_id = snapshot_id
+        self.hour_seconds = hour_seconds
+        self.sleep = sleep
+        self.clock = clock
+
+    def enabled(
+        self, needed: Mapping[str, int], timeout_seconds: float, progress: Progress | None, *, check_mode: bool
+    ) -> dict[str, Any]:
+        """Return the module's result when every zone in ``needed`` is enabled and has as many credits.
+
+        Raises OpsError where EC2 refuses, and after ``timeout_seconds``.
+        """
+        snapshot = self._snapshot()
+        ours = tagged_zones(snapshot)
+        states = self._states()
+        missing = sorted(zone for zone in needed if states.get(zone, {}).get("State") not in ACTIVE_STATES)
+        if missing and not check_mode:
+            self._enable(missing, sorted({*ours, *missing}))
+        if not check_mode:
+            self._wait(needed, int(snapshot["VolumeSize"]), timeout_seconds, progress)
+        return self._result(bool(missing), states, {*states, *missing})
+
+    def disabled(self, *, check_mode: bool) -> dict[str, Any]:
+        """Return the module's result after the zones that the tag names are switched off."""
+        ours = tagged_zones(self._snapshot())
+        states = self._states() if ours else {}
+        active = sorted(zone for zone in ours if zone in states)
+        if active and not check_mode:
+            answer = self._call(
+                "disable_fast_snapshot_restores", AvailabilityZones=active, SourceSnapshotIds=[self.snapshot_id]
+            )
+            self._check(answer, "switched off, and it costs money every hour")
+        if ours and not check_mode:
+            self._call("delete_tags", Resources=[self.snapshot_id], Tags=[{"Key": ZONES_TAG}])
+        return self._result(bool(ours), states, set(states) - set(ours))
+
+    def _snapshot(self) -> dict[str, Any]:
+        answer = self._call("describe_snapshots", SnapshotIds=[self.snapshot_id])
+        snapshot: dict[str, Any] = answer["Snapshots"][0]
+        return snapshot
+
+    def _states(self) -> dict[str, dict[str, Any]]:
+        """Return the item of each zone in which it is on, or about to be."""
+        filters = [
+            {"Name": "snapshot-id", "Values": [self.snapshot_id]},
+            {"Name": "state", "Values": list(ACTIVE_STATES)},
+        ]
+        answer = self._call("describe_fast_snapshot_restores", Filters=filters)
+        return {item["AvailabilityZone"]: item for item in answer["FastSnapshotRestores"]}
+
+    def _enable(self, zones: list[str], ours: list[str]) -> None:
+        # The tag comes first: a run that is killed in between leaves a note too many, never a bill.
+        self._call("create_tags", Resources=[self.snapshot_id], Tags=[{"Key": ZONES_TAG, "Value": " ".join(ours)}])
+        answer = self._call(
+            "enable_fast_snapshot_restores", AvailabilityZones=zones, SourceSnapshotIds=[self.snapshot_id]
+        )
+        self._check(answer, "switched on")
+
+    def _check(self, answer: dict[str, Any], what: str) -> None:
+        for refused in answer.get("Unsuccessful", []):
+            for state in refused["FastSnapshotRestoreStateErrors"]:
+                error = state["Error"]
+                raise OpsError(
+                    f"Fast snapshot restore of {self.snapshot_id} in {state['AvailabilityZone']}",
+                    f"it was not {what}: {error['Code']}: {error['Message'].rstrip('.')}",
+                    "Mend what the message names and run again, or choose another way to warm the volumes",
+                )
+
+    def _wait(
+        self, needed: Mapping[str, int], size_gib: int, timeout_seconds: float, progress: Progress | None
+    ) -> None:
+        started, delay_seconds = self.clock(), FIRST_POLL_SECONDS
+        total = sum(needed.values())
+        if progress is not None:
+            progress.start("fast snapshot restore", total, "credits")
+        while True:
+            earned = self._credits(needed, size_gib)
+            if all(earned[zone] >= count for zone, count in needed.items()):
+                break
+            if self.clock() - started >= timeout_seconds:
+                raise OpsError(
+                    f"Fast snapshot restore of {self.snapshot_id}",
+                    f"after {timeout_seconds:g} s it has not the credits for {total} volumes",
+                    "Run again, or choose another way to warm the volumes",
+                )
+            self.sleep(delay_seconds)
+            delay_seconds = min(delay_seconds * POLL_GROWTH, LAST_POLL_SECONDS)
+            if progress is not None:
+                progress.update(int(sum(min(earned[zone], count) for zone, count in needed.items())))
+        if progress is not None:
+            progress.finish()
+
+    def _credits(self, zones: Iterable[str], size_gib: int) -> dict[str, float]:
+        """Return the credits of each zone, reckoned from when it was enabled and from the volumes made since.
+
+        EC2 itself shows them in CloudWatch alone, minutes late.
+        """
+        states = self._states()
+        made: dict[str, list[float]] = {}
+        filters = [{"Name": "snapshot-id", "Values": [self.snapshot_id]}]
+        for volume in self._call("describe_volumes", Filters=filters)["Volumes"]:
+            if volume.get("FastRestored"):
+                made.setdefault(volume["AvailabilityZone"], []).append(volume["CreateTime"].timestamp())
+        return {
+            zone: credits_left(
+                states[zone]["EnabledTime"].timestamp(), made.get(zone, []), self.clock(), size_gib, self.hour_seconds
+            )
+            if states.get(zone, {}).get("State") == "enabled" and isinstance(states[zone].get("EnabledTime"), datetime)
+            else 0.0
+            for zone in zones
+        }
+
+    def _call(self, operation: str, **request: Any) -> dict[str, Any]:
+        try:
+            answer: dict[str, Any] = getattr(self.client, operation)(**request)
+        except sdk_errors() as error:
+            raise explain(error, f"EC2 {operation}") from error
+        return answer
+
+    def _result(self, changed: bool, before: Iterable[str], after: Iterable[str]) -> dict[str, Any]:
+        return {
+            "changed": changed,
+            "zones": sorted(after),
+            "diff": {
+                "before": f"fast snapshot restore in: {' '.join(sorted(before))}\n",
+                "after": f"fast snapshot restore in: {' '.join(sorted(after))}\n",
+            },
+        }
+
+
+def tagged_zones(snapshot: Mapping[str, Any]) -> list[str]:
+    """Return the zones in which a run of ours switched it on and none has switched it off since."""
+    value = next((tag["Value"] for tag in snapshot.get("Tags", []) if tag["Key"] == ZONES_TAG), "")
+    return str(value).split()
+
+
+def credits_left(
+    enabled_at: float, made_at: Iterable[float], now: float, size_gib: int, hour_seconds: float = 3600.0
+) -> float:
+    """Return the credits at time ``now`` of a bucket that was empty at ``enabled_at``; each volume took one."""
+    rate, most = credits_per_hour(size_gib) / hour_seconds, float(bucket_size(size_gib))
+    left, at = 0.0, enabled_at
+    for moment in sorted(moment for moment in made_at if moment >= enabled_at):
+        left = max(0.0, min(most, left + (moment - at) * rate) - 1)
+        at = moment
+    return min(most, left + (now - at) * rate)

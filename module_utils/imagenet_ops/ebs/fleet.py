@@ -1,0 +1,630 @@
+"""One volume for each instance of a fleet, however large: from a snapshot, or blank.
+
+How it stays right when anything is killed at any moment:
+
+* A volume is born with its tags (TagSpecifications), among them ``InstanceId``, so whatever a killed run left is found.
+* CreateVolume carries a ClientToken made of the snapshot, the instance and the tags: the same request sent again, by
+  this run or by another beside it, yields the same volume. A deleted volume keeps its token for a while, so a token
+  whose volume is gone is followed by the next of a fixed series.
+* Every step looks at what is there and does what is missing; a run with nothing to do changes nothing.
+* A volume whose instance has been terminated is of no use to anybody: the run that finds it deletes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import string
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ansible.module_utils.imagenet_ops.aws.errors import error_code, error_message, sdk_errors
+from ansible.module_utils.imagenet_ops.core.errors import OpsError
+from ansible.module_utils.imagenet_ops.ebs.jobs import Answer, Ec2Jobs, Job, Volume, fail, told
+
+INSTANCE_TAG = "InstanceId"
+USABLE_STATES = ("creating", "available", "in-use")
+GOING_STATES = ("deleting", "deleted")
+GONE_INSTANCE_STATES = ("shutting-down", "terminated")
+# EC2 is eventually consistent: what was just changed may be missing from its answers for so long.
+APPEAR_SECONDS = 15.0
+# Often enough for a device name or a Nitro slot that hangs; one that hangs every time is for a person to look at.
+ATTACH_ATTEMPTS = 3
+# How many new volumes may vanish, and how many tokens of deleted ones are skipped, before an instance is given up.
+VANISHED_VOLUMES = 3
+TOKEN_SERIES = 100
+# A root volume and one more: every type takes further ones, so nothing needs to be asked.
+FEW_ATTACHMENTS = 2
+# The volume that a token stands for no longer exists, or was made with other settings.
+TOKEN_SPENT_CODES = ("IdempotentParameterMismatch", "InvalidVolume.NotFound")
+# Ends of device names: f to p are recommended for EBS volumes, the others are allowed (EC2 User Guide, "Device names
+# for volumes"). sdf and xvdf are one slot. The name plays no part in finding the device (see host/devices.py).
+DEVICE_SUFFIXES = [*"fghijklmnop", *(first + second for first in "bc" for second in string.ascii_lowercase)]
+
+
+@dataclass(frozen=True)
+class VolumeSettings:
+    """What each volume is to be; 0 and "" leave the choice to AWS (for the size: that of the snapshot).
+
+    Without ``snapshot_id`` the volumes are blank and need a size. ``delete_on_termination`` None leaves that as it is.
+    ``attach_timeout_seconds`` is how long a volume may be attaching before it is detached and attached again.
+    """
+
+    snapshot_id: str = ""
+    volume_type: str = "gp3"
+    iops: int = 0
+    throughput_mib_s: int = 0
+    initialization_rate_mib_s: int = 0
+    size_gib: int = 0
+    kms_key_id: str = ""
+    encrypted: bool = True
+    delete_on_termination: bool | None = None
+    name_prefix: str = ""
+    attach_timeout_seconds: float = 90.0
+
+
+class Deployment:
+    """Gives every instance its volume: created where missing, attached, deleted with the instance where wanted.
+
+    Volumes of instances that have gone are deleted; those of other versions are only named, for they may be mounted.
+    """
+
+    def __init__(
+        self, ec2: Ec2Jobs, tags: dict[str, str], settings: VolumeSettings, version_tag: str = "DatasetVersion"
+    ) -> None:
+        """Keep what every step needs; ``tags`` identify the volumes, ``version_tag`` tells versions of them apart."""
+        check_tags(tags)
+        self.ec2 = ec2
+        self.tags = tags
+        self.settings = settings
+        self.version_tag = version_tag
+        self.removal = Removal(ec2, tags)
+        self.started_at = ec2.time()
+
+    def present(self, instance_ids: Iterable[str], *, check_mode: bool) -> dict[str, Any]:
+        """Return the module's result, after every instance has its volume or, in check mode, saying what that takes.
+
+        Raises OpsError where nothing can be done for any instance: no credentials, no such snapshot.
+        """
+        jobs = [Job(instance_id) for instance_id in dict.fromkeys(instance_ids)]
+        instances = self.ec2.instances(job.instance_id for job in jobs)
+        self.started_at = self.ec2.time()
+        for job in jobs:
+            read_instance(job, instances.get(job.instance_id))
+        open_jobs = [job for job in jobs if not job.reason]
+        relatives = tagged_volumes(self.ec2, {k: v for k, v in self.tags.items() if k != self.version_tag})
+        volumes = self._volumes_by_instance(open_jobs, relatives)
+        missing = [job for job in open_jobs if job.instance_id not in volumes]
+        if check_mode and missing:
+            self._check_snapshot()
+        self._check_attachment_limits(open_jobs, volumes, instances)
+        ready = sum(is_attached(volumes.get(job.instance_id), job.instance_id) for job in open_jobs)
+        orphans = self._orphans(relatives, instances)
+        for job in (job for job in open_jobs if not job.reason):
+            (self._predict if check_mode else self._begin)(job, volumes.get(job.instance_id))
+        for orphan in orphans:
+            self._begin_removal(orphan, check_mode=check_mode)
+        self.ec2.work([*jobs, *orphans], self._advance_any)
+        # A real run asks AWS for volumes and not whether the snapshot is fit for them; where none came, it may be why.
+        if missing and all(job.reason and not job.volume_id for job in missing):
+            self._check_snapshot()
+        self._remove_new_orphans([job for job in jobs if job.reason and job.created])
+        return self._result(jobs, orphans, relatives, ready)
+
+    def _volumes_by_instance(self, jobs: list[Job], relatives: list[Volume]) -> dict[str, Volume]:
+        """Return for each instance the volume that it already has, or that an earlier run made for it."""
+        zones = {job.instance_id: job.zone for job in jobs}
+        usable = [volume for volume in relatives if volume["State"] in USABLE_STATES and self._is_current(volume)]
+        found: dict[str, Volume] = {}
+        for volume in sorted(usable, key=lambda volume: (volume["State"] != "in-use", volume["VolumeId"])):
+            owner = owner_of(volume)
+            if zones.get(owner) == volume["AvailabilityZone"]:
+                found.setdefault(owner, volume)
+        return found
+
+    def _check_attachment_limits(
+        self, jobs: list[Job], volumes: Mapping[str, Volume], instances: Mapping[str, dict[str, Any]]
+    ) -> None:
+        """Fail the jobs whose instance takes no more volumes, before a volume is made for it."""
+        missing = [job for job in jobs if attachment_to(volumes.get(job.instance_id), job.instance_id) is None]
+        names = {
+            instances[job.instance_id]["InstanceType"]
+            for job in missing
+            if possible_attachments(instances[job.instance_id]) > FEW_ATTACHMENTS
+        }
+        limits = self.ec2.instance_types(sorted(names))
+        for job in missing:
+            instance = instances[job.instance_id]
+            used, most = attachments(instance, limits.get(instance["InstanceType"], {}))
+            if used >= most:
+                fail(
+                    job,
+                    f"instance {job.instance_id} has {used} attachments, and {instance['InstanceType']} takes no more. "
+                    "Detach a volume from it, or take an instance type with more attachments",
+                )
+
+    def _orphans(self, relatives: list[Volume], instances: Mapping[str, dict[str, Any]]) -> list[Job]:
+        """Return jobs for the volumes, of whatever version, that were made for instances which have gone since."""
+        free = [volume for volume in relatives if volume["State"] == "available" and owner_of(volume)]
+        others = sorted({owner_of(volume) for volume in free} - set(instances))
+        known = {**instances, **self.ec2.instances(others)}
+        return [
+            Job(owner_of(volume), volume_id=volume["VolumeId"], leaving=True)
+            for volume in free
+            if is_gone(known.get(owner_of(volume)))
+        ]
+
+    def _begin_removal(self, orphan: Job, *, check_mode: bool) -> None:
+        if check_mode:
+            orphan.changed = True
+        else:
+            self.removal.advance(orphan, {"State": "available"})
+
+    def _advance_any(self, job: Job, volume: Volume | None) -> None:
+        (self.removal.advance if job.leaving else self._advance)(job, volume)
+
+    def _check_snapshot(self) -> None:
+        """Raise OpsError where no volume can be made of the snapshot, if they are to be made of one."""
+        snapshot_id = self.settings.snapshot_id
+        if not snapshot_id:
+            return
+        found = list(self.ec2.describe("describe_snapshots", "Snapshots", {"snapshot-id": [snapshot_id]}))
+        if not found:
+            raise OpsError(
+                f"Snapshot {snapshot_id}",
+                "it does not exist in this Region, or is not shared with this account",
+                "Correct the id or the Region; playbooks/prepare.yml makes the snapshot",
+            )
+        snapshot = found[0]
+        if snapshot["State"] != "completed":
+            raise OpsError(
+                f"Snapshot {snapshot_id}",
+                f"it is {snapshot['State']} ({snapshot.get('Progress') or 'no progress known'}), and volumes are made "
+                "of completed snapshots only",
+                "Wait until it is completed; the first snapshot of a large volume takes hours",
+            )
+        if 0 < self.settings.size_gib < snapshot["VolumeSize"]:
+            raise OpsError(
+                f"Volumes of {self.settings.size_gib} GiB",
+                f"snapshot {snapshot_id} is of a volume of {snapshot['VolumeSize']} GiB, and no copy can be smaller",
+                "Ask for that size or more, or leave the size out",
+            )
+
+    def _begin(self, job: Job, volume: Volume | None) -> None:
+        if volume is None:
+            self._create(job)
+        else:
+            job.created_at = self.ec2.time()
+            self._advance(job, volume)
+
+    def _predict(self, job: Job, volume: Volume | None) -> None:
+        """Set in ``job`` what a real run would do; a volume yet to be created has no id and no device name."""
+        attachment = attachment_to(volume, job.instance_id)
+        job.volume_id = "" if volume is None else volume["VolumeId"]
+        job.volume_type = self.settings.volume_type if volume is None else volume["VolumeType"]
+        job.device_name = "" if attachment is None else attachment["Device"]
+        job.created = volume is None
+        job.attached = attachment is None
+        job.changed = attachment is None or not self._ends_as_wanted(job)
+
+    def _advance(self, job: Job, volume: Volume | None) -> None:
+        """Take the next step for ``job``, whose volume was just seen as ``volume`` (None: not seen)."""
+        if volume is None:
+            if self._is_young(job) and self.ec2.waited_seconds(job) < APPEAR_SECONDS:
+                self.ec2.wait_for(job)
+            else:
+                self._replace(job, "gone")
+            return
+        job.volume_id = volume["VolumeId"]
+        job.volume_type = volume["VolumeType"]
+        if volume["State"] == "in-use":
+            self._advance_attached(job, volume)
+        elif volume["State"] == "available" and not job.attached:
+            self._attach(job)
+        elif volume["State"] == "available" and self.ec2.waited_seconds(job) >= APPEAR_SECONDS:
+            fail(
+                job,
+                f"volume {job.volume_id} was taken off {job.instance_id} while it was being attached. See what became "
+                "of the instance, then run again",
+            )
+        elif volume["State"] in USABLE_STATES:
+            self.ec2.wait_for(job)
+        else:
+            self._replace(job, volume["State"])
+
+    def _advance_attached(self, job: Job, volume: Volume) -> None:
+        attachment = attachment_to(volume, job.instance_id)
+        if attachment is None:
+            fail(job, f"its volume {job.volume_id} is attached to {owner_of(volume)}. Detach it there, then run again")
+            return
+        job.device_name = attachment["Device"]
+        if attachment["State"] == "attaching" and self._is_stuck(job):
+            request = {"VolumeId": job.volume_id, "InstanceId": job.instance_id}
+            self.ec2.submit(job, self._let_go, "detach_volume", **request)
+        elif attachment["State"] != "attached":
+            self.ec2.wait_for(job)
+        elif not self._ends_as_wanted(job):
+            self._set_delete_on_termination(job)
+        else:
+            job.waiting_since = None
+
+    def _is_stuck(self, job: Job) -> bool:
+        """Say whether attaching takes so long that another try, on another device name, is the better way."""
+        waited_seconds = self.ec2.waited_seconds(job)
+        return waited_seconds >= self.settings.attach_timeout_seconds and job.let_go < ATTACH_ATTEMPTS - 1
+
+    def _let_go(self, job: Job, answer: Answer) -> None:
+        """Go on after a stuck attachment was given up: as soon as the volume is available, it is attached again."""
+        try:
+            answer.result()
+        except sdk_errors() as error:
+            # IncorrectState: it was attached in this very moment, or is being detached already.
+            if error_code(error) != "IncorrectState":
+                fail(job, f"volume {job.volume_id} hangs in attaching, and was not detached: {told(error)}")
+                return
+        else:
+            job.attached = False
+            job.let_go += 1
+        self.ec2.wait_for(job)
+
+    def _ends_as_wanted(self, job: Job) -> bool:
+        wanted = self.settings.delete_on_termination
+        return wanted is None or (job.volume_id in job.deleted_with_instance) == wanted
+
+    def _is_young(self, job: Job) -> bool:
+        """Say whether the volume is so new that EC2 may not show it yet; if not, the token stood for one of the past.
+
+        Both times are EC2's own, so it does not matter how wrong the clock of this machine is.
+        """
+        return job.created_at >= self.started_at - APPEAR_SECONDS
+
+    def _replace(self, job: Job, state: str) -> None:
+        """Make another volume instead of one that will never be of use, unless new ones keep vanishing."""
+        job.vanished += self._is_young(job)
+        if job.vanished < VANISHED_VOLUMES:
+            self._next_token(job)
+        else:
+            fail(
+                job,
+                f"volume {job.volume_id} is {state} right after it was made {self._origin()}. The usual "
+                "cause is a KMS key that EC2 may not use for this user or role: allow kms:CreateGrant, "
+                "kms:GenerateDataKeyWithoutPlaintext, kms:ReEncrypt* and kms:Decrypt on it",
+            )
+
+    def _origin(self) -> str:
+        return f"of {self.settings.snapshot_id}" if self.settings.snapshot_id else "blank"
+
+    def _create(self, job: Job) -> None:
+        settings = self.settings
+        tags = {**self.tags, INSTANCE_TAG: job.instance_id}
+        if settings.name_prefix:
+            tags["Name"] = f"{settings.name_prefix}-{job.instance_id}"
+        optional = {
+            "SnapshotId": settings.snapshot_id,
+            "Iops": settings.iops,
+            "Throughput": settings.throughput_mib_s,
+            "VolumeInitializationRate": settings.initialization_rate_mib_s,
+            "Size": settings.size_gib,
+            "KmsKeyId": settings.kms_key_id,
+        }
+        self.ec2.submit(
+            job,
+            self._created,
+            "create_volume",
+            AvailabilityZone=job.zone,
+            VolumeType=settings.volume_type,
+            Encrypted=settings.encrypted,
+            TagSpecifications=[
+                {"ResourceType": "volume", "Tags": [{"Key": key, "Value": value} for key, value in tags.items()]}
+            ],
+            ClientToken=client_token(settings.snapshot_id, job.instance_id, self.tags, job.token_number),
+            **{name: value for name, value in optional.items() if value},
+        )
+
+    def _created(self, job: Job, answer: Answer) -> None:
+        try:
+            volume = answer.result()
+        except sdk_errors() as error:
+            if error_code(error) in TOKEN_SPENT_CODES:
+                self._next_token(job)
+            else:
+                fail(job, f"no volume {self._origin()} in {job.zone}: {told(error)}")
+            return
+        job.created_at = volume["CreateTime"].timestamp()
+        if not self._is_young(job):  # a deleted one: had it still been there, it would have been found by its tags
+            self._next_token(job)
+            return
+        job.created = job.changed = True
+        self._advance(job, volume)
+
+    def _next_token(self, job: Job) -> None:
+        job.created = False
+        job.token_number += 1
+        if job.token_number < TOKEN_SERIES:
+            self._create(job)
+        else:
+            fail(job, f"{TOKEN_SERIES} volumes made for it are gone. Wait a day, until EC2 forgets their tokens")
+
+    def _attach(self, job: Job) -> None:
+        suffix = next((suffix for suffix in DEVICE_SUFFIXES if suffix not in job.used_devices), None)
+        if suffix is None:
+            fail(job, "every device name for volumes is taken. Detach a volume from that instance")
+            return
+        job.used_devices.add(suffix)
+        job.device_name = device_name(suffix)
+        request = {"VolumeId": job.volume_id, "InstanceId": job.instance_id, "Device": job.device_name}
+        self.ec2.submit(job, self._attached, "attach_volume", **request)
+
+    def _attached(self, job: Job, answer: Answer) -> None:
+        try:
+            attachment = answer.result()
+        except sdk_errors() as error:
+            self._not_attached(job, error)
+            return
+        job.attached = job.changed = True
+        self._advance_attached(job, {"Attachments": [attachment]})
+
+    def _not_attached(self, job: Job, error: Exception) -> None:
+        code = error_code(error)
+        if code == "VolumeInUse":
+            # An earlier call did it and its answer was lost, or another run beside this one: the next look tells.
+            job.attached = job.changed = True
+            self.ec2.wait_for(job)
+        elif code == "InvalidParameterValue" and "in use" in error_message(error):
+            self._attach(job)
+        elif code == "InvalidVolume.NotFound":
+            job.used_devices.discard(device_suffix(job.device_name))
+            self._replace(job, "gone")
+        else:
+            fail(job, f"volume {job.volume_id} was not attached as {job.device_name}: {told(error)}")
+
+    def _set_delete_on_termination(self, job: Job) -> None:
+        ebs = {"VolumeId": job.volume_id, "DeleteOnTermination": self.settings.delete_on_termination}
+        mappings = [{"DeviceName": job.device_name, "Ebs": ebs}]
+        request = {"InstanceId": job.instance_id, "BlockDeviceMappings": mappings}
+        self.ec2.submit(job, self._delete_on_termination_set, "modify_instance_attribute", **request)
+
+    def _delete_on_termination_set(self, job: Job, answer: Answer) -> None:
+        try:
+            answer.result()
+        except sdk_errors() as error:
+            fail(job, f"volume {job.volume_id} is attached, but its DeleteOnTermination was not set: {told(error)}")
+            return
+        job.changed = True
+
+    def _remove_new_orphans(self, failed: list[Job]) -> None:
+        """Delete volumes that this run made for instances that have gone meanwhile."""
+        instances = self.ec2.instances(job.instance_id for job in failed)
+        for job in failed:
+            if not is_gone(instances.get(job.instance_id)):
+                continue
+            try:
+                self.ec2.mutate("delete_volume", VolumeId=job.volume_id)
+                job.reason += f". The instance has gone, so volume {job.volume_id} was deleted again"
+            except sdk_errors() as error:
+                job.reason += (
+                    f". The instance has gone, but volume {job.volume_id} is left: {told(error)}. "
+                    "The next run deletes it"
+                )
+
+    def _result(self, jobs: list[Job], orphans: list[Job], relatives: list[Volume], ready: int) -> dict[str, Any]:
+        served = {job.instance_id: job for job in jobs if not job.reason}
+        superseded: dict[str, list[str]] = {}
+        for volume in relatives:
+            owner = owner_of(volume)
+            if owner in served and volume["State"] in USABLE_STATES and not self._is_current(volume):
+                superseded.setdefault(owner, []).append(volume["VolumeId"])
+        return {
+            "changed": any(job.changed for job in [*jobs, *orphans]),
+            "volumes": {
+                job.instance_id: {
+                    "volume_id": job.volume_id,
+                    "volume_type": job.volume_type,
+                    "zone": job.zone,
+                    "device_name": job.device_name,
+                }
+                for job in served.values()
+            },
+            "superseded": superseded,
+            "failed_instances": {job.instance_id: job.reason for job in jobs if job.reason},
+            "ready": ready,
+            "created": sum(job.created for job in jobs),
+            "attached": sum(job.attached for job in jobs),
+            "detached": 0,
+            "deleted": sum(not job.reason for job in orphans),
+            "api_calls": self.ec2.api_calls,
+            "diff": {
+                "before": f"{ready} of {len(jobs)} instances have the volume attached\n",
+                "after": f"{len(served)} of {len(jobs)} instances have the volume attached\n",
+            },
+        }
+
+    def _is_current(self, volume: Volume) -> bool:
+        """Say whether ``volume`` is of the version that was asked for."""
+        return self.tags.items() <= tags_of(volume).items()
+
+
+# It is being detached already, or just was: by another run, or since its instance was terminated.
+DETACHED_CODES = ("IncorrectState", "InvalidAttachment.NotFound")
+
+
+class Removal:
+    """Detaches and deletes volumes that carry the tags, and no others."""
+
+    def __init__(self, ec2: Ec2Jobs, tags: dict[str, str], kept_tags: Mapping[str, str] | None = None) -> None:
+        """Keep what every step needs; only volumes with all of ``tags`` are touched, none with all of ``kept_tags``."""
+        check_tags(tags)
+        self.ec2 = ec2
+        self.tags = tags
+        self.kept_tags = kept_tags or {}
+
+    def absent(self, instance_ids: Iterable[str], *, check_mode: bool) -> dict[str, Any]:
+        """Return the module's result, after the volumes of these instances (none named: all) are gone."""
+        wanted = set(instance_ids)
+        volumes = [
+            volume
+            for volume in tagged_volumes(self.ec2, self.tags)
+            if volume["State"] not in GOING_STATES
+            and (not wanted or owner_of(volume) in wanted)
+            and not (self.kept_tags and self.kept_tags.items() <= tags_of(volume).items())
+        ]
+        jobs = [Job(owner_of(volume), volume_id=volume["VolumeId"], leaving=True) for volume in volumes]
+        for job, volume in zip(jobs, volumes):
+            if check_mode:
+                job.changed = True
+                job.detached = volume["State"] == "in-use"
+            else:
+                self.advance(job, volume)
+        self.ec2.work(jobs, self.advance)
+        deleted = sum(not job.reason for job in jobs)
+        return {
+            "changed": any(job.changed for job in jobs),
+            "volumes": {},
+            "superseded": {},
+            "failed_instances": _reasons(jobs),
+            "created": 0,
+            "attached": 0,
+            "detached": sum(job.detached for job in jobs),
+            "deleted": deleted,
+            "api_calls": self.ec2.api_calls,
+            "diff": {"before": f"{len(jobs)} volumes\n", "after": f"{len(jobs) - deleted} volumes\n"},
+        }
+
+    def advance(self, job: Job, volume: Volume | None) -> None:
+        """Take the next step to get rid of the volume of ``job``, just seen as ``volume`` (None: not seen)."""
+        if volume is None or volume["State"] in GOING_STATES:
+            job.waiting_since = None
+        elif volume["State"] in ("available", "error"):
+            self.ec2.submit(job, self._deleted, "delete_volume", VolumeId=job.volume_id)
+        elif volume["State"] == "in-use" and not job.detached:
+            request = {"VolumeId": job.volume_id, "InstanceId": owner_of(volume)}
+            self.ec2.submit(job, self._detached, "detach_volume", **request)
+        else:
+            self.ec2.wait_for(job)
+
+    def _detached(self, job: Job, answer: Answer) -> None:
+        try:
+            answer.result()
+        except sdk_errors() as error:
+            if error_code(error) not in DETACHED_CODES:
+                fail(job, f"volume {job.volume_id} was not detached: {told(error)}")
+                return
+        job.detached = job.changed = True
+        self.ec2.wait_for(job)
+
+    def _deleted(self, job: Job, answer: Answer) -> None:
+        try:
+            answer.result()
+        except sdk_errors() as error:
+            if error_code(error) != "InvalidVolume.NotFound":
+                fail(job, f"volume {job.volume_id} was not deleted: {told(error)}")
+                return
+        job.changed = True
+
+
+def _reasons(jobs: Iterable[Job]) -> dict[str, str]:
+    """Return why volumes are left, by instance (or volume, of one that has none): an instance may have several."""
+    reasons: dict[str, list[str]] = {}
+    for job in jobs:
+        if job.reason:
+            reasons.setdefault(job.instance_id or job.volume_id, []).append(job.reason)
+    return {name: ". ".join(texts) for name, texts in reasons.items()}
+
+
+def check_tags(tags: dict[str, str]) -> None:
+    """Raise OpsError unless ``tags`` can tell the project's volumes from all others."""
+    if not tags.get("Project"):
+        raise OpsError(
+            "Tags of the fleet's volumes",
+            "there is no Project among them, and volumes are found, reused and deleted by their tags",
+            "Give at least Project, Dataset, DatasetVersion and Role",
+        )
+
+
+def read_instance(job: Job, instance: dict[str, Any] | None) -> None:
+    """Keep in ``job`` what is known of its instance; one that cannot be served fails it."""
+    if instance is None:
+        fail(job, f"instance {job.instance_id} does not exist in this Region. Correct the inventory")
+        return
+    job.zone = instance["Placement"]["AvailabilityZone"]
+    mappings = instance.get("BlockDeviceMappings", [])
+    job.used_devices = {device_suffix(mapping["DeviceName"]) for mapping in mappings}
+    volumes = [mapping["Ebs"] for mapping in mappings if "Ebs" in mapping]
+    job.deleted_with_instance = {ebs["VolumeId"] for ebs in volumes if ebs["DeleteOnTermination"]}
+    state = instance["State"]["Name"]
+    if state != "running":
+        fail(job, f"instance {job.instance_id} is {state}. Start it, or leave it out with --limit")
+
+
+def is_gone(instance: dict[str, Any] | None) -> bool:
+    """Say whether an instance has ended for good; EC2 forgets one an hour after that."""
+    return instance is None or instance["State"]["Name"] in GONE_INSTANCE_STATES
+
+
+def attachments(instance: dict[str, Any], instance_type: dict[str, Any]) -> tuple[int, float]:
+    """Return how many attachments an instance has, and the most that its type takes (infinite where EC2 does not say).
+
+    ``MaximumEbsAttachments`` of a type whose limit is ``shared`` has the first network interface, the NVMe disks and
+    the accelerators taken off already; every further network interface takes a volume's place (EC2 User Guide, "Amazon
+    EBS volume limits for Amazon EC2 instances").
+    """
+    limits = instance_type.get("EbsInfo", {})
+    is_shared = limits.get("AttachmentLimitType") == "shared"
+    used = possible_attachments(instance) if is_shared else len(instance.get("BlockDeviceMappings", []))
+    return used, limits.get("MaximumEbsAttachments") or float("inf")
+
+
+def possible_attachments(instance: dict[str, Any]) -> int:
+    """Return how many attachments an instance has if its type's limit is ``shared``, the most that it can have."""
+    return len(instance.get("BlockDeviceMappings", [])) + max(0, len(instance.get("NetworkInterfaces", [])) - 1)
+
+
+def tagged_volumes(ec2: Ec2Jobs, tags: dict[str, str]) -> list[Volume]:
+    """Return all volumes that carry ``tags``."""
+    filters = {f"tag:{name}": [value] for name, value in tags.items()}
+    return list(ec2.describe("describe_volumes", "Volumes", filters))
+
+
+def tags_of(volume: Volume) -> dict[str, str]:
+    """Return the tags of ``volume`` by name."""
+    return {tag["Key"]: str(tag["Value"]) for tag in volume.get("Tags", [])}
+
+
+def owner_of(volume: Volume) -> str:
+    """Return the instance that ``volume`` is attached to, else the one that it was made for, else ""."""
+    for attachment in volume.get("Attachments", []):
+        return str(attachment["InstanceId"])
+    return tags_of(volume).get(INSTANCE_TAG, "")
+
+
+def attachment_to(volume: Volume | None, instance_id: str) -> dict[str, Any] | None:
+    """Return the attachment of ``volume`` to the instance, or None."""
+    attachments: list[dict[str, Any]] = [] if volume is None else volume.get("Attachments", [])
+    return next((attachment for attachment in attachments if attachment["InstanceId"] == instance_id), None)
+
+
+def is_attached(volume: Volume | None, instance_id: str) -> bool:
+    """Say whether ``volume`` is attached to the instance, and not only on its way there."""
+    attachment = attachment_to(volume, instance_id)
+    return attachment is not None and attachment["State"] == "attached"
+
+
+def device_suffix(name: str) -> str:
+    """Return what tells one slot from another: ``f`` for /dev/sdf and for xvdf, ``a`` for /dev/sda1."""
+    end = name.rsplit("/", 1)[-1]
+    for prefix in ("xvd", "sd"):
+        if end.startswith(prefix):
+            return end[len(prefix) :].rstrip(string.digits)
+    return end
+
+
+def device_name(suffix: str) -> str:
+    """Return the name to attach by: one letter goes with sd, two with xvd (EC2 User Guide, as above)."""
+    return f"/dev/sd{suffix}" if len(suffix) == 1 else f"/dev/xvd{suffix}"
+
+
+def client_token(snapshot_id: str, instance_id: str, tags: dict[str, str], number: int) -> str:
+    """Return the ClientToken (64 characters, as many as EC2 takes) of the ``number``-th volume for that instance."""
+    identity = json.dumps([snapshot_id, instance_id, sorted(tags.items()), number])
+    return hashlib.sha256(identity.encode()).hexdigest()

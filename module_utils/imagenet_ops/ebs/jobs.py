@@ -1,0 +1,281 @@
+"""Many EBS volumes moved through their states at once, with few calls: the engine under fleet.py.
+
+Describe calls are filtered and ask for all volumes at once. Calls that change something run in threads. Each volume
+takes its next step as soon as it can, whatever the others do, and one that is stuck fails alone.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import Any, Callable, Optional, Protocol
+
+from ansible.module_utils.imagenet_ops.aws.errors import explain, sdk_errors
+
+THREADS = 16
+# Adaptive retries measure the rate that the account is allowed and keep to it: with the plain ones, a large fleet fails
+# with RequestLimitExceeded (anything from EC2's token buckets to another tool at work in the same account).
+CLIENT_CONFIG: dict[str, Any] = {
+    "retries": {"mode": "adaptive", "total_max_attempts": 30},
+    "max_pool_connections": THREADS,
+    "connect_timeout": 10,
+    "read_timeout": 60,
+}
+# A filter of EC2 takes 200 values, a page of DescribeVolumes and DescribeInstances 1000 results (EC2 API reference).
+FILTER_VALUES = 200
+PAGE_RESULTS = 1000
+# DescribeInstanceTypes gives fewer at a time.
+PAGE_TYPES = 100
+# A volume is usually available 1-3 s after CreateVolume and attached a little later, so waiting begins short; but not
+# with a whole second, for a look that comes a moment before the end costs a second wait.
+FIRST_POLL_SECONDS = 1.25
+POLL_GROWTH = 1.25
+LAST_POLL_SECONDS = 5.0
+# A volume that has waited so long is looked at even if others, asked for later, are too young to be seen with it.
+BUSY_POLL_SECONDS = 2 * FIRST_POLL_SECONDS
+
+
+class Ec2Client(Protocol):
+    """The part of boto3's EC2 client that is used here."""
+
+    def describe_instances(self, **request: Any) -> dict[str, Any]:
+        """Return a page of instances."""
+
+    def describe_instance_types(self, **request: Any) -> dict[str, Any]:
+        """Return a page of instance types."""
+
+    def describe_volumes(self, **request: Any) -> dict[str, Any]:
+        """Return a page of volumes."""
+
+    def describe_snapshots(self, **request: Any) -> dict[str, Any]:
+        """Return a page of snapshots."""
+
+    def create_volume(self, **request: Any) -> dict[str, Any]:
+        """Create a volume."""
+
+    def attach_volume(self, **request: Any) -> dict[str, Any]:
+        """Attach a volume."""
+
+    def modify_instance_attribute(self, **request: Any) -> dict[str, Any]:
+        """Change a setting of an instance."""
+
+    def detach_volume(self, **request: Any) -> dict[str, Any]:
+        """Detach a volume."""
+
+    def delete_volume(self, **request: Any) -> dict[str, Any]:
+        """Delete a volume."""
+
+
+@dataclass
+class Job:
+    """One volume on its way; touched by the main thread only.
+
+    ``instance_id`` is the instance that it is for, ``reason`` why it failed. ``deleted_with_instance`` holds the
+    volumes that end with the instance. ``leaving`` says that the volume is to be removed, ``let_go`` how often it was
+    detached because it hung in attaching. ``created``, ``attached``, ``detached`` and ``changed`` say which calls EC2
+    accepted in this run. Times are seconds since the epoch; ``looked_at`` is when a volume that is waited for was last
+    seen, by a look or in the answer to a call.
+    """
+
+    instance_id: str
+    zone: str = ""
+    volume_id: str = ""
+    volume_type: str = ""
+    device_name: str = ""
+    used_devices: set[str] = field(default_factory=set)
+    deleted_with_instance: set[str] = field(default_factory=set)
+    leaving: bool = False
+    let_go: int = 0
+    token_number: int = 0
+    created_at: float = 0.0
+    vanished: int = 0
+    created: bool = False
+    attached: bool = False
+    detached: bool = False
+    changed: bool = False
+    waiting_since: float | None = None
+    looked_at: float = 0.0
+    reason: str = ""
+
+
+Volume = dict[str, Any]
+Advance = Callable[[Job, Optional[Volume]], None]
+Answer = Future[dict[str, Any]]
+
+
+class Ec2Jobs:
+    """Counts the calls to EC2 and drives jobs until each is done or has failed. Use an object for one run."""
+
+    def __init__(
+        self,
+        client: Ec2Client,
+        timeout_seconds: float,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Keep what every step needs; ``timeout_seconds`` is the longest that one volume may stay in one state."""
+        self.client = client
+        self.timeout_seconds = timeout_seconds
+        self.sleep = sleep
+        self.clock = clock
+        self.api_calls = {"mutating": 0, "describe": 0}
+        self._ahead_seconds = 0.0
+        self._count_lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(THREADS)
+        self._in_flight: dict[Answer, tuple[Job, Callable[[Job, Answer], None]]] = {}
+
+    def time(self) -> float:
+        """Return the time (seconds since the epoch) by the clock of EC2, as the last Describe told it, else by ours."""
+        return self.clock() + self._ahead_seconds
+
+    def mutate(self, operation: str, **request: Any) -> dict[str, Any]:
+        """Call an operation that changes something, and count it."""
+        with self._count_lock:
+            self.api_calls["mutating"] += 1
+        answer: dict[str, Any] = getattr(self.client, operation)(**request)
+        return answer
+
+    def describe(
+        self, operation: str, key: str, filters: dict[str, list[str]], page_results: int = PAGE_RESULTS
+    ) -> Iterator[dict[str, Any]]:
+        """Yield every result of a Describe operation, over all its pages. Raises OpsError where EC2 refuses."""
+        request: dict[str, Any] = {
+            "Filters": [{"Name": name, "Values": values} for name, values in filters.items()],
+            "MaxResults": page_results,
+        }
+        while True:
+            self.api_calls["describe"] += 1
+            try:
+                answer = getattr(self.client, operation)(**request)
+            except sdk_errors() as error:
+                raise explain(error, f"EC2 {operation}") from error
+            date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
+            if date:
+                self._ahead_seconds = parsedate_to_datetime(date).timestamp() - self.clock()
+            yield from answer[key]
+            if not answer.get("NextToken"):
+                return
+            request["NextToken"] = answer["NextToken"]
+
+    def instances(self, instance_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Return those of the instances that EC2 knows, by id."""
+        return {
+            instance["InstanceId"]: instance
+            for ids in chunks(instance_ids)
+            for reservation in self.describe("describe_instances", "Reservations", {"instance-id": ids})
+            for instance in reservation["Instances"]
+        }
+
+    def instance_types(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Return what EC2 knows of these instance types, by name."""
+        return {
+            found["InstanceType"]: found
+            for some in chunks(names)
+            for found in self.describe(
+                "describe_instance_types", "InstanceTypes", {"instance-type": some}, page_results=PAGE_TYPES
+            )
+        }
+
+    def volumes(self, volume_ids: Iterable[str]) -> dict[str, Volume]:
+        """Return those of the volumes that EC2 knows, by id."""
+        return {
+            volume["VolumeId"]: volume
+            for ids in chunks(volume_ids)
+            for volume in self.describe("describe_volumes", "Volumes", {"volume-id": ids})
+        }
+
+    def submit(self, job: Job, then: Callable[[Job, Answer], None], operation: str, **request: Any) -> None:
+        """Start a call for ``job`` in a thread; ``then`` gets its answer in the main thread, within `work`."""
+        job.waiting_since = None
+        self._in_flight[self._pool.submit(self.mutate, operation, **request)] = (job, then)
+
+    def wait_for(self, job: Job) -> None:
+        """Let ``job`` wait until its volume is in another state."""
+        if job.waiting_since is None:
+            job.waiting_since = job.looked_at = self.clock()
+
+    def waited_seconds(self, job: Job) -> float:
+        """Return for how long ``job`` has been waiting for its volume to change."""
+        return 0.0 if job.waiting_since is None else self.clock() - job.waiting_since
+
+    def work(self, jobs: list[Job], advance: Advance) -> None:
+        """Drive ``jobs``; ``advance`` takes a job's next step, given its volume as just seen (None: not seen).
+
+        A job is over when nothing is in flight for it and it does not wait.
+        """
+        delay_seconds = FIRST_POLL_SECONDS
+        next_poll = self.clock() + delay_seconds
+        try:
+            while self._in_flight or any(job.waiting_since is not None for job in jobs):
+                # While calls queue for a thread, a look would only take its place in EC2's buckets: what it finds ready
+                # would have to queue as well.
+                is_full = len(self._in_flight) > THREADS
+                was_busy = bool(self._in_flight)
+                self._settle(LAST_POLL_SECONDS if is_full else max(0.0, next_poll - self.clock()))
+                if is_full:
+                    continue
+                waiting = [job for job in jobs if job.waiting_since is not None]
+                if was_busy:
+                    # What was asked for last is young, and looked at together with the rest where that is soon.
+                    delay_seconds = FIRST_POLL_SECONDS
+                    soon = self.clock() + (BUSY_POLL_SECONDS if self._in_flight else FIRST_POLL_SECONDS)
+                    next_poll = min([soon, *(job.looked_at + BUSY_POLL_SECONDS for job in waiting)])
+                if self.clock() >= next_poll:
+                    self._poll([job for job in waiting if self.clock() - job.looked_at >= FIRST_POLL_SECONDS], advance)
+                    delay_seconds = min(delay_seconds * POLL_GROWTH, LAST_POLL_SECONDS)
+                    next_poll = self.clock() + delay_seconds
+        finally:
+            self._pool.shutdown(cancel_futures=True)
+
+    def _settle(self, timeout_seconds: float) -> None:
+        if not self._in_flight:
+            self.sleep(timeout_seconds)
+            return
+        done, _ = wait(self._in_flight, timeout=timeout_seconds, return_when=FIRST_COMPLETED)
+        for answer in done:
+            job, then = self._in_flight.pop(answer)
+            then(job, answer)
+
+    def _poll(self, waiting: list[Job], advance: Advance) -> None:
+        found = self.volumes(job.volume_id for job in waiting)
+        for job in waiting:
+            job.looked_at = self.clock()
+            volume = found.get(job.volume_id)
+            advance(job, volume)
+            if job.waiting_since is not None and self.waited_seconds(job) >= self.timeout_seconds:
+                fail(
+                    job,
+                    f"volume {job.volume_id} is still {state_of(volume)} after {self.timeout_seconds:g} s. Look at it "
+                    "and at the instance in the EC2 console (stopping and starting the instance frees a stuck "
+                    "attachment), then run again",
+                )
+
+
+def fail(job: Job, reason: str) -> None:
+    """End ``job`` with ``reason``: why, and what to do."""
+    job.reason = reason
+    job.waiting_since = None
+
+
+def told(error: Exception) -> str:
+    """Return an error of the SDK as the end of a reason: code, AWS's words, the next step."""
+    explained = explain(error, "")
+    return f"{explained.why}. {explained.todo}"
+
+
+def state_of(volume: Volume | None) -> str:
+    """Return the state of a volume and of its attachments in words."""
+    if volume is None:
+        return "missing"
+    return " and ".join([volume["State"], *(attachment["State"] for attachment in volume.get("Attachments", []))])
+
+
+def chunks(values: Iterable[str]) -> Iterator[list[str]]:
+    """Yield ``values`` in lists that fit a filter."""
+    everything = list(values)
+    for start in range(0, len(everything), FILTER_VALUES):
+        yield everything[start : start + FILTER_VALUES]

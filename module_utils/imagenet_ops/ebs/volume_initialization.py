@@ -1,0 +1,105 @@
+"""How far EBS is with loading the blocks of volumes from snapshots: DescribeVolumeStatus, for any number of volumes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, Callable, Protocol
+
+from ansible.module_utils.imagenet_ops.aws.errors import explain, sdk_errors
+from ansible.module_utils.imagenet_ops.core.errors import OpsError
+from ansible.module_utils.imagenet_ops.core.files import Progress
+from ansible.module_utils.imagenet_ops.ebs.jobs import chunks
+
+PROVISIONED = "provisioned-rate"
+# What AWS shows may be five minutes old (EBS User Guide, "Monitor volume initialization"): no need to ask often, but a
+# small volume is done in seconds.
+FIRST_POLL_SECONDS = 1.0
+POLL_GROWTH = 1.5
+LAST_POLL_SECONDS = 30.0
+
+
+class StatusClient(Protocol):
+    """The part of boto3's EC2 client that is used here."""
+
+    def describe_volume_status(self, **request: Any) -> dict[str, Any]:
+        """Return the status of volumes."""
+
+
+def initialization_of(client: StatusClient, volume_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return by volume: ``percent`` that has arrived, ``provisioned`` where at a rate that was paid for.
+
+    ``known`` says whether EC2 told it at all; where not, ``percent`` is 100. ``eta_seconds`` is EBS's own estimate, 0
+    where it has none. Raises OpsError where EC2 refuses.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for ids in chunks(volume_ids):
+        try:
+            answer = client.describe_volume_status(VolumeIds=ids)
+        except sdk_errors() as error:
+            raise explain(error, "EC2 describe_volume_status") from error
+        for status in answer["VolumeStatuses"]:
+            # Without details there is nothing to load: a blank volume, or one of a Region that does not tell.
+            details = status.get("InitializationStatusDetails") or {"Progress": 100}
+            found[status["VolumeId"]] = {
+                "percent": int(details.get("Progress", 0)),
+                "known": "InitializationStatusDetails" in status,
+                "provisioned": details.get("InitializationType") == PROVISIONED,
+                "eta_seconds": int(details.get("EstimatedTimeToCompleteInSeconds") or 0),
+            }
+    return found
+
+
+def open_volumes(volumes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the volumes worth waiting for: others are loaded as they are read, and may never be whole."""
+    return sorted(key for key, volume in volumes.items() if volume["provisioned"] and volume["percent"] < 100)
+
+
+def wait_for_initialization(
+    client: StatusClient,
+    volume_ids: Iterable[str],
+    data_bytes: int,
+    timeout_seconds: float,
+    progress: Progress | None,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> dict[str, Any]:
+    """Return the module's result, with ``progress`` after waiting for the volumes with a provisioned rate.
+
+    ``data_bytes`` is what each volume has to load. Raises OpsError after ``timeout_seconds``.
+    """
+    ids = list(volume_ids)
+    volumes = initialization_of(client, ids)
+    waiting = open_volumes(volumes)
+    if progress is None or not waiting:
+        return result(volumes)
+    total = data_bytes * len(waiting)
+    progress.start(f"initializing {len(waiting)} volumes", total, "bytes", done_bytes(volumes, waiting, data_bytes))
+    started, delay_seconds = clock(), FIRST_POLL_SECONDS
+    while unfinished := open_volumes(volumes):
+        if clock() - started >= timeout_seconds:
+            raise OpsError(
+                f"Initialization of {len(unfinished)} volumes ({', '.join(unfinished[:3])})",
+                f"it is not complete after {timeout_seconds:g} s",
+                "It goes on by itself: run again, or raise the time-out",
+            )
+        sleep(delay_seconds)
+        delay_seconds = min(delay_seconds * POLL_GROWTH, LAST_POLL_SECONDS)
+        volumes.update(initialization_of(client, unfinished))
+        progress.update(done_bytes(volumes, waiting, data_bytes))
+    progress.finish()
+    return result(volumes)
+
+
+def done_bytes(volumes: Mapping[str, Mapping[str, Any]], ids: Iterable[str], data_bytes: int) -> int:
+    """Return how much these volumes have loaded."""
+    return sum(int(volumes[volume_id]["percent"]) * data_bytes // 100 for volume_id in ids)
+
+
+def result(volumes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the module's result."""
+    return {
+        "changed": False,
+        "volumes": dict(volumes),
+        "initialized": sum(volume["percent"] == 100 for volume in volumes.values()),
+    }

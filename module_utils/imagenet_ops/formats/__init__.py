@@ -1,0 +1,1 @@
+"""One file a container format, writer and reader together."""

@@ -1,0 +1,243 @@
+"""The RecordIO format: records, their reader and their writer, and the header of an image record.
+
+The format is that of dmlc-core (include/dmlc/recordio.h, src/recordio.cc), the header that of MXNet
+(src/io/image_recordio.h, python/mxnet/recordio.py). tests/conformance holds both against mxnet 1.9.1.
+
+A record on disk is ``u32 magic, u32 word, data, zero bytes to a multiple of 4``, little-endian. The word's upper 3 bits
+are a flag, its lower 29 the length of the data. A reader that lost its place looks for the magic at multiples of 4, so
+the data must not hold it there: where it does, the record is cut into parts at each such place, the magic itself is
+left out, and the parts carry the flags 1 (first), 2 (middle) and 3 (last). Flag 0 is a record in one part.
+
+The index has a line ``id<tab>offset<newline>`` for each record, in the order of the records.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Sequence
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from ansible.module_utils.imagenet_ops.core.errors import OpsError
+
+MAGIC = b"\x0a\x23\xd7\xce"  # kMagic 0xced7230a, little-endian
+_MAGIC_WORD = int.from_bytes(MAGIC, "little")
+MAX_DATA_BYTES = (1 << 29) - 1
+IMAGE_HEADER_BYTES = 24
+
+_WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
+_PART = struct.Struct("<4sI")
+_IMAGE_HEADER = struct.Struct("<IfQQ")
+_WHOLE_IMAGE = struct.Struct("<4sIIfQQ")  # of a record in one part, up to the picture
+_PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")  # by length modulo 4
+
+
+class ImageRecord(NamedTuple):
+    """What an image record holds.
+
+    ``label`` is the class index; it is the first of ``labels`` where the record carries a vector. ``record_id`` is the
+    id of the .lst line. ``image`` is the encoded picture.
+    """
+
+    record_id: int
+    label: float
+    labels: tuple[float, ...]
+    image: bytes
+
+
+def frame(data: bytes) -> bytes:
+    """Return ``data`` as a record: parts with magic, flag, length and padding.
+
+    Raises ValueError where ``data`` is longer than the format's 2^29 - 1 bytes.
+    """
+    _check_length(len(data))
+    cuts = _aligned_magic(data)
+    if cuts:
+        return _frame_in_parts(data, cuts)
+    return b"".join((MAGIC, len(data).to_bytes(4, "little"), data, _PADDING[len(data) % 4]))
+
+
+def _check_length(length: int) -> None:
+    if length > MAX_DATA_BYTES:
+        raise ValueError(f"a record holds at most {MAX_DATA_BYTES} bytes, this one has {length}")
+
+
+def _aligned_magic(data: bytes) -> list[int]:
+    """Return the offsets, multiples of 4, at which ``data`` holds the magic."""
+    if len(data) < len(MAGIC):
+        return []
+    # Ten times faster than bytes.find, which would take a hundredth of all the time of packing.
+    words = np.frombuffer(data, "<u4", len(data) // 4)
+    offsets: list[int] = (np.flatnonzero(words == _MAGIC_WORD) * 4).tolist()
+    return offsets
+
+
+def _frame_in_parts(data: bytes, cuts: list[int]) -> bytes:
+    pieces = []
+    begin = 0
+    for cut in cuts:
+        flag = _FIRST if begin == 0 else _MIDDLE
+        pieces += [_PART.pack(MAGIC, flag << 29 | cut - begin), data[begin:cut]]
+        begin = cut + len(MAGIC)
+    last = data[begin:]
+    pieces += [_PART.pack(MAGIC, _LAST << 29 | len(last)), last, _PADDING[len(last) % 4]]
+    return b"".join(pieces)
+
+
+def image_data(record_id: int, label: float, image: bytes | memoryview) -> bytes:
+    """Return the data of an image record with one label: a 24 byte header (flag 0, label, id, 0), then the picture."""
+    return _IMAGE_HEADER.pack(0, label, record_id, 0) + image
+
+
+def frame_images(
+    ids: Sequence[int], labels: Sequence[float], images: Sequence[bytes | memoryview]
+) -> Sequence[bytes | memoryview]:
+    """Return ``frame(image_data(record_id, label, image))`` of each image, at a fraction of the cost.
+
+    The pictures are copied once, into one block, and that is searched for the magic as a whole: after a picture went
+    through the codec little of this program is left in the processor's caches, and a search for each picture alone
+    would take several hundredths of the time of packing.
+    """
+    pieces: list[bytes | memoryview] = []
+    ends = []
+    end = 0
+    for record_id, label, image in zip(ids, labels, images):
+        length = IMAGE_HEADER_BYTES + len(image)
+        _check_length(length)
+        padding = _PADDING[length % 4]
+        pieces += (_WHOLE_IMAGE.pack(MAGIC, length, 0, label, record_id, 0), image, padding)
+        end += _PART.size + length + len(padding)
+        ends.append(end)
+    block = b"".join(pieces)
+    # Every record begins on a multiple of 4 of the block, with the one magic that it may have.
+    if len(_aligned_magic(block)) != len(ends):
+        return [frame(image_data(*image)) for image in zip(ids, labels, images)]
+    view = memoryview(block)
+    return [view[begin:end] for begin, end in zip([0, *ends], ends)]
+
+
+def image_record_bytes(image_bytes: int) -> int:
+    """Return how long the record of an image of ``image_bytes`` is, but for 4 bytes for each aligned magic in it."""
+    return _PART.size + (IMAGE_HEADER_BYTES + image_bytes + 3) // 4 * 4
+
+
+def parse_image_data(data: bytes) -> ImageRecord:
+    """Return what the ``data`` of an image record says; raises ValueError where it is too short for its own header.
+
+    A header's flag above 0 is the number of float32 labels that follow it (MXNet's --pack-label).
+    """
+    if len(data) < IMAGE_HEADER_BYTES:
+        raise ValueError(f"{len(data)} bytes are too few for an image record's header")
+    count, label, record_id, _ = _IMAGE_HEADER.unpack_from(data)
+    if count == 0:
+        return ImageRecord(record_id, label, (label,), data[IMAGE_HEADER_BYTES:])
+    end = IMAGE_HEADER_BYTES + 4 * count
+    if len(data) < end:
+        raise ValueError(f"{len(data)} bytes are too few for a header with {count} labels")
+    labels = struct.unpack_from(f"<{count}f", data, IMAGE_HEADER_BYTES)
+    return ImageRecord(record_id, labels[0], labels, data[end:])
+
+
+class RecordWriter:
+    """Appends records and their index lines to two open files.
+
+    ``rec_bytes`` and ``idx_bytes`` say how long the files are; both descriptors stand at these ends. Nothing is
+    buffered: what `write` returned from is in the files (durable only after the caller's fsync).
+    """
+
+    def __init__(self, rec_descriptor: int, idx_descriptor: int, rec_bytes: int = 0, idx_bytes: int = 0) -> None:
+        self.rec_descriptor = rec_descriptor
+        self.idx_descriptor = idx_descriptor
+        self.rec_bytes = rec_bytes
+        self.idx_bytes = idx_bytes
+
+    def write(self, ids: Sequence[int], records: Sequence[bytes | memoryview]) -> None:
+        """Append ``records`` (each as from `frame`), whose .lst ids are ``ids``; OSError where the disk is full.
+
+        Give it many at a time, for the cost is in the system calls, but no more than the 1024 that one call takes.
+        """
+        lines = []
+        offset = self.rec_bytes
+        for record_id, record in zip(ids, records):
+            lines.append(f"{record_id}\t{offset}\n")
+            offset += len(record)
+        index = "".join(lines).encode("ascii")
+        write_all(self.rec_descriptor, records)
+        write_all(self.idx_descriptor, [index])
+        self.rec_bytes = offset
+        self.idx_bytes += len(index)
+
+
+def write_all(descriptor: int, pieces: Sequence[bytes | memoryview]) -> None:
+    """Write ``pieces``, at most 1024, one after another to a descriptor. Raises OSError where the disk is full."""
+    written = os.writev(descriptor, pieces)
+    if written < sum(map(len, pieces)):  # a signal came, or the disk is about to be full
+        write_all(descriptor, [b"".join(pieces)[written:]])
+
+
+class RecordReader:
+    """Reads records one after another from a buffered binary ``file``; ``path`` is for its errors.
+
+    ``offset`` is where the next record begins. Every error is an OpsError that names the byte: a record that is cut
+    short is never taken for the end.
+    """
+
+    def __init__(self, file: BinaryIO, path: str) -> None:
+        self.path = path
+        self.offset = 0
+        self._file = file
+
+    def seek(self, offset: int) -> None:
+        """Go to the record at ``offset``."""
+        self._file.seek(offset)
+        self.offset = offset
+
+    def read(self) -> bytes | None:
+        """Return the data of the next record, whole; None at the end of the file."""
+        part = self._read_part()
+        if part is None:
+            return None
+        flag, data = part
+        if flag == _WHOLE:
+            return data
+        if flag != _FIRST:
+            raise self._error("the record begins with a later part of another")
+        parts = [data]
+        while flag != _LAST:
+            part = self._read_part()
+            if part is None:
+                raise self._error("the file ends between two parts of a record")
+            flag, data = part
+            if flag not in (_MIDDLE, _LAST):
+                raise self._error("a new record begins before the last part of the one before")
+            parts.append(data)
+        return MAGIC.join(parts)
+
+    def _read_part(self) -> tuple[int, bytes] | None:
+        head = self._file.read(_PART.size)
+        if not head:
+            return None
+        if len(head) < _PART.size:
+            raise self._error("the file ends in the middle of a record's first 8 bytes")
+        magic, word = _PART.unpack(head)
+        if magic != MAGIC:
+            raise self._error(f"no record begins here (found {magic.hex()}, not the magic {MAGIC.hex()})")
+        flag, length = word >> 29, word & MAX_DATA_BYTES
+        if flag > _LAST:
+            raise self._error(f"a part of a record has the unknown flag {flag}")
+        padding = _PADDING[length % 4]
+        content = self._file.read(length + len(padding))
+        if len(content) < length + len(padding):
+            raise self._error(f"the record is cut short: {len(content)} of {length + len(padding)} bytes are there")
+        if padding and content[length:] != padding:
+            raise self._error("the padding after the record is not zero")
+        self.offset += len(head) + len(content)
+        return flag, content[:length] if padding else content
+
+    def _error(self, why: str) -> OpsError:
+        return OpsError(
+            f"Record file {self.path}, byte {self.offset}",
+            why,
+            "The file is damaged; restore it from the backup or pack the data set again",
+        )

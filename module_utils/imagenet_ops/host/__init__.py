@@ -1,0 +1,1 @@
+"""The machine itself: EBS device names, mounts, the Python environment."""

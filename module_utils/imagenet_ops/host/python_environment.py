@@ -1,0 +1,114 @@
+"""A Python environment with the packages of a list of pins, made from wheels that came in one file, or from an index.
+
+The system's own Python is not touched, and needs no pip: that of the wheels installs the others. The list of pins is
+written last, so an environment that has it is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import tarfile
+from dataclasses import dataclass
+from typing import Any, Callable
+
+from ansible.module_utils.imagenet_ops.core.errors import OpsError
+from ansible.module_utils.imagenet_ops.core.files import exclusive, write_atomic
+
+REQUIREMENTS_NAME = "requirements.txt"
+LOCK_NAME = ".lock"
+PIP = "pip=="
+
+RunCommand = Callable[[list[str]], tuple[int, str, str]]
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What is wanted: ``requirements`` (pins, a line each, pip's among them) installed in ``path``.
+
+    ``archive`` is a tar of the wheels, or of pip's alone where the others come from the index that pip is set to.
+    """
+
+    path: str
+    requirements: str
+    archive: str
+    from_index: bool = False
+
+
+def make_environment(wanted: Environment, run_command: RunCommand, *, check_mode: bool) -> dict[str, Any]:
+    """Make or renew the environment and return the result of the module python_environment_make.
+
+    ``run_command`` returns exit status, output and errors. Raises OpsError where a command fails, and where pip is not
+    among the pins or its wheel not in the archive.
+    """
+    python = os.path.join(wanted.path, "bin", "python")
+    changed = _installed(wanted.path) != wanted.requirements
+    if not check_mode:
+        os.makedirs(wanted.path, mode=0o755, exist_ok=True)
+        # A run whose controller was lost may still be at it: wait, and find it done.
+        with exclusive(os.path.join(wanted.path, LOCK_NAME)):
+            changed = _installed(wanted.path) != wanted.requirements
+            if changed:
+                _make(wanted, python, run_command)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(wanted.archive)
+    return {"changed": changed, "interpreter": python}
+
+
+def _make(wanted: Environment, python: str, run_command: RunCommand) -> None:
+    wheels = os.path.join(wanted.path, "wheels")
+    pip = os.path.join(wheels, _pip_wheel(wanted.requirements), "pip")
+    _unpack(wanted.archive, wheels)
+    if not os.path.exists(os.path.dirname(pip)):
+        raise OpsError(
+            f"Archive {wanted.archive}",
+            f"there is no {os.path.basename(os.path.dirname(pip))} in it",
+            "Remove the controller's cache of wheels and run again",
+        )
+    if not os.path.exists(python):
+        _run(run_command, [sys.executable, "-m", "venv", "--without-pip", wanted.path], f"Environment {wanted.path}")
+    pins = os.path.join(wheels, REQUIREMENTS_NAME)
+    with open(pins, "w", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in wanted.requirements.splitlines() if not line.startswith(PIP))
+    # The modules import a tenth of it: bytecode of all would take a third of the time.
+    install = [python, pip, "install", "--quiet", "--no-deps", "--no-compile", "--disable-pip-version-check"]
+    install += ["--root-user-action=ignore", "--requirement", pins]
+    install += [] if wanted.from_index else ["--no-index", "--find-links", wheels]
+    _run(run_command, install, f"Packages of {wanted.path}")
+    shutil.rmtree(wheels)
+    write_atomic(os.path.join(wanted.path, REQUIREMENTS_NAME), wanted.requirements.encode())
+
+
+def _installed(path: str) -> str | None:
+    with contextlib.suppress(FileNotFoundError), open(os.path.join(path, REQUIREMENTS_NAME), encoding="utf-8") as file:
+        return file.read()
+    return None
+
+
+def _pip_wheel(requirements: str) -> str:
+    pins = [line for line in requirements.splitlines() if line.startswith(PIP)]
+    if not pins:
+        raise OpsError("The list of pins", "pip is not among them", "Add pip, which installs the others")
+    return f"pip-{pins[0][len(PIP) :].strip()}-py3-none-any.whl"
+
+
+def _unpack(archive: str, folder: str) -> None:
+    """Put the files of ``archive``, whatever their folders in it, into ``folder``, which is made anew."""
+    if os.path.exists(folder):
+        shutil.rmtree(folder)
+    os.mkdir(folder)
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            content = tar.extractfile(member)
+            if content is not None:
+                with content, open(os.path.join(folder, os.path.basename(member.name)), "wb") as file:
+                    shutil.copyfileobj(content, file)
+
+
+def _run(run_command: RunCommand, command: list[str], what: str) -> None:
+    status, output, error = run_command(command)
+    if status != 0:
+        why = " ".join((error or output).split()).rstrip(".")
+        raise OpsError(what, f"{os.path.basename(command[0])} ended with {status}: {why}", "Mend that and run again")

@@ -1,0 +1,328 @@
+"""Which images there are, under which id and label, and in which order: the .lst file, made as im2rec.py makes it.
+
+``im2rec.py --list --recursive`` (mxnet 1.9.1) walks the class directories and their files in sorted order, numbers the
+images as it meets them, labels them by the index of their directory, and shuffles with Python's generator from seed
+100. It also labels a flat directory 0 throughout, counts a folder within a class as one more class, and shifts all
+labels where a class is missing. Here a tree that would do so is an error, and all splits share one list of classes.
+
+A set of 14 million images must fit in memory: names are kept in one string, numbers in arrays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import re
+from array import array
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from ansible.module_utils.imagenet_ops.core.errors import OpsError
+from ansible.module_utils.imagenet_ops.layout.annotations import ANNOTATION_SUFFIX
+
+IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")  # im2rec.py --exts
+SAMPLES = 5  # how many names an error or a warning shows
+
+_LINES_AT_ONCE = 1000
+# What im2rec.py's reader of the .lst would split or strip, and what is not UTF-8.
+_UNFIT_NAME = re.compile(r"^\s|[\t\n\r]|\s$|[\ud800-\udfff]")
+
+
+class ListLine(NamedTuple):
+    """A line of a .lst: the image's id, its label and its path below the split's directory."""
+
+    record_id: int
+    label: float
+    path: str
+
+
+class ImageNames:
+    """The images of a split by class, in sorted order; row n is the n-th image and its id.
+
+    ``where`` is the tree or archive that they are in. ``classes`` are the sorted names of the classes, empty ones too.
+    ``sizes`` has each row's length in bytes, ``names_digest`` is a SHA-256 over all paths.
+    """
+
+    def __init__(self, where: str, images_of_classes: Iterable[tuple[str, list[tuple[str, int]]]]) -> None:
+        """Take each class, in sorted order, with the sorted names and the sizes of its images.
+
+        Raises OpsError for a name that a .lst cannot hold.
+        """
+        self.where = where
+        self.classes: list[str] = []
+        self.sizes = array("Q")
+        self._class_ends = array("Q")
+        self._name_ends = array("Q")
+        digest = hashlib.sha256()
+        names: list[bytes] = []
+        end = 0
+        for name, files in images_of_classes:
+            self._refuse_unfit(name, files)
+            digest.update("".join(f"{name}/{file}\n" for file, _ in files).encode())
+            self.sizes.extend(size for _, size in files)
+            encoded = [file.encode() for file, _ in files]
+            for file_name in encoded:
+                end += len(file_name)
+                self._name_ends.append(end)
+            names.append(b"".join(encoded))
+            self.classes.append(name)
+            self._class_ends.append(len(self._name_ends))
+        self._names = b"".join(names)
+        self.names_digest = digest.hexdigest()
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self._name_ends)
+
+    def class_of(self, row: int) -> int:
+        """Return the index in ``classes`` of the image in ``row``."""
+        return bisect_right(self._class_ends, row)
+
+    def path(self, row: int) -> str:
+        """Return the path of the image in ``row``, below its split."""
+        begin = self._name_ends[row - 1] if row else 0
+        return f"{self.classes[self.class_of(row)]}/{self._names[begin : self._name_ends[row]].decode()}"
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of images of each class directory."""
+        begins = [0, *self._class_ends]
+        return {name: end - begin for name, begin, end in zip(self.classes, begins, self._class_ends)}
+
+    def _refuse_unfit(self, class_name: str, files: list[tuple[str, int]]) -> None:
+        unfit = [name for name in (class_name, *(name for name, _ in files)) if _UNFIT_NAME.search(name)]
+        if unfit:
+            raise OpsError(
+                f"Images of {self.where}",
+                f"a .lst cannot hold the name {unfit[0]!r} in {class_name!r}: tabs, line ends, white space at the ends"
+                " and bytes that are not UTF-8 are not possible there",
+                "Rename it",
+            )
+
+
+class Tree(ImageNames):
+    """The images of ``directory``/<class>/.
+
+    ``ignored`` counts the files that are no images by name, ``ignored_samples`` names a few of them.
+    """
+
+    def __init__(self, directory: str) -> None:
+        """Read the directories. Raises OpsError for what im2rec.py would label wrongly, naming it."""
+        self.directory = directory
+        self.ignored = 0
+        self.ignored_samples: list[str] = []
+        super().__init__(directory, self._read())
+
+    def _read(self) -> Iterator[tuple[str, list[tuple[str, int]]]]:
+        """Yield each class and the names and sizes of its images."""
+        try:
+            for name in self._class_directories():
+                yield name, self._images_of(name)
+        except OSError as error:
+            raise OpsError(
+                f"Tree {self.directory}",
+                f"{error.filename} cannot be read ({error.strerror})",
+                "Lay the images out as <class>/<image> there, readable for this user",
+            ) from error
+
+    def _class_directories(self) -> list[str]:
+        directories = []
+        images = []
+        with os.scandir(self.directory) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    directories.append(entry.name)
+                elif _is_image(entry.name):
+                    images.append(entry.name)
+                else:
+                    self._ignore(entry.name)
+        if images:
+            raise OpsError(
+                f"Tree {self.directory}",
+                f"{len(images)} images lie in it directly (such as {min(images)}), so their class is not known",
+                "Move each into the directory of its class; imagenet_layout does it for the validation images",
+            )
+        return sorted(directories)
+
+    def _images_of(self, class_name: str) -> list[tuple[str, int]]:
+        """Return names and sizes of a class's images, sorted by name."""
+        directory = os.path.join(self.directory, class_name)
+        images = []
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    self._refuse_images_within(entry.path)
+                elif _is_image(entry.name) and entry.is_file():
+                    images.append((entry.name, entry.stat().st_size))
+                elif not entry.name.endswith(ANNOTATION_SUFFIX):  # which belongs beside its image
+                    self._ignore(f"{class_name}/{entry.name}")
+        return sorted(images)
+
+    def _refuse_images_within(self, directory: str) -> None:
+        for path, _, files in os.walk(directory, followlinks=True):
+            if any(_is_image(name) for name in files):
+                raise OpsError(
+                    f"Tree {self.directory}",
+                    f"there are images in {path}, a directory within a class, which would count as one more class",
+                    "Move them into the directory of their class, or away",
+                )
+
+    def _ignore(self, path: str) -> None:
+        self.ignored += 1
+        if len(self.ignored_samples) < SAMPLES:
+            self.ignored_samples.append(os.fsencode(path).decode(errors="backslashreplace"))
+
+
+class Listing:
+    """The images of a split with their labels, in the order of the records.
+
+    ``order`` has, for each record, the row of its image, which is its id.
+    """
+
+    def __init__(self, names: ImageNames, classes: Sequence[str], shuffle_seed: int | None) -> None:
+        """Label by the place in ``classes`` and shuffle from ``shuffle_seed``, or keep the sorted order if it is None.
+
+        Raises OpsError where ``names`` has a class that is not in ``classes``.
+        """
+        self.names = names
+        self.classes = classes
+        index_of = {name: index for index, name in enumerate(classes)}
+        refuse_unknown_classes(names.where, names.classes, classes)
+        self._indices = [index_of[name] for name in names.classes]
+        self.order = array("I", range(len(names)))
+        if shuffle_seed is not None:
+            random.Random(shuffle_seed).shuffle(self.order)  # noqa: S311 (im2rec.py's order, not a secret)
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.order)
+
+    def label(self, row: int) -> int:
+        """Return the class index of the image in ``row``."""
+        return self._indices[self.names.class_of(row)]
+
+    def sizes_digest(self, places: int) -> str:
+        """Return a SHA-256 over the sizes of the files of the first ``places`` records: whether one of them changed."""
+        rows = np.frombuffer(self.order, np.uint32)[:places]
+        return hashlib.sha256(np.frombuffer(self.names.sizes, np.uint64)[rows].tobytes()).hexdigest()
+
+    def lines(self, begin: int, stop: int, left_out: Collection[str]) -> Iterator[bytes]:
+        """Yield the text of a .lst with the records from place ``begin`` to before ``stop``, many lines at a time.
+
+        The images whose paths are ``left_out`` get no line.
+        """
+        for first in range(begin, stop, _LINES_AT_ONCE):
+            lines = []
+            for row in self.order[first : min(first + _LINES_AT_ONCE, stop)]:
+                path = self.names.path(row)
+                if path not in left_out:
+                    lines.append(f"{row}\t{self.label(row):f}\t{path}\n")
+            yield "".join(lines).encode()
+
+
+def refuse_unknown_classes(where: str, found: Iterable[str], classes: Collection[str]) -> None:
+    """Raise OpsError where one of the classes ``found`` in tree or archive ``where`` is none of ``classes``."""
+    known = set(classes)
+    unknown = [name for name in found if name not in known]
+    if unknown:
+        raise OpsError(
+            f"Images of {where}",
+            f"{len(unknown)} of their classes are not known: {_some(unknown)}",
+            "Move them away, or see where the classes come from (a file, the devkit, or the first split)",
+        )
+
+
+def choose_classes(first: Mapping[str, int], where: str, known: Sequence[str] | None) -> list[str]:
+    """Return the classes in the order of their labels.
+
+    They are the ``known`` ones or, where that is None, those of the ``first`` split (the number of images of each) in
+    sorted order. A class without an image is an error there, because im2rec.py would skip it and shift the labels of
+    all that follow; ``where`` says where the first split is.
+    """
+    if known is not None:
+        return list(known)
+    empty = [name for name, count in first.items() if count == 0]
+    if empty:
+        raise OpsError(
+            f"Images of {where}",
+            f"{len(empty)} classes hold no image: {_some(empty)}; the data set's labels come from them",
+            "Fill or remove them, or name the devkit or a file that lists the classes",
+        )
+    return sorted(first)
+
+
+def read_label_order(path: str) -> list[str]:
+    """Return the classes that the file at ``path`` lists, a line for each, in the order of their labels.
+
+    What follows a tab is words for people, and so is what follows a space where the line has no tab, as in the lists of
+    synsets that go round with ImageNet. Raises OpsError where a class is there twice or none at all.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = [line.rstrip("\r\n") for line in file]
+    except (OSError, UnicodeDecodeError) as error:
+        raise OpsError(f"Label order {path}", f"it cannot be read ({error})", "Name a text file") from error
+    classes = [line.split("\t")[0] if "\t" in line else line.split()[0] for line in lines if line.strip()]
+    twice = [name for name, count in Counter(classes).items() if count > 1]
+    if twice or not classes:
+        why = f"{len(twice)} classes are there more than once: {_some(twice)}" if twice else "it lists no class"
+        raise OpsError(f"Label order {path}", why, "Give it one line for each class")
+    return classes
+
+
+@dataclass(frozen=True)
+class Expected:
+    """How many images a split must have in all, and each class at least and at most; 0 means that it is not checked."""
+
+    images: int = 0
+    class_images_min: int = 0
+    class_images_max: int = 0
+
+    def check(self, split: str, where: str, found: Mapping[str, int], classes: Sequence[str]) -> None:
+        """Compare the images ``found`` in each class. Raises OpsError with the names of some of ``classes``."""
+        least, most = self.class_images_min, self.class_images_max
+        counts = {**dict.fromkeys(classes, 0), **found}
+        odd = [
+            f"{name} ({count})"
+            for name, count in counts.items()
+            if (least and count < least) or (most and count > most)
+        ]
+        total = sum(counts.values())
+        faults = []
+        if self.images and total != self.images:
+            faults.append(f"{total} images are there, {self.images} are expected")
+        if odd:
+            bounds = str(least) if least == most else f"{least} to {most}" if most else f"at least {least}"
+            faults.append(f"{len(odd)} classes have not {bounds} images: {_some(odd)}")
+        if faults:
+            raise OpsError(
+                f"Split {split} in {where}",
+                "; ".join(faults),
+                "Fetch the archive or lay it out again (no record was written), or correct the expected numbers",
+            )
+
+
+def parse_list_line(line: str, where: str) -> ListLine:
+    """Return what a ``line`` of a .lst says; raises OpsError naming ``where`` (file and line) if it is not one."""
+    fields = line.rstrip("\n").split("\t")
+    try:
+        record_id, label, path = fields
+        return ListLine(int(record_id), float(label), path)
+    except ValueError as error:
+        raise OpsError(
+            where,
+            f"it does not hold an id, a label and a path: {line[:80]!r}",
+            "The file is damaged; restore it from the backup or pack the data set again",
+        ) from error
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SAMPLES]) + (", ..." if len(names) > SAMPLES else "")

@@ -1,0 +1,371 @@
+"""Packs a data set: trees to .rec, .idx and .lst for each split, labels.tsv, and the manifest, which is written last.
+
+What is found finished is left alone, what was begun goes on, and what was made with other settings or from another
+source is made anew, with a warning; files in use stay whole until their successors are complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Callable
+
+import cv2
+from ansible.module_utils.imagenet_ops.archive.devkit import read_words
+from ansible.module_utils.imagenet_ops.archive.images import LABELLED_FILES, ArchiveRules
+from ansible.module_utils.imagenet_ops.core.concurrency import reuse_memory, usable_processors
+from ansible.module_utils.imagenet_ops.core.errors import OpsError
+from ansible.module_utils.imagenet_ops.core.files import Progress, exclusive, write_atomic
+from ansible.module_utils.imagenet_ops.dataset.manifest import (
+    ENGINE_VERSION,
+    LABELS_NAME,
+    MANIFEST_NAME,
+    RECORD_FOLDER,
+    VERSION_DIGITS,
+    FileEntry,
+    SplitEntry,
+    build_manifest,
+    labels_tsv,
+    read_manifest,
+)
+from ansible.module_utils.imagenet_ops.download.verified import read_verified
+from ansible.module_utils.imagenet_ops.pack.image import MAX_SIDE_PIXELS, Recipe
+from ansible.module_utils.imagenet_ops.pack.listing import (
+    SAMPLES,
+    Expected,
+    choose_classes,
+    read_label_order,
+    refuse_unknown_classes,
+)
+from ansible.module_utils.imagenet_ops.pack.split import ArchiveInput, Session, SplitInput, TreeInput
+from ansible.module_utils.imagenet_ops.pack.writer import FinishedSplit, Packed
+
+QUARANTINE_FOLDER = "quarantine"
+SCRATCH_FOLDER = ".scratch"
+MAX_SHARDS = 99_999  # that five digits can name
+
+
+@dataclass(frozen=True)
+class SplitRequest:
+    """A split to pack: from the tree ``source``, or from ``archive``, whose images ``rules`` explain.
+
+    The rest says how many images are expected in all and in each class (0: any).
+    """
+
+    name: str
+    source: str | None = None
+    archive: str | None = None
+    rules: ArchiveRules | None = None
+    expected_images: int = 0
+    class_images_min: int = 0
+    class_images_max: int = 0
+
+    @property
+    def expected(self) -> Expected:
+        """The expected numbers."""
+        return Expected(self.expected_images, self.class_images_min, self.class_images_max)
+
+
+@dataclass(frozen=True)
+class PackRequest:
+    """A data set to pack; the fields are the options of the module recordio_pack.
+
+    ``label_order`` is a file that lists the classes in the order of their labels; without it they are sorted.
+    ``devkit`` lists the classes too; where there is neither, they are those of the first split. ``shuffle_seed`` None
+    keeps the sorted order. ``workers`` 0 means all processors that may be used. ``scratch_dir`` is where archives are
+    spooled, ``bucket_bytes`` what shuffling them may take of the page cache.
+    """
+
+    dataset: str
+    root: str
+    state_dir: str
+    splits: Sequence[SplitRequest]
+    recipe: Recipe
+    devkit: str | None = None
+    label_order: str | None = None
+    expected_classes: int = 0
+    shuffle_seed: int | None = 100
+    shards: int = 1
+    on_bad_image: str = "fail"
+    workers: int = 0
+    scratch_dir: str | None = None
+    bucket_bytes: int = 256 * 1024 * 1024
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings as the manifest names them."""
+        return {
+            **self.recipe.settings(),
+            "shuffle": self.shuffle_seed is not None,
+            "shuffle_seed": self.shuffle_seed,
+            "shards": self.shards,
+            "label_order": "file" if self.label_order else "sorted",
+            "on_bad_image": self.on_bad_image,
+        }
+
+
+@dataclass
+class _Outcome:
+    """What became of a split: ``packed`` is None where check mode says that it would be packed.
+
+    ``size_bytes`` is the size of its files, or what check mode knows of the .rec (0 if nothing).
+    """
+
+    source: SplitInput
+    packed: Packed | None
+    changed: bool
+    size_bytes: int
+
+
+def pack_dataset(request: PackRequest, check: bool, warn: Callable[[str], None]) -> dict[str, Any]:
+    """Pack what ``request`` asks for and return the result of the module recordio_pack; ``check`` only looks.
+
+    ``warn`` is given a sentence about each thing that a person should know. Raises OpsError.
+    """
+    _validate(request)
+    reuse_memory()
+    cv2.setNumThreads(0)  # the work is divided by images; OpenCV's own threads would only get in the way
+    if check:
+        return _pack(request, None, warn)
+    try:
+        os.makedirs(request.state_dir, exist_ok=True)
+        with exclusive(os.path.join(request.state_dir, "recordio_pack.lock")):
+            progress = Progress(request.state_dir, "recordio_pack")
+            result = _pack(request, progress, warn)
+            progress.finish()
+            return result
+    except OSError as error:
+        raise OpsError(
+            f"Data set {request.dataset} in {request.root}",
+            f"{error.filename or 'a file'} cannot be written ({error.strerror})",
+            "See to space and permissions there and run again: what is finished is kept",
+        ) from error
+
+
+def _validate(request: PackRequest) -> None:
+    recipe = request.recipe
+    names = [split.name for split in request.splits]
+    faults = [
+        (not names, "splits is empty"),
+        (len(set(names)) != len(names), "two splits have the same name"),
+        (any(not re.fullmatch(r"[A-Za-z0-9_-]+", name) for name in names), "a split's name may have A-Z a-z 0-9 _ -"),
+        (not 1 <= recipe.quality <= 100, f"quality is {recipe.quality}, it must be 1 to 100"),
+        (
+            not 0 <= recipe.short_side_pixels <= MAX_SIDE_PIXELS,
+            f"short_side_pixels is {recipe.short_side_pixels}, it must be 0 to {MAX_SIDE_PIXELS}",
+        ),
+        (recipe.max_image_pixels < 1, f"max_image_pixels is {recipe.max_image_pixels}, it must be at least 1"),
+        (request.workers < 0, f"workers is {request.workers}, it must be 0 (all) or more"),
+        (not 1 <= request.shards <= MAX_SHARDS, f"shards is {request.shards}, it must be 1 to {MAX_SHARDS}"),
+        (recipe.channels not in (1, 3), f"channels is {recipe.channels}, it must be 3 (colour) or 1 (grey)"),
+        (request.bucket_bytes < 1, f"bucket_bytes is {request.bucket_bytes}, it must be at least 1"),
+        *(
+            ((split.source is None) == (split.archive is None), f"split {split.name} needs a source or an archive")
+            for split in request.splits
+        ),
+        *(
+            (_lacks_labels(split), f"split {split.name} has labelled_files: it needs labels, or the devkit")
+            for split in request.splits
+        ),
+    ]
+    for is_fault, text in faults:
+        if is_fault:
+            raise OpsError("Options of recordio_pack", text, "Correct it and run again")
+
+
+def _lacks_labels(split: SplitRequest) -> bool:
+    if split.archive is None or split.rules is None:
+        return False
+    return split.rules.layout == LABELLED_FILES and not (split.rules.labels or split.rules.devkit)
+
+
+def _pack(request: PackRequest, progress: Progress | None, warn: Callable[[str], None]) -> dict[str, Any]:
+    """Do the work; without ``progress`` (check mode) only look."""
+    before = _identity_before(request.root)
+    words = None if request.devkit is None else read_words(request.devkit)
+    session = _session(request, progress, warn)
+    inputs = [_input(request, split, session) for split in request.splits]
+    # All is read and counted before the first record is written.
+    if progress:
+        progress.start("looking at the images", len(inputs), "splits")
+    for source in inputs:
+        source.read()
+    classes = _classes(request, words, inputs)
+    if classes is not None:
+        for split, source in zip(request.splits, inputs):
+            _check(split.expected, source, classes)
+    outcomes = {source.name: _pack_split(request, source, classes, check=progress is None) for source in inputs}
+    labels = labels_tsv(classes or [], words or {})
+    result = _describe(request, len(classes or []), labels, outcomes, check=progress is None)
+    after = {"dataset_version": result["dataset_version"], "settings": request.settings(), "records": result["records"]}
+    return {**result, "diff": {"before": before, "after": after if result["changed"] else before}}
+
+
+def _session(request: PackRequest, progress: Progress | None, warn: Callable[[str], None]) -> Session:
+    # on_bad_image is not part of the settings: it decides whether to go on, not what the bytes are.
+    settings = {
+        **request.recipe.settings(),
+        "shuffle_seed": request.shuffle_seed,
+        "shards": request.shards,
+        "opencv": cv2.__version__,
+        "engine": ENGINE_VERSION,
+    }
+    quarantine = partial(_put_into_quarantine, request, check=progress is None)
+    return Session(
+        state_dir=request.state_dir,
+        recipe=request.recipe,
+        settings=settings,
+        shuffle_seed=request.shuffle_seed,
+        shards=request.shards,
+        workers=request.workers or usable_processors(),
+        stop_at_bad=request.on_bad_image == "fail",
+        quarantine=quarantine if request.on_bad_image == "quarantine" else None,
+        progress=progress,
+        warn=warn,
+    )
+
+
+def _input(request: PackRequest, split: SplitRequest, session: Session) -> SplitInput:
+    folder, manifest_path = (os.path.join(request.root, name) for name in (RECORD_FOLDER, MANIFEST_NAME))
+    finished = FinishedSplit(split.name, folder, request.state_dir, manifest_path)
+    if split.source is not None:
+        return TreeInput(finished, session, split.source)
+    scratch_dir = request.scratch_dir or os.path.join(request.root, SCRATCH_FOLDER)
+    spool_folder = os.path.join(scratch_dir, split.name)
+    rules = split.rules or ArchiveRules("any", "class_archives")
+    return ArchiveInput(finished, session, split.archive or "", rules, spool_folder, request.bucket_bytes)
+
+
+def _classes(request: PackRequest, words: Mapping[str, str] | None, inputs: Sequence[SplitInput]) -> list[str] | None:
+    """Return the classes in the order of their labels; None where they are in an archive that was not read yet."""
+    known = sorted(words) if words is not None else None
+    if request.label_order is not None:
+        known = read_label_order(request.label_order)
+    first = inputs[0]
+    if known is None and first.counts is None:
+        return None
+    classes = choose_classes(first.counts or {}, first.where, known)
+    if request.expected_classes and len(classes) != request.expected_classes:
+        raise OpsError(
+            f"Data set {request.dataset}",
+            f"there are {len(classes)} classes, {request.expected_classes} are expected",
+            "Complete the first split (no record was written), or correct expected_classes",
+        )
+    return classes
+
+
+def _check(expected: Expected, source: SplitInput, classes: Sequence[str]) -> None:
+    """Compare what a split holds with what is known and expected, as far as its images are known."""
+    if source.counts is None:
+        return
+    refuse_unknown_classes(source.where, source.counts, classes)
+    expected.check(source.name, source.where, source.counts, classes)
+    if not any(source.counts.values()):
+        raise OpsError(f"Split {source.name}", f"there is no image in {source.where}", "Lay the archive out first")
+
+
+def _pack_split(request: PackRequest, source: SplitInput, classes: Sequence[str] | None, check: bool) -> _Outcome:
+    packed, changed = source.pack(classes)
+    if packed is None:
+        return _Outcome(source, None, changed, source.rec_bytes())
+    if request.on_bad_image == "fail" and packed.bad:
+        raise source.bad_image(*packed.bad[0])
+    if request.on_bad_image == "quarantine":
+        paths = [path for path, _ in packed.bad]
+        if source.is_sequential:  # and kept its bad images while it was read
+            paths = [path for path in paths if not os.path.exists(_quarantined(request, source.name, path))]
+        for path, content in source.contents(paths) if paths else ():
+            changed |= _put_into_quarantine(request, source.name, path, content, check)
+    return _Outcome(source, packed, changed, sum(file.size_bytes for file in packed.files.values()))
+
+
+def _quarantined(request: PackRequest, split: str, path: str) -> str:
+    return os.path.join(request.root, QUARANTINE_FOLDER, split, path)
+
+
+def _put_into_quarantine(request: PackRequest, split: str, path: str, content: bytes, check: bool) -> bool:
+    target = _quarantined(request, split, path)
+    if not check:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+    return _write_if_different(target, content, check)
+
+
+def _describe(
+    request: PackRequest, classes: int, labels: bytes, outcomes: Mapping[str, _Outcome], check: bool
+) -> dict[str, Any]:
+    """Write labels.tsv and the manifest where they differ, and return the module's result."""
+    finished = {name: outcome.packed for name, outcome in outcomes.items() if outcome.packed is not None}
+    result: dict[str, Any] = {
+        "changed": any(outcome.changed for outcome in outcomes.values()),
+        "classes": classes,
+        "records": {split.name: _foreseen_records(split, outcomes[split.name]) for split in request.splits},
+        "bytes": sum(outcome.size_bytes for outcome in outcomes.values()),
+        "bad_images": 0,
+        "samples": [],
+        "dataset_version": "",
+        "manifest_sha256": "",
+    }
+    if len(finished) == len(outcomes):
+        splits = {name: _split_entry(packed) for name, packed in finished.items()}
+        entry = FileEntry(len(labels), hashlib.sha256(labels).hexdigest())
+        archives = read_verified(request.state_dir)
+        manifest = build_manifest(
+            request.dataset, request.settings(), cv2.__version__, archives, entry, classes, splits
+        )
+        for name, content in ((LABELS_NAME, labels), (MANIFEST_NAME, manifest)):
+            result["changed"] |= _write_if_different(os.path.join(request.root, name), content, check)
+        bad = [f"{name}/{path}: {reason}" for name, packed in finished.items() for path, reason in packed.bad]
+        sha256 = hashlib.sha256(manifest).hexdigest()
+        result.update(
+            records={name: packed.records for name, packed in finished.items()},
+            bad_images=len(bad),
+            samples=bad[:SAMPLES],
+            dataset_version=sha256[:VERSION_DIGITS],
+            manifest_sha256=sha256,
+        )
+    return result
+
+
+def _foreseen_records(split: SplitRequest, outcome: _Outcome) -> int:
+    """Return how many records a split will have: the expected number where its archive was not read yet."""
+    return split.expected_images if outcome.source.counts is None else sum(outcome.source.counts.values())
+
+
+def _split_entry(packed: Packed) -> SplitEntry:
+    bad = Counter(path.split("/")[0] for path, _ in packed.bad)
+    return SplitEntry(
+        records=packed.records,
+        classes={name: count - bad[name] for name, count in packed.images.items()},
+        converted=packed.converted,
+        bad_images=dict(packed.bad),
+        files={name: FileEntry(file.size_bytes, file.sha256) for name, file in packed.files.items()},
+    )
+
+
+def _identity_before(root: str) -> dict[str, Any]:
+    """Return what the diff shows of the manifest that is there; nothing where there is none."""
+    try:
+        manifest = read_manifest(root)
+    except OpsError:
+        return {}
+    return {
+        "dataset_version": manifest.dataset_version,
+        "settings": manifest.settings,
+        "records": {name: split.records for name, split in manifest.splits.items()},
+    }
+
+
+def _write_if_different(path: str, content: bytes, check: bool) -> bool:
+    try:
+        with open(path, "rb") as file:
+            if file.read() == content:
+                return False
+    except FileNotFoundError:
+        pass
+    if not check:
+        write_atomic(path, content)
+    return True

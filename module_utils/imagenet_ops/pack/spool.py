@@ -1,0 +1,310 @@
+"""Reads an archive once, from front to back, and keeps what its images become in a spool, in the order they come.
+
+The order of the records is known only when every name is, at the end of the archive; `spool_source` brings the spool
+into it then. In ``folder`` lie ``spool`` (the transformed images, one after another) and ``index.tsv`` (a line for each
+image: class, name, bytes in the archive, bytes in the spool, and what was met: a kind of `Header.converted`, or ``!``
+and the reason why it is bad). Every few seconds both are synced, and then the journal says how far they are good.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from array import array
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Callable, NamedTuple
+
+import numpy as np
+from ansible.module_utils.imagenet_ops.archive.images import BEGIN, ArchiveImage, ImageArchive, ResumePoint
+from ansible.module_utils.imagenet_ops.core.checkpoint import SyncJournal, open_part
+from ansible.module_utils.imagenet_ops.core.concurrency import ordered_map
+from ansible.module_utils.imagenet_ops.core.disk import require_space
+from ansible.module_utils.imagenet_ops.core.errors import OpsError
+from ansible.module_utils.imagenet_ops.core.files import Progress, fsync_directory, read_json, write_json
+from ansible.module_utils.imagenet_ops.formats.recordio import write_all
+from ansible.module_utils.imagenet_ops.pack.image import BadImageError, Recipe, transform, transform_all
+from ansible.module_utils.imagenet_ops.pack.listing import ImageNames
+
+READING, READ, DEALING, DEALT = "reading", "read", "dealing", "dealt"
+
+_BATCH_IMAGES = 32
+_BATCH_BYTES = 8 * 1024 * 1024
+# From so many images at the beginning of the archive the size of the whole spool is estimated; and what the rest may
+# be larger by.
+_SAMPLE_IMAGES = 256
+_ESTIMATE_MARGIN = 1.1
+_GIB = 1024**3
+
+
+@dataclass
+class SpoolPosition:
+    """How far the archive is read: so many images, the lengths of the two files, and where reading goes on."""
+
+    images: int = 0
+    spool_bytes: int = 0
+    index_bytes: int = 0
+    file_position: int = 0
+    after: ResumePoint = BEGIN
+
+
+class SpooledImages(NamedTuple):
+    """What is in a spool, by the image's number in the order of the archive.
+
+    ``lengths`` has the bytes of each in the spool (uint32; 0 for a bad one), ``bad`` the reason by number,
+    ``converted`` the kind by number. ``numbers`` has the number of each row of ``names`` (uint32).
+    """
+
+    names: ImageNames
+    numbers: np.ndarray[Any, np.dtype[np.uint32]]
+    lengths: np.ndarray[Any, np.dtype[np.uint32]]
+    bad: dict[int, str]
+    converted: dict[int, str]
+
+
+class _Batch(NamedTuple):
+    """Some images from the archive and how far its file was read for them; or what became of them."""
+
+    images: list[ArchiveImage]
+    file_position: int
+
+
+class _Transformed(NamedTuple):
+    images: list[bytes | memoryview]
+    lines: list[str]
+    bad: list[tuple[str, str, bytes]]
+    after: ResumePoint
+    file_position: int
+
+
+class ArchiveSpool:
+    """The spool of one archive, in ``folder``, with its journal at ``journal_path``.
+
+    ``key`` names all that the spooled bytes depend on; a spool with another key is dropped.
+    """
+
+    def __init__(self, folder: str, journal_path: str, key: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.spool_path = os.path.join(folder, "spool")
+        self._index_path = os.path.join(folder, "index.tsv")
+        self._journal_path = journal_path
+        self._key = dict(key)
+
+    def journal(self) -> dict[str, Any] | None:
+        """Return the journal, with ``stage`` and what belongs to it; None where there is none of this key.
+
+        A spool that was read but has no index any more was removed by somebody.
+        """
+        value = read_json(self._journal_path)
+        if not isinstance(value, dict) or value.get("key") != self._key:
+            return None
+        return value if value["stage"] == READING or os.path.exists(self._index_path) else None
+
+    def write_journal(self, stage: str, **values: Any) -> None:
+        """Keep ``stage`` and the ``values`` that belong to it."""
+        write_json(self._journal_path, {"key": self._key, "stage": stage, **values})
+
+    def discard(self) -> None:
+        """Remove the spool and its journal; what is left of a spool is of no use without the other."""
+        if os.path.isdir(self.folder):
+            shutil.rmtree(self.folder)
+            fsync_directory(os.path.dirname(self.folder))
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._journal_path)
+            fsync_directory(os.path.dirname(self._journal_path))
+
+    # Filling it
+
+    def fill(
+        self,
+        archive: ImageArchive,
+        recipe: Recipe,
+        workers: int,
+        on_bad: Callable[[str, str, bytes], None],
+        records_folder: str,
+        progress: Progress,
+    ) -> None:
+        """Read the ``archive``, or the rest of it, into the spool.
+
+        ``on_bad`` is called with path, reason and bytes of each bad image; the OpsError that it may raise ends the
+        reading, and a next run meets the same image again. ``records_folder`` is where the records will be written:
+        their space is checked too. Raises OpsError and OSError.
+        """
+        if not self.is_reading():
+            return
+        position = self._resume_position()
+        if position is None:
+            self.discard()
+            os.makedirs(self.folder)
+            fsync_directory(os.path.dirname(self.folder))
+            position = SpoolPosition()
+        self.write_journal(READING, position=asdict(position))
+        with archive:
+            scratch_bytes = self._require_space(archive, recipe, position, records_folder)
+        stage = f"reading {os.path.basename(archive.path)} (it takes {scratch_bytes / _GIB:.1f} GiB of scratch space)"
+        progress.start(stage, archive.size_bytes, "bytes", position.file_position)
+        with archive, contextlib.ExitStack() as stack:
+            spool = stack.enter_context(open_part(self.spool_path, position.spool_bytes))
+            index = stack.enter_context(open_part(self._index_path, position.index_bytes))
+            fsync_directory(self.folder)
+            batches = _batches(archive, position.after, self._classes())
+            chunks = ordered_map(lambda batch: _transform(batch, recipe), batches, workers)
+            stack.enter_context(contextlib.closing(chunks))
+            keep = SyncJournal(self._keep_position, (spool, index))
+            stack.enter_context(keep.running())
+            try:
+                for chunk in chunks:
+                    for path, reason, content in chunk.bad:
+                        on_bad(path, reason, content)
+                    position = _append(spool, index, chunk, position)
+                    keep.offer(position)
+                    progress.update(position.file_position)
+            finally:
+                keep.close(position)
+        self.write_journal(READ)
+
+    def is_reading(self) -> bool:
+        """Return whether there is something of the archive still to be read."""
+        journal = self.journal()
+        return journal is None or journal["stage"] == READING
+
+    def _resume_position(self) -> SpoolPosition | None:
+        """Return how far an earlier run came; None where there was none, or its files have gone."""
+        journal = self.journal()
+        if journal is None:
+            return None
+        position = SpoolPosition(**{**journal["position"], "after": ResumePoint(*journal["position"]["after"])})
+        try:
+            sizes = os.path.getsize(self.spool_path), os.path.getsize(self._index_path)
+        except FileNotFoundError:
+            return None
+        whole = sizes[0] >= position.spool_bytes and sizes[1] >= position.index_bytes
+        return position if whole else None
+
+    def _keep_position(self, position: SpoolPosition) -> None:
+        self.write_journal(READING, position=asdict(position))
+
+    def _require_space(
+        self, archive: ImageArchive, recipe: Recipe, position: SpoolPosition, records_folder: str
+    ) -> float:
+        """Return the bytes that the spool will take at most; raise OpsError where there is no room for them.
+
+        The spool is dealt into buckets, or the records are written, before it is removed: at the worst there are two
+        of it. What an image becomes is known by the first ones of the archive.
+        """
+        sample = _sample(archive, recipe)
+        expected_bytes = archive.size_bytes * sample * _ESTIMATE_MARGIN
+        other_disk = os.stat(self.folder).st_dev != os.stat(os.path.dirname(records_folder)).st_dev
+        if other_disk:
+            require_space(records_folder, int(expected_bytes))
+        require_space(self.folder, int(2 * expected_bytes) - position.spool_bytes)
+        return 2 * expected_bytes
+
+    def _classes(self) -> set[str]:
+        """Return the classes of the images that are in the index."""
+        with open(self._index_path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+            return {line.partition("\t")[0] for line in file}
+
+    # What is in it
+
+    def images(self, where: str) -> SpooledImages:
+        """Return what the spool of the archive ``where`` holds. Raises OpsError for a name that is there twice."""
+        class_numbers: dict[str, int] = {}
+        classes, sizes, lengths = array("I"), array("Q"), array("I")
+        ends = array("Q")
+        bad: dict[int, str] = {}
+        converted: dict[int, str] = {}
+        names = bytearray()
+        with open(self._index_path, "rb") as file:
+            for number, line in enumerate(file):
+                class_name, name, size, length, note = line[:-1].split(b"\t", 4)
+                classes.append(class_numbers.setdefault(_text(class_name), len(class_numbers)))
+                names += name
+                ends.append(len(names))
+                sizes.append(int(size))
+                lengths.append(int(length))
+                if note.startswith(b"!"):
+                    bad[number] = _text(note[1:])
+                elif note:
+                    converted[number] = note.decode("ascii")
+        begins = array("Q", [0])
+        begins.extend(ends)
+        by_class = np.argsort(np.frombuffer(classes, np.uint32), kind="stable").astype(np.uint32)
+        bounds = np.searchsorted(np.frombuffer(classes, np.uint32)[by_class], range(len(class_numbers) + 1))
+        numbers = array("I")
+
+        def images_of_classes() -> Iterator[tuple[str, list[tuple[str, int]]]]:
+            for class_name, index in sorted(class_numbers.items()):
+                members = by_class[bounds[index] : bounds[index + 1]].tolist()
+                images = sorted((_text(bytes(names[begins[number] : ends[number]])), number) for number in members)
+                numbers.extend(number for _, number in images)
+                for (name, _), (following, _) in zip(images, images[1:]):
+                    if name == following:
+                        raise OpsError(
+                            f"Archive {where}",
+                            f"the image {class_name}/{name} is there twice",
+                            "This is not the archive that was published; fetch it again (its MD5 is compared then)",
+                        )
+                yield class_name, [(name, sizes[number]) for name, number in images]
+
+        listed = ImageNames(where, images_of_classes())
+        return SpooledImages(listed, np.array(numbers, np.uint32), np.array(lengths, np.uint32), bad, converted)
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", errors="surrogateescape")
+
+
+def _batches(archive: ImageArchive, start: ResumePoint, finished: set[str]) -> Iterator[_Batch]:
+    """Yield the images of the archive from ``start``, many at a time but not too many bytes."""
+    images: list[ArchiveImage] = []
+    size_bytes = 0
+    for image in archive.images(start, finished):
+        images.append(image)
+        size_bytes += len(image.content)
+        if len(images) == _BATCH_IMAGES or size_bytes >= _BATCH_BYTES:
+            yield _Batch(images, archive.file_position)
+            images, size_bytes = [], 0
+    if images:
+        yield _Batch(images, archive.file_position)
+
+
+def _transform(batch: _Batch, recipe: Recipe) -> _Transformed:
+    """Return what becomes of a batch; runs in the worker threads."""
+    result = _Transformed([], [], [], batch.images[-1].after, batch.file_position)
+    made = transform_all([image.content for image in batch.images], recipe)
+    for (class_name, name, content, *_), outcome in zip(batch.images, made):
+        image: bytes | memoryview = b""
+        if isinstance(outcome, BadImageError):
+            note = f"!{outcome}"
+            result.bad.append((f"{class_name}/{name}", str(outcome), content))
+        else:
+            image, note = outcome
+        result.images.append(image)
+        result.lines.append(f"{class_name}\t{name}\t{len(content)}\t{len(image)}\t{note}\n")
+    return result
+
+
+def _append(spool: int, index: int, chunk: _Transformed, position: SpoolPosition) -> SpoolPosition:
+    lines = "".join(chunk.lines).encode("utf-8", errors="surrogateescape")
+    write_all(spool, chunk.images)
+    write_all(index, [lines])
+    return SpoolPosition(
+        position.images + len(chunk.images),
+        position.spool_bytes + sum(map(len, chunk.images)),
+        position.index_bytes + len(lines),
+        chunk.file_position,
+        chunk.after,
+    )
+
+
+def _sample(archive: ImageArchive, recipe: Recipe) -> float:
+    """Return how many bytes of the spool come of each byte of the archive, judged by its first images."""
+    spooled = 0
+    for number, image in enumerate(archive.images()):
+        with contextlib.suppress(BadImageError):
+            spooled += len(transform(image.content, recipe)[0])
+        if number + 1 == _SAMPLE_IMAGES:
+            break
+    return spooled / max(1, archive.file_position)

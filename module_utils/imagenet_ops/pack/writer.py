@@ -1,0 +1,410 @@
+"""Packs one split: a source gives records in their order, one thread writes them, a journal lets a killed run go on.
+
+While it works, the files are ``.<name>.rec.part`` and ``.<name>.idx.part`` beside the final ones. Every few seconds
+they are synced, and only then the journal ``recordio_pack.<split>.part.json`` says how far they are good; a restart
+cuts them back to that. At the end the journal lists sizes and hashes, the files are renamed, and
+``recordio_pack.<split>.json`` remembers what was made of what, so that a later run need not read anything again.
+
+A split is one set of files, or several (shards), each with a stretch of the order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+from collections.abc import Generator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Callable, NamedTuple
+
+from ansible.module_utils.imagenet_ops.core.checkpoint import SyncJournal, open_part
+from ansible.module_utils.imagenet_ops.core.disk import require_space
+from ansible.module_utils.imagenet_ops.core.errors import OpsError
+from ansible.module_utils.imagenet_ops.core.files import Progress, fsync_directory, read_json, write_json
+from ansible.module_utils.imagenet_ops.core.hashing import FollowingHash
+from ansible.module_utils.imagenet_ops.dataset.manifest import file_stems
+from ansible.module_utils.imagenet_ops.formats.recordio import RecordReader, RecordWriter, parse_image_data
+from ansible.module_utils.imagenet_ops.pack.listing import Listing
+from ansible.module_utils.imagenet_ops.pack.tree_source import Chunk, RecordSource
+
+SUFFIXES = ("rec", "idx", "lst")
+
+_HASH_BLOCK_BYTES = 1 << 20
+_LINE_BYTES = 64  # more than the longest line of an index: two numbers of at most 20 digits
+
+
+class OutputFile(NamedTuple):
+    """A finished file; the modification time tells a later run whether it was touched."""
+
+    size_bytes: int
+    sha256: str
+    mtime_ns: int
+
+
+@dataclass
+class Position:
+    """How far a split is: the next place in the order, and the files of the present shard up to there.
+
+    ``bad`` has [path, reason] of each bad image, ``converted`` counts the kinds of `Header.converted`, ``finished`` has
+    the .rec and .idx of the shards before the present one.
+    """
+
+    place: int = 0
+    records: int = 0
+    shard: int = 0
+    rec_bytes: int = 0
+    idx_bytes: int = 0
+    bad: list[list[str]] = field(default_factory=list)
+    converted: dict[str, int] = field(default_factory=lambda: {"cmyk": 0, "grey": 0, "png": 0})
+    finished: dict[str, OutputFile] = field(default_factory=dict)
+
+
+@dataclass
+class Packed:
+    """A finished split: what it was made from (``key``), what was met on the way, and the files by name.
+
+    ``images`` has the number of images of each class, the bad ones with them.
+    """
+
+    key: dict[str, Any]
+    records: int
+    images: dict[str, int]
+    bad: list[list[str]]
+    converted: dict[str, int]
+    files: dict[str, OutputFile]
+
+
+class FinishedSplit:
+    """What a run leaves of split ``name``: finished files in ``folder``, and what the state directory says of them.
+
+    The manifest at ``manifest_path`` is removed before finished files are replaced, for it describes the old ones.
+    """
+
+    def __init__(self, name: str, folder: str, state_dir: str, manifest_path: str) -> None:
+        self.name = name
+        self.folder = folder
+        self.journal_path = os.path.join(state_dir, f"recordio_pack.{name}.part.json")
+        self._path = os.path.join(state_dir, f"recordio_pack.{name}.json")
+        self._manifest_path = manifest_path
+
+    def find(self, key: Mapping[str, Any]) -> tuple[Packed | None, str]:
+        """Return the finished split if it was made of what ``key`` says and its files are whole; else None and why not.
+
+        The reason is empty where there is simply nothing yet. A file with another time but the same size is hashed
+        again, and if it is the same, the result has the new time; `remember` keeps it.
+        """
+        packed = self.read()
+        if packed is None:
+            return None, ""
+        known = {name: packed.key.get(name) for name in key}
+        if known != key:
+            return None, f"it was packed with other settings or another source ({difference(known, key)})"
+        for name, file in packed.files.items():
+            seen, fault = _look_again(os.path.join(self.folder, name), file)
+            if fault:
+                return None, f"{name} {fault} since it was packed"
+            packed.files[name] = seen
+        return packed, ""
+
+    def read(self) -> Packed | None:
+        """Return what the state says, without a look at the files."""
+        value = read_json(self._path)
+        return None if value is None else packed_from_json(value)
+
+    def remember(self, packed: Packed) -> None:
+        """Keep what `find` found, if that is news."""
+        if self.read() != packed:
+            write_json(self._path, asdict(packed))
+
+    def finish_renaming(self) -> bool:
+        """Complete the renaming that a killed run began; say whether there was one."""
+        journal = read_json(self.journal_path)
+        if journal is None or journal["stage"] != "renaming":
+            return False
+        self._rename(packed_from_json(journal["packed"]))
+        return True
+
+    def put_in_place(self, packed: Packed) -> None:
+        """Give the part files of ``packed`` their names; a run that is killed meanwhile is finished by the next."""
+        write_json(self.journal_path, {"stage": "renaming", "packed": asdict(packed)})
+        self._rename(packed)
+
+    def part(self, name: str) -> str:
+        """Return the path of file ``name`` while it is unfinished."""
+        return os.path.join(self.folder, f".{name}.part")
+
+    def _rename(self, packed: Packed) -> None:
+        """Put the part files in place; each step may have been done already by a run that was killed."""
+        before = self.read()
+        outdated = set() if before is None else set(before.files) - set(packed.files)
+        for path in (self._manifest_path, *(os.path.join(self.folder, name) for name in sorted(outdated))):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+        fsync_directory(os.path.dirname(self._manifest_path))
+        for name in packed.files:
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(self.part(name), os.path.join(self.folder, name))
+        fsync_directory(self.folder)
+        write_json(self._path, asdict(packed))
+        os.unlink(self.journal_path)
+        fsync_directory(os.path.dirname(self.journal_path))
+
+
+class SplitPacker:
+    """One split: where it comes from, what is made of it, and where its files and its journal are.
+
+    ``key`` names all that the bytes depend on: names, settings, tools. A run goes on only where the key is the same and
+    the images that were packed still have the sizes that they had, so one that was bad may be replaced meanwhile.
+    ``origin`` is kept with the finished split, for the archive that it was read from can only be told by reading it.
+    """
+
+    def __init__(
+        self,
+        finished: FinishedSplit,
+        key: Mapping[str, Any],
+        origin: Mapping[str, Any],
+        listing: Listing,
+        shards: int = 1,
+    ) -> None:
+        self.name = finished.name
+        self.folder = finished.folder
+        self.listing = listing
+        self._finished = finished
+        self._own_key = {**key, "shards": shards, "names": listing.names.names_digest}
+        self._origin = origin
+        self._stems = file_stems(self.name, shards)
+        self._journal_path = finished.journal_path
+
+    def key(self) -> dict[str, Any]:
+        """Return what the finished split depends on."""
+        return self._key(len(self.listing))
+
+    def _key(self, places: int) -> dict[str, Any]:
+        """Return what the first ``places`` records depend on."""
+        return {**self._own_key, "sizes": self.listing.sizes_digest(places)}
+
+    # What an unfinished run left
+
+    def _resume_point(self) -> tuple[Position, str]:
+        """Return where to go on, and a warning if an unfinished run's work cannot be used."""
+        journal = read_json(self._journal_path)
+        if journal is None:
+            return Position(), ""
+        position = _position(journal["position"])
+        key = self._key(position.place)
+        if journal["key"] != key:
+            what = f"other settings or another source ({difference(journal['key'], key)})"
+            return Position(), f"an unfinished run had {what}, its part is dropped"
+        if not self._part_is_whole(position):
+            return Position(), "the files of an unfinished run do not hold what its journal says, they are dropped"
+        return position, ""
+
+    def _part_is_whole(self, position: Position) -> bool:
+        """Say whether the part files reach the journal's point and the last record there is what the index says."""
+        if position.rec_bytes == 0:
+            return True
+        rec_path, idx_path = self._parts(position.shard)
+        try:
+            with open(idx_path, "rb") as idx, open(rec_path, "rb") as rec:
+                last_bytes = min(_LINE_BYTES, position.idx_bytes)
+                idx.seek(position.idx_bytes - last_bytes)
+                last_line = idx.read(last_bytes).splitlines(keepends=True)[-1]
+                if not last_line.endswith(b"\n"):
+                    return False
+                record_id, offset = (int(number) for number in last_line.split(b"\t"))
+                reader = RecordReader(rec, rec_path)
+                reader.seek(offset)
+                data = reader.read()
+                fits = data is not None and parse_image_data(data).record_id == record_id
+                return fits and reader.offset == position.rec_bytes
+        except (FileNotFoundError, ValueError, IndexError, OpsError):
+            return False
+
+    # Packing
+
+    def pack(
+        self,
+        source: RecordSource,
+        workers: int,
+        stop_at_bad: bool,
+        progress: Progress,
+        warn: Callable[[str], None],
+    ) -> Packed:
+        """Pack the split, or the rest of it, and return what was made.
+
+        With ``stop_at_bad`` the first bad image is an OpsError; so are a full disk and an image that cannot be read. A
+        next run goes on where this one ended.
+        """
+        position, warning = self._resume_point()
+        if warning:
+            warn(f"Split {self.name}: {warning}, packing begins anew")
+        if stop_at_bad and position.bad:
+            raise source.bad_image(*position.bad[0])
+        try:
+            self._make_folder()
+            stage = f"packing {self.name}"
+            rec_bytes = source.rec_bytes()
+            if rec_bytes is not None:
+                stage = f"{stage} ({rec_bytes} bytes of records)"
+                written = sum(file.size_bytes for name, file in position.finished.items() if name.endswith(".rec"))
+                require_space(self.folder, rec_bytes - written - position.rec_bytes)
+            progress.start(stage, len(self.listing), "images", position.place)
+            # Before the files are touched: an older journal must not be taken for theirs.
+            self._write_journal(position)
+            for shard in range(position.shard, len(self._stems)):
+                chunks = source.chunks(position.place, self._bounds(shard)[1], workers)
+                position = self._append(chunks, position, source, stop_at_bad, progress)
+            return self._complete(position)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _bounds(self, shard: int) -> tuple[int, int]:
+        """Return the first place of ``shard``, and the first after it."""
+        total, shards = len(self.listing), len(self._stems)
+        return shard * total // shards, (shard + 1) * total // shards
+
+    def _make_folder(self) -> None:
+        if not os.path.isdir(self.folder):
+            os.makedirs(self.folder, exist_ok=True)
+            fsync_directory(os.path.dirname(self.folder))
+
+    def _append(
+        self,
+        chunks: Generator[Chunk, None, None],
+        position: Position,
+        source: RecordSource,
+        stop_at_bad: bool,
+        progress: Progress,
+    ) -> Position:
+        """Append ``chunks``, the rest of a shard, to its part files at ``position``; return where the next begins."""
+        rec_path, idx_path = self._parts(position.shard)
+
+        def keep(reached: Position) -> None:
+            self._write_journal(reached)
+            source.release(reached.place)
+
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.closing(chunks))
+            rec = stack.enter_context(open_part(rec_path, position.rec_bytes))
+            idx = stack.enter_context(open_part(idx_path, position.idx_bytes))
+            fsync_directory(self.folder)
+            hashing = stack.enter_context(FollowingHash(rec_path).running())
+            hashing.advance(position.rec_bytes)
+            journal = stack.enter_context(SyncJournal(keep, (rec, idx)).running())
+            writer = RecordWriter(rec, idx, position.rec_bytes, position.idx_bytes)
+            try:
+                for chunk in chunks:
+                    if stop_at_bad and chunk.bad:
+                        raise source.bad_image(*chunk.bad[0])
+                    writer.write(chunk.ids, chunk.records)
+                    position = _after(position, chunk, writer)
+                    hashing.advance(position.rec_bytes)
+                    journal.offer(position)
+                    progress.update(position.place)
+            finally:
+                journal.close(position)
+            files = {
+                **position.finished,
+                self._file_name(position.shard, "rec"): _output_file(rec_path, hashing.finish()),
+                self._file_name(position.shard, "idx"): _output_file(idx_path, hash_file(idx_path)),
+            }
+        return replace(position, shard=position.shard + 1, rec_bytes=0, idx_bytes=0, finished=files)
+
+    def _unwritable(self, error: OSError) -> OpsError:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            todo = "Free or add space and run again: packing goes on where it stopped"
+            return OpsError(f"Split {self.name} in {self.folder}", f"the disk is full ({error.strerror})", todo)
+        return OpsError(
+            f"Split {self.name} in {self.folder}",
+            f"its files cannot be written ({error.strerror})",
+            "Check the disk (dmesg) and run again: packing goes on where it stopped",
+        )
+
+    def _write_journal(self, position: Position) -> None:
+        value = {"stage": "packing", "key": self._key(position.place), "position": asdict(position)}
+        write_json(self._journal_path, value)
+
+    # The end
+
+    def _complete(self, position: Position) -> Packed:
+        """Write the .lst files, note sizes and hashes, and put all files in their places."""
+        left_out = {path for path, _ in position.bad}
+        files = dict(position.finished)
+        for shard in range(len(self._stems)):
+            name = self._file_name(shard, "lst")
+            with open(self._finished.part(name), "wb") as lst:
+                lst.writelines(self.listing.lines(*self._bounds(shard), left_out))
+                lst.flush()
+                os.fsync(lst.fileno())
+            files[name] = _output_file(self._finished.part(name), hash_file(self._finished.part(name)))
+        images = dict.fromkeys(self.listing.classes, 0) | self.listing.names.counts()
+        key = {**self.key(), **self._origin}
+        packed = Packed(key, position.records, images, position.bad, position.converted, files)
+        self._finished.put_in_place(packed)
+        return packed
+
+    def _file_name(self, shard: int, suffix: str) -> str:
+        return f"{self._stems[shard]}.{suffix}"
+
+    def _parts(self, shard: int) -> tuple[str, str]:
+        """Return the paths of a shard's unfinished .rec and .idx."""
+        return self._finished.part(self._file_name(shard, "rec")), self._finished.part(self._file_name(shard, "idx"))
+
+
+def _after(position: Position, chunk: Chunk, writer: RecordWriter) -> Position:
+    converted = dict(position.converted)
+    for kind in chunk.converted:
+        converted[kind] += 1
+    return replace(
+        position,
+        place=chunk.stop,
+        records=position.records + len(chunk.ids),
+        rec_bytes=writer.rec_bytes,
+        idx_bytes=writer.idx_bytes,
+        bad=position.bad + chunk.bad if chunk.bad else position.bad,
+        converted=converted,
+    )
+
+
+def _position(value: dict[str, Any]) -> Position:
+    finished = {name: OutputFile(*file) for name, file in value["finished"].items()}
+    return Position(**{**value, "finished": finished})
+
+
+def _output_file(path: str, sha256: str) -> OutputFile:
+    status = os.stat(path)
+    return OutputFile(status.st_size, sha256, status.st_mtime_ns)
+
+
+def hash_file(path: str) -> str:
+    """Return the SHA-256 of the file, in hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        while block := file.read(_HASH_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _look_again(path: str, file: OutputFile) -> tuple[OutputFile, str]:
+    """Return a finished file as it is now, and what happened to it, or "" if it is whole."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return file, "has gone"
+    if status.st_size != file.size_bytes:
+        return file, f"has changed from {file.size_bytes} to {status.st_size} bytes"
+    if status.st_mtime_ns != file.mtime_ns and hash_file(path) != file.sha256:
+        return file, "has got other contents"
+    return file._replace(mtime_ns=status.st_mtime_ns), ""
+
+
+def packed_from_json(value: dict[str, Any]) -> Packed:
+    """Return the `Packed` that ``value`` is the JSON of."""
+    return Packed(**{**value, "files": {name: OutputFile(*file) for name, file in value["files"].items()}})
+
+
+def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """Name what differs between two keys; hashes by their first digits."""
+    names = sorted(name for name in {**before, **after} if before.get(name) != after.get(name))
+    return ", ".join(f"{name} {str(before.get(name))[:12]} is now {str(after.get(name))[:12]}" for name in names)

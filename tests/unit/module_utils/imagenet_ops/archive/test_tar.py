@@ -1,0 +1,237 @@
+"""Archives as tar writes them are read whole; damage shows, with its place, wherever it is."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import random
+import tarfile
+from pathlib import Path
+
+import pytest
+from ansible.module_utils.imagenet_ops.archive.entry import DamagedArchiveError, Entry
+from ansible.module_utils.imagenet_ops.archive.tar import TarReader, members
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
+IN_A_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def tar(entries: list[tuple[str, bytes]], tar_format: int = tarfile.GNU_FORMAT) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tar_format) as archive:
+        for name, content in entries:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def write(folder: Path, content: bytes) -> str:
+    path = folder / "a.tar"
+    path.write_bytes(content)
+    return str(path)
+
+
+def read_all(path: str) -> list[tuple[str, bytes]]:
+    with TarReader(path) as reader:
+        return [(member.name, reader.read(member.size)) for member in members(reader)]
+
+
+def headers(path: str) -> list[Entry]:
+    with TarReader(path) as reader:
+        return list(members(reader))
+
+
+def damage(path: str) -> DamagedArchiveError:
+    with pytest.raises(DamagedArchiveError) as caught:
+        read_all(path)
+    return caught.value
+
+
+letters = st.characters(min_codepoint=33, exclude_categories=["Cs"], exclude_characters="/")
+names = st.text(letters, min_size=1, max_size=90)
+
+
+@IN_A_FOLDER
+@given(st.lists(st.tuples(names, st.binary(max_size=2000)), max_size=6), st.sampled_from(["gnu", "pax"]))
+def test_what_tar_wrote_is_read(tmp_path: Path, entries: list[tuple[str, bytes]], tar_format: str) -> None:
+    assert read_all(write(tmp_path, tar(entries, FORMATS[tar_format]))) == entries
+
+
+@pytest.mark.parametrize("tar_format", FORMATS)
+def test_long_names(tmp_path: Path, tar_format: str) -> None:
+    entries = [("directory-of-some-length/" * 5 + "name" * 20, b"1"), ("short", b"2")]
+    assert read_all(write(tmp_path, tar(entries, FORMATS[tar_format]))) == entries
+
+
+def test_gzip(tmp_path: Path) -> None:
+    entries = [("a", b"1" * 5000), ("b", b"")]
+    path = write(tmp_path, gzip.compress(tar(entries)))
+    assert read_all(path) == entries
+    with TarReader(path) as reader:
+        assert reader.compressed
+        first, second = members(reader)
+        assert (first.offset, first.data_offset, first.end, second.offset) == (0, 512, 5632, 5632)
+        assert reader.file_position == Path(path).stat().st_size
+
+
+def test_offsets_lead_back(tmp_path: Path) -> None:
+    entries = [(f"{'long-' * 30}{number}", bytes([number]) * 700 * number) for number in range(5)]
+    path = write(tmp_path, tar(entries))
+    for index, member in enumerate(headers(path)):
+        with TarReader(path) as reader:
+            reader.skip_to(member.offset)
+            assert [(again.name, reader.read(again.size)) for again in members(reader)] == entries[index:]
+
+
+def test_sizes_of_more_than_octal_digits_can_say(tmp_path: Path) -> None:
+    member = tarfile.TarInfo("large")
+    member.size = 9 * 1024**3
+    for tar_format in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        path = write(tmp_path, member.tobuf(tar_format))
+        with TarReader(path) as reader:
+            assert next(members(reader)).size == 9 * 1024**3
+
+
+@pytest.mark.parametrize(
+    ("type_flag", "kind"),
+    [
+        (tarfile.DIRTYPE, "directory"),
+        (tarfile.LNKTYPE, "hard link"),
+        (tarfile.SYMTYPE, "symbolic link"),
+        (tarfile.CHRTYPE, "character device"),
+        (tarfile.BLKTYPE, "block device"),
+        (tarfile.FIFOTYPE, "named pipe"),
+        (tarfile.GNUTYPE_SPARSE, "sparse file"),
+        (b"Z", "entry of the unknown type 'Z'"),
+        (tarfile.CONTTYPE, "file"),
+        (tarfile.AREGTYPE, "file"),
+    ],
+)
+def test_kinds(tmp_path: Path, type_flag: bytes, kind: str) -> None:
+    member = tarfile.TarInfo("x")
+    member.type = type_flag
+    member.linkname = "target" * 30
+    path = write(tmp_path, member.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    (found,) = headers(path)
+    assert (found.name.rstrip("/"), found.kind) == ("x", kind)
+
+
+def test_directories_of_old_tars(tmp_path: Path) -> None:
+    member = tarfile.TarInfo("folder/")
+    member.type = tarfile.AREGTYPE
+    (found,) = headers(write(tmp_path, member.tobuf(tarfile.USTAR_FORMAT) + bytes(1024)))
+    assert found.kind == "directory"
+
+
+def test_global_attributes_are_passed_over(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "x"}) as archive:
+        archive.addfile(tarfile.TarInfo("a"))
+    (found,) = headers(write(tmp_path, buffer.getvalue()))
+    assert (found.name, found.offset) == ("a", 0)
+
+
+# Damage
+
+ENTRIES = [("first", b"1" * 600), ("second", b"2" * 100), ("third", b"")]
+WHOLE = tar(ENTRIES)
+
+
+@given(st.integers(0, 511), st.integers(0, 2), st.integers(1, 255))
+@IN_A_FOLDER
+def test_any_changed_byte_of_a_header_is_found(tmp_path: Path, position: int, entry: int, change: int) -> None:
+    offset = [0, 1536, 2560][entry]
+    damaged = bytearray(WHOLE)
+    damaged[offset + position] ^= change
+    path = write(tmp_path, bytes(damaged))
+    if position in (154, 155) and chr(damaged[offset + position]) in "\0 ":
+        # The digits of the checksum end here, with a zero or a space.
+        assert read_all(path) == ENTRIES
+    else:
+        assert damage(path).offset == offset
+
+
+@given(st.integers(0, 3071))
+@IN_A_FOLDER
+def test_an_archive_cut_anywhere_is_found(tmp_path: Path, length: int) -> None:
+    error = damage(write(tmp_path, WHOLE[:length]))
+    assert error.offset == length
+    assert str(error).startswith("it ends ")
+
+
+def test_the_first_damage_is_where_it_says(tmp_path: Path) -> None:
+    damaged = WHOLE[:1536] + b"S" + WHOLE[1537:2560] + b"T" + WHOLE[2561:]
+    error = damage(write(tmp_path, damaged))
+    assert (error.offset, str(error)) == (1536, "the checksum of a header does not fit")
+
+
+def test_numbers_that_are_none(tmp_path: Path) -> None:
+    header = bytearray(tarfile.TarInfo("x").tobuf(tarfile.USTAR_FORMAT)[:512])
+    header[124:136] = b"0000000x000\0"
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    error = damage(write(tmp_path, bytes(header) + bytes(1024)))
+    assert (error.offset, str(error)) == (0, "a number in a header is not one")
+
+
+def extension(flag: bytes, data: bytes) -> bytes:
+    member = tarfile.TarInfo("extension")
+    member.type = flag
+    member.size = len(data)
+    return member.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % 512)
+
+
+@pytest.mark.parametrize("data", [b"7 path=", b"99 path=x\n", b"path=x\n", b"-1 a=b\n", b"11 size=abc\n", b"1"])
+def test_pax_headers_that_are_damaged(tmp_path: Path, data: bytes) -> None:
+    file = tarfile.TarInfo("x").tobuf(tarfile.USTAR_FORMAT)
+    assert str(damage(write(tmp_path, extension(b"x", data) + file + bytes(1024)))) == "a pax header is damaged"
+
+
+def test_names_without_end(tmp_path: Path) -> None:
+    member = tarfile.TarInfo("extension")
+    member.type = b"L"
+    member.size = 10**9
+    assert str(damage(write(tmp_path, member.tobuf(tarfile.USTAR_FORMAT)))) == "a name of 1000000000 bytes is too long"
+
+
+def test_compressed_data_that_is_damaged(tmp_path: Path) -> None:
+    content = random.Random(1).randbytes(20_000)
+    packed = gzip.compress(tar([("a", content)]))
+    cut = damage(write(tmp_path, packed[: len(packed) // 2]))
+    assert str(cut).startswith("its compressed data is damaged (Compressed file ended")
+    middle = len(packed) // 2
+    spoilt = packed[:middle] + bytes([packed[middle] ^ 0xFF]) + packed[middle + 1 :]
+    # A changed byte of random data can also unpack to other data; the checksum at the end then tells.
+    with pytest.raises(DamagedArchiveError), TarReader(write(tmp_path, spoilt)) as reader:
+        reader.skip_to(len(tar([("a", content)])) + 1)
+
+
+# Archives within archives
+
+
+def test_an_archive_within_an_archive(tmp_path: Path) -> None:
+    inner = [tar([("n1_1", b"a"), ("n1_2", b"b" * 3000)]), tar([("n2_7", b"c")])]
+    path = write(tmp_path, tar([("n1.tar", inner[0]), ("n2.tar", inner[1])]))
+    with TarReader(path) as reader:
+        found = [
+            (outer.name, member.name, reader.read(member.size)[:1])
+            for outer in members(reader)
+            for member in members(reader, outer.data_offset + outer.size)
+        ]
+    assert found == [("n1.tar", "n1_1", b"a"), ("n1.tar", "n1_2", b"b"), ("n2.tar", "n2_7", b"c")]
+
+
+@pytest.mark.parametrize(
+    ("keep", "reason"),
+    [(2560, "its end is missing"), (512, "its end is missing"), (1024, "an entry of 2000 bytes does not fit")],
+)
+def test_an_archive_within_that_is_cut_off_does_not_run_into_the_next(tmp_path: Path, keep: int, reason: str) -> None:
+    inner = tar([("a", b"a" * 2000)])[:keep] if keep != 512 else tar([("a", b"")])[:512]
+    path = write(tmp_path, tar([("n1.tar", inner), ("n2.tar", tar([("b", b"b")]))]))
+    with TarReader(path) as reader:
+        outer = next(members(reader))
+        with pytest.raises(DamagedArchiveError, match=reason):
+            list(members(reader, outer.data_offset + outer.size))

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import boto3
+import pytest
+from ansible.module_utils.imagenet_ops.aws.errors import error_code, explain, sdk_errors
+from botocore.config import Config
+from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
+
+
+def refused(code: str, message: str) -> ClientError:
+    return ClientError({"Error": {"Code": code, "Message": message}}, "CreateVolume")
+
+
+def test_an_answer_of_aws_is_told_with_its_code_its_words_and_the_next_step() -> None:
+    error = refused("ExpiredToken", "The provided token has expired.")
+    assert str(explain(error, "Bucket imagenet")) == (
+        "Bucket imagenet: ExpiredToken: The provided token has expired. Renew the credentials (instance profile, "
+        "`aws sso login`, session token) and run again; finished work is kept"
+    )
+
+
+def test_what_only_aws_can_read_is_left_out() -> None:
+    error = refused(
+        "UnauthorizedOperation",
+        "You are not authorized to perform this operation. User: arn:x is not authorized to perform: ec2:CreateVolume. "
+        "Encoded authorization failure message: pHkJaGx0",
+    )
+    text = str(explain(error, "No volume"))
+    assert "ec2:CreateVolume. Allow the action" in text
+    assert "pHkJ" not in text
+
+
+@pytest.mark.parametrize("code", ["PermanentRedirect", "301", "AuthorizationHeaderMalformed"])
+def test_a_bucket_in_another_region(code: str) -> None:
+    assert explain(refused(code, "Elsewhere."), "Bucket b").todo == "Set the Region to that of the bucket"
+
+
+@pytest.mark.parametrize("code", ["500", "502", "503", "504"])
+def test_a_server_that_fails_without_a_word(code: str) -> None:
+    """A HEAD has no body, so there is nothing but the status."""
+    error = ClientError({"Error": {"Code": code, "Message": "Internal Server Error"}}, "HeadObject")
+    assert str(explain(error, "s3://bucket/labels.tsv")) == (
+        f"s3://bucket/labels.tsv: {code}: Internal Server Error. The server itself fails, also when asked several "
+        "times: run again in a few minutes, and where it goes on look at its log (for AWS, at health.aws.amazon.com); "
+        "finished work is found and not done twice"
+    )
+
+
+def test_an_unknown_code_still_says_what_to_do() -> None:
+    assert str(explain(refused("Strange", "No\n  way."), "Volume")) == (
+        "Volume: Strange: No way. Mend what the message names and run again; finished work is found and not done twice"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "todo"),
+    [
+        (NoCredentialsError(), "NoCredentialsError", "Give the host an instance profile"),
+        (EndpointConnectionError(endpoint_url="http://x"), "EndpointConnectionError", "Check the network"),
+    ],
+)
+def test_errors_without_an_answer(error: Exception, code: str, todo: str) -> None:
+    assert isinstance(error, sdk_errors())
+    assert error_code(error) == code
+    assert explain(error, "EC2").todo.startswith(todo)
+
+
+def test_a_dead_endpoint_is_an_error_of_the_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    config = Config(retries={"total_max_attempts": 1})
+    client = boto3.client("ec2", region_name="us-east-1", endpoint_url="http://127.0.0.1:9", config=config)
+    with pytest.raises(sdk_errors()) as caught:
+        client.describe_volumes()
+    assert explain(caught.value, "EC2").todo == "Check the network, the region and endpoint_url, then run again"

@@ -1,0 +1,305 @@
+"""One volume at its path, read-only, and proof of it; whatever else is mounted there, or in use, is left alone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.imagenet_ops.core.errors import OpsError
+from ansible.module_utils.imagenet_ops.host import devices
+from ansible.module_utils.imagenet_ops.host import mount as mount_module
+from ansible.module_utils.imagenet_ops.host.devices import LINK_PREFIX, Host
+from ansible.module_utils.imagenet_ops.host.mount import MountRequest, mount_volume, with_entry
+from hypothesis import given
+from hypothesis import strategies as st
+
+NEW, OLD, OTHER = "vol-00000000000000002", "vol-00000000000000001", "vol-00000000000000009"
+FSTAB = "# made by hand\nUUID=1234 / ext4 defaults 0 1\n"
+
+
+class FakeHost:
+    """A machine with volumes: mount, umount, blkid and lsblk as they would answer, and processes with open files."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root = root
+        self.path = root / "data"
+        for folder in ("by-id", "proc", "systemd"):
+            (root / folder).mkdir()
+        self.fstab = root / "fstab"
+        self.fstab.write_text(FSTAB)
+        self.fstypes: dict[str, str] = {}
+        self.mounted: list[tuple[str, str]] = []
+        self.held: set[str] = set()
+        self.mount_options = "ro"
+        self.commands: list[list[str]] = []
+        self.failing: dict[str, str] = {}
+        self.write_mounts()
+        for module in (devices, mount_module):
+            monkeypatch.setattr(module, "device_number", self.number)
+        monkeypatch.setattr(
+            mount_module, "is_held", lambda device: Path(device).name in self.held | self.mounted_names()
+        )
+
+    def add(self, volume: str, fstype: str = "ext4") -> None:
+        device = self.root / f"nvme{volume[-1]}n1"
+        device.write_bytes(b"")
+        (self.root / "by-id" / (LINK_PREFIX + volume.replace("-", ""))).symlink_to(device)
+        self.fstypes[str(device)] = fstype
+
+    def number(self, device: str) -> str:
+        return f"259:{Path(device).name[4:-2]}"
+
+    def mounted_names(self) -> set[str]:
+        return {Path(device).name for device, _ in self.mounted}
+
+    def write_mounts(self) -> None:
+        lines = ["1 0 8:1 / / rw - ext4 /dev/root rw\n"]
+        for device, options in self.mounted:
+            lines.append(f"2 1 {self.number(device)} / {self.path} {options},relatime - ext4 {device} ro\n")
+        (self.root / "mountinfo").write_text("".join(lines))
+
+    def mount(self, volume: str, options: str = "ro") -> None:
+        self.path.mkdir(exist_ok=True)
+        self.mounted.append((str(self.root / f"nvme{volume[-1]}n1"), options))
+        self.write_mounts()
+
+    def run_command(self, command: list[str]) -> tuple[int, str, str]:
+        self.commands.append(command)
+        name = command[0]
+        if name in self.failing:
+            return 32, "", self.failing[name]
+        if name == "lsblk":
+            return 0, f"vol{'0' * 16}{Path(command[-1]).name[4:-2]}\n", ""
+        if name == "blkid":
+            found = self.fstypes[command[-1]]
+            return (0, f"TYPE={found}\n", "") if found else (2, "", "")
+        if name == "wipefs":
+            return 0, '{"signatures": []}', ""
+        if name == "umount":
+            self.mounted.pop()
+        elif name == "mount":
+            device = os.path.realpath(command[-2])
+            if self.fstypes[device] == "broken":
+                return 32, "", "wrong fs type, bad superblock.\n"
+            self.mounted.append((device, self.mount_options))
+        self.write_mounts()
+        return 0, "", ""
+
+    def open_file(self, pid: int, name: str, folder: str = "fd/3") -> None:
+        """Let a process have something of the mounted filesystem open (all of the test lies on one filesystem)."""
+        process = self.root / "proc" / str(pid)
+        (process / folder).parent.mkdir(parents=True)
+        (process / "fd").mkdir(exist_ok=True)
+        (process / folder).symlink_to(self.path)
+        (process / "comm").write_text(f"{name}\n")
+
+    def ensure(self, *, check_mode: bool = False, **changes: Any) -> dict[str, Any]:
+        host = Host(
+            self.run_command,
+            str(self.root / "by-id"),
+            str(self.root / "mountinfo"),
+            fstab_path=str(self.fstab),
+            proc_directory=str(self.root / "proc"),
+            systemd_directory=str(self.root / "systemd"),
+        )
+        request = MountRequest(**{"volume_id": NEW, "path": str(self.path), "timeout_seconds": 0, **changes})
+        return mount_volume(host, request, check_mode=check_mode)
+
+    def names(self) -> list[str]:
+        return [command[0] for command in self.commands if command[0] in ("mount", "umount", "systemctl")]
+
+    def fstab_entries(self) -> list[list[str]]:
+        return [line.split() for line in self.fstab.read_text().splitlines() if str(self.path) in line]
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHost:
+    host = FakeHost(tmp_path, monkeypatch)
+    host.add(NEW)
+    return host
+
+
+def test_check_mount_again(host: FakeHost) -> None:
+    predicted = host.ensure(check_mode=True)
+    assert (host.mounted, host.fstab.read_text(), host.path.exists()) == ([], FSTAB, False)
+    made = host.ensure()
+    assert made == predicted
+    assert (made["changed"], made["released"]) == (True, False)
+    assert [device for device, _ in host.mounted] == [str(host.root / "nvme2n1")]
+    assert host.fstab.read_text().startswith(FSTAB)
+    ((device, path, fstype, options, dump, order),) = host.fstab_entries()
+    assert device == made["device"] == str(host.root / "by-id" / f"{LINK_PREFIX}vol00000000000000002")
+    assert (path, fstype, dump, order) == (str(host.path), "ext4", "0", "0")
+    assert {"ro", "nofail", "noatime"} <= set(options.split(","))
+    host.commands.clear()
+    for check_mode in (True, False):
+        assert host.ensure(check_mode=check_mode)["changed"] is False
+    assert host.names() == []
+
+
+def test_the_diff_shows_fstab_and_what_is_mounted(host: FakeHost) -> None:
+    diff = host.ensure()["diff"]
+    assert diff["before"] == f"{FSTAB}# nothing mounted\n"
+    assert diff["after"].startswith(FSTAB)
+    assert diff["after"].endswith(f"{LINK_PREFIX}vol00000000000000002 mounted at {host.path}\n")
+    again = host.ensure()["diff"]
+    assert again["before"] == again["after"]
+
+
+def test_a_mount_without_its_line_in_fstab_gets_the_line_and_is_not_touched(host: FakeHost) -> None:
+    host.mount(NEW)
+    assert host.ensure()["changed"] is True
+    assert "mount" not in host.names()
+    assert len(host.fstab_entries()) == 1
+
+
+def test_systemd_learns_of_the_new_device_before_it_is_mounted(host: FakeHost) -> None:
+    host.ensure()
+    assert host.names() == ["systemctl", "mount"]
+
+
+def test_one_that_is_mounted_for_writing_is_mounted_again(host: FakeHost) -> None:
+    host.mount(NEW, "rw")
+    assert host.ensure()["changed"] is True
+    assert host.names() == ["systemctl", "umount", "mount"]
+    assert host.mounted[0][1] == "ro"
+
+
+def test_copies_of_an_xfs_are_mounted_beside_each_other(host: FakeHost) -> None:
+    host.fstypes[str(host.root / "nvme2n1")] = "xfs"
+    host.ensure(fstype="xfs")
+    assert "nouuid" in host.fstab_entries()[0][3].split(",")
+    assert "nouuid" in next(command for command in host.commands if command[0] == "mount")[4].split(",")
+
+
+# --- a new version takes the place of the old one
+
+
+def test_the_old_version_is_unmounted_and_can_go(host: FakeHost) -> None:
+    host.add(OLD)
+    host.ensure(volume_id=OLD)
+    assert host.ensure(replaces=(OLD,), check_mode=True)["changed"] is True
+    made = host.ensure(replaces=(OLD,))
+    assert (made["changed"], made["released"]) == (True, True)
+    assert [Path(device).name for device, _ in host.mounted] == ["nvme2n1"]
+    assert [entry[0] for entry in host.fstab_entries()] == [made["device"]]
+    again = host.ensure(replaces=(OLD,))
+    assert (again["changed"], again["released"]) == (False, True)
+
+
+def test_a_version_in_use_is_left_alone_and_named_with_who_uses_it(host: FakeHost) -> None:
+    host.add(OLD)
+    host.ensure(volume_id=OLD)
+    fstab = host.fstab.read_text()
+    host.open_file(41, "python3")
+    host.open_file(7, "bash", "cwd")
+    for check_mode in (True, False):
+        with pytest.raises(OpsError) as caught:
+            host.ensure(replaces=(OLD,), check_mode=check_mode)
+        assert str(caught.value) == (
+            f"Replacing {host.root}/nvme1n1 at {host.path}: it is in use by 7 (bash), 41 (python3): it was left alone. "
+            "Run again when they have ended, or with -e fleet_host_disturb=true: they keep what they have open"
+        )
+    assert [Path(device).name for device, _ in host.mounted] == ["nvme1n1"]
+    assert host.fstab.read_text() == fstab
+
+
+def test_a_version_in_use_is_replaced_where_told_and_stays_until_it_is_closed(host: FakeHost) -> None:
+    host.add(OLD)
+    host.ensure(volume_id=OLD)
+    host.open_file(41, "python3")
+    host.held.add("nvme1n1")
+    made = host.ensure(replaces=(OLD,), disturb=True)
+    assert (made["changed"], made["released"]) == (True, False)
+    assert ["umount", "--lazy", str(host.path)] in host.commands
+    host.held.clear()
+    assert host.ensure(replaces=(OLD,))["released"] is True
+
+
+def test_what_belongs_to_others_is_left_alone(host: FakeHost) -> None:
+    host.add(OTHER)
+    host.mount(OTHER)
+    for disturb in (False, True):
+        with pytest.raises(OpsError) as caught:
+            host.ensure(replaces=(OLD,), disturb=disturb)
+        assert str(caught.value) == (
+            f"Mounting {NEW} at {host.path}: {host.root}/nvme9n1 is mounted there already: it was left alone. "
+            f"Unmount it (umount {host.path}), or choose another data_mount_path"
+        )
+    assert (host.names(), host.fstab.read_text()) == ([], FSTAB)
+
+
+def test_where_the_new_version_does_not_mount_the_old_one_comes_back(host: FakeHost) -> None:
+    host.add(OLD)
+    host.ensure(volume_id=OLD)
+    run = host.run_command
+
+    def mount_nothing_new(command: list[str]) -> tuple[int, str, str]:
+        return (32, "", "bad superblock.\n") if command[0] == "mount" and command[-2].endswith("2") else run(command)
+
+    host.run_command = mount_nothing_new  # type: ignore[method-assign]
+    with pytest.raises(OpsError, match=r"Mounting .*: mount ended with 32: bad superblock\. Look at dmesg on the host"):
+        host.ensure(replaces=(OLD,))
+    assert [Path(device).name for device, _ in host.mounted] == ["nvme1n1"]
+
+
+# --- what goes wrong
+
+
+@pytest.mark.parametrize(("fstype", "holds"), [("", "it is blank"), ("xfs", "it holds xfs and not ext4")])
+def test_another_filesystem_is_not_touched(host: FakeHost, fstype: str, holds: str) -> None:
+    host.fstypes[str(host.root / "nvme2n1")] = fstype
+    with pytest.raises(OpsError, match=f"Volume {NEW} .*: {holds}: it was not touched. Look at what the snapshot was"):
+        host.ensure()
+    assert host.names() == []
+
+
+def test_a_volume_that_is_not_there(host: FakeHost) -> None:
+    with pytest.raises(OpsError, match=f"Volume {OTHER}: no device .* Check that the volume is attached"):
+        host.ensure(volume_id=OTHER)
+
+
+def test_a_mount_that_is_not_what_was_mounted_is_an_error(host: FakeHost) -> None:
+    host.mount_options = "rw"
+    with pytest.raises(OpsError) as caught:
+        host.ensure()
+    assert str(caught.value) == (
+        f"Volume {NEW}: after mounting it read-only, {host.root}/nvme2n1 (rw,relatime) is what is mounted at "
+        f"{host.path}. See what unmounts or mounts there (findmnt {host.path}, systemctl status), then run again"
+    )
+
+
+def test_an_unmount_that_fails_is_told(host: FakeHost) -> None:
+    host.add(OLD)
+    host.ensure(volume_id=OLD)
+    host.failing["umount"] = f"umount: {host.path}: target is busy."
+    with pytest.raises(OpsError, match=r"Unmounting .*: umount ended with 32: .*: target is busy\. Look at dmesg"):
+        host.ensure(replaces=(OLD,))
+
+
+# --- fstab
+
+_LINES = st.lists(
+    st.one_of(
+        st.text(st.characters(codec="ascii", exclude_characters="\n\r\v\f\x1c\x1d\x1e"), max_size=20).map(
+            lambda t: f"#{t}"
+        ),
+        st.just(""),
+        st.sampled_from(
+            ["UUID=1 / ext4 defaults 0 1", "/dev/sdf\t/data\text4\tro 0 0", "x /data/more nfs", "y /data xfs"]
+        ),
+    )
+)
+
+
+@given(lines=_LINES, ends=st.booleans())
+def test_fstab_gets_one_line_for_the_path_and_keeps_all_others(*, lines: list[str], ends: bool) -> None:
+    entry = "/dev/disk/by-id/x /data ext4 ro 0 0"
+    fstab = "\n".join(lines) + ("\n" if ends and lines else "")
+    after = with_entry(fstab, entry)
+    others = [line for line in fstab.splitlines() if line.startswith("#") or line.split()[1:2] != ["/data"]]
+    assert [line for line in after.splitlines() if line != entry] == others
+    assert after.splitlines().count(entry) == 1
+    assert with_entry(after, entry) == after

@@ -1,0 +1,223 @@
+"""The records of an archive are those of its tree, whatever the settings, and the archive is read once."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.imagenet_ops.archive.images import ArchiveRules, ResumePoint
+from ansible.module_utils.imagenet_ops.download.verified import VerifiedArchive, write_verified
+from ansible.module_utils.imagenet_ops.layout.extract import lay_out
+from ansible.module_utils.imagenet_ops.layout.journal import LayoutRequest
+from ansible.module_utils.imagenet_ops.pack.pack import PackRequest, SplitRequest, pack_dataset
+
+from lab.archives import DEVKIT, TRAIN, VALIDATION, prepare
+from tests.fakes.archive_packing import RECIPE, Workplace
+from tests.fakes.images import write_imagenette, zip_of_tar
+
+# --- the same records ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bucket_bytes", [1 << 28, 20_000, 1])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"shuffle_seed": None},
+        {"shuffle_seed": 7, "shards": 4},
+        {"shards": 41},
+        {"recipe": RECIPE._replace(pass_through=True)},
+        {"recipe": RECIPE._replace(channels=1, enlarge=False)},
+        {"label_order": "order.txt"},
+    ],
+)
+def test_the_archive_gives_the_records_of_its_tree(
+    workplace: Workplace, changes: dict[str, Any], bucket_bytes: int
+) -> None:
+    if "label_order" in changes:
+        order = workplace.folder / "order.txt"
+        order.write_text("".join(f"n{number:08d}\n" for number in (3, 0, 4, 1, 2)))
+        changes = {"label_order": str(order)}
+    expected = workplace.pack("tree", **changes)
+    assert workplace.pack("archive", bucket_bytes=bucket_bytes, **changes) == expected
+    assert workplace.files("archive") == workplace.files("tree")
+    assert workplace.warnings == []
+
+
+def test_the_archives_of_imagenet_give_the_records_of_their_trees(tmp_path: Path) -> None:
+    prepare(tmp_path / "archives", None)
+    devkit = str(tmp_path / "archives" / DEVKIT)
+    layouts = {"train": (TRAIN, "class_archives"), "validation": (VALIDATION, "labelled_files")}
+    by_tree, by_archive = [], []
+    for name, (archive, layout) in layouts.items():
+        path = str(tmp_path / "archives" / archive)
+        tree = str(tmp_path / name)
+        lay_out(LayoutRequest(name, layout, tree, str(tmp_path / "state"), path, devkit=devkit))
+        by_tree.append(SplitRequest(name, tree))
+        by_archive.append(SplitRequest(name, archive=path, rules=ArchiveRules(name, layout, devkit)))
+    results = []
+    for number, splits in enumerate((by_tree, by_archive)):
+        root = tmp_path / str(number)
+        request = PackRequest("test", str(root), str(root / ".state"), splits, RECIPE, devkit=devkit)
+        results.append(pack_dataset(request, check=False, warn=pytest.fail))
+    assert results[0] == results[1]
+    assert results[0]["dataset_version"]
+
+
+@pytest.mark.parametrize("kind", ["tgz", "zip"])
+def test_splits_in_one_archive_give_the_records_of_their_trees(tmp_path: Path, kind: str) -> None:
+    archive = tmp_path / "imagenette2.tgz"
+    write_imagenette(archive)
+    if kind == "zip":
+        archive = zip_of_tar(archive)
+    by_tree, by_archive = [], []
+    for name, folder in (("train", "imagenette2/train"), ("validation", "imagenette2/val")):
+        rules = ArchiveRules("any", "class_directories", folder=folder)
+        tree = str(tmp_path / name)
+        lay_out(LayoutRequest("any", "class_directories", tree, str(tmp_path / "state"), str(archive), folder))
+        by_tree.append(SplitRequest(name, tree))
+        by_archive.append(SplitRequest(name, archive=str(archive), rules=rules))
+    results = []
+    for number, splits in enumerate((by_tree, by_archive)):
+        root = tmp_path / str(number)
+        request = PackRequest("test", str(root), str(root / ".state"), splits, RECIPE, expected_classes=4)
+        results.append(pack_dataset(request, check=False, warn=pytest.fail))
+    assert results[0] == results[1]
+    assert results[0]["records"] == {"train": 16, "validation": 8}
+
+
+def test_labels_follow_the_order_of_a_file(workplace: Workplace) -> None:
+    order = workplace.folder / "order.txt"
+    order.write_text("".join(f"n{number:08d} words\n" for number in (3, 0, 4, 1, 2)))
+    workplace.pack("archive", label_order=str(order))
+    files = workplace.files("archive")
+    assert files["labels.tsv"].startswith(b"0\tn00000003\t\n1\tn00000000\t\n")
+    lines = [line.split("\t") for line in files["recordio/train.lst"].decode().splitlines()]
+    assert {(label, path[:9]) for _, label, path in lines} == {
+        (f"{label}.000000", f"n{number:08d}") for label, number in enumerate((3, 0, 4, 1, 2))
+    }
+    assert json.loads(files["manifest.json"])["settings"]["label_order"] == "file"
+    order.write_text("n00000003\n")
+    assert "4 of their classes are not known" in workplace.error("archive", label_order=str(order))
+
+
+def test_the_exact_size_of_what_is_passed_through_is_known_before(workplace: Workplace) -> None:
+    recipe = RECIPE._replace(pass_through=True)
+    foreseen = workplace.pack("tree", check=True, recipe=recipe)["bytes"]
+    workplace.pack("tree", recipe=recipe)
+    assert foreseen == len(workplace.files("tree")["recordio/train.rec"])
+
+
+def test_the_exact_size_is_shown_while_it_is_written(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = []
+    monkeypatch.setattr(
+        "ansible.module_utils.imagenet_ops.core.files.Progress.start", lambda _, stage, *_rest: stages.append(stage)
+    )
+    workplace.pack("archive", recipe=RECIPE._replace(pass_through=True))
+    size = len(workplace.files("archive")["recordio/train.rec"])
+    assert stages[-1] == f"packing train ({size} bytes of records)"
+    assert stages[1].startswith("reading train.tar (it takes 0.0 GiB of scratch space)")
+
+
+# --- read once -------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_run_does_not_read_the_archive(workplace: Workplace, reading: list[ResumePoint]) -> None:
+    workplace.pack("archive")
+    assert len(reading) == 2  # a few images first, for the scratch space that it will take
+    assert not workplace.pack("archive")["changed"]
+    assert not workplace.pack("archive", check=True)["changed"]
+    assert len(reading) == 2
+    assert not list((workplace.folder / "archive").glob(".scratch/*"))
+
+
+def test_what_was_packed_from_the_archive_is_known_in_the_tree(workplace: Workplace) -> None:
+    workplace.pack("archive")
+    result = workplace.pack("tree", into="archive")
+    assert not result["changed"]
+    assert workplace.warnings == []
+
+
+def test_an_archive_that_was_touched_is_read_again_unless_it_is_verified(
+    workplace: Workplace, reading: list[ResumePoint]
+) -> None:
+    workplace.pack("archive")
+    os.utime(workplace.archive, ns=(1, 1))
+    assert workplace.pack("archive")["changed"]
+    assert "it was packed with other settings or another source (archive" in workplace.warnings[0]
+    status = workplace.archive.stat()
+    state = workplace.folder / "archive" / ".state"
+    write_verified(str(state), VerifiedArchive("train.tar", status.st_size, 1, "0" * 32, "1" * 64))
+    workplace.pack("archive")
+    os.utime(workplace.archive, ns=(2, 2))
+    write_verified(str(state), VerifiedArchive("train.tar", status.st_size, 2, "0" * 32, "1" * 64))
+    begun = len(reading)
+    assert not workplace.pack("archive")["changed"]
+    assert len(reading) == begun
+
+
+def test_other_settings_read_the_archive_again(workplace: Workplace) -> None:
+    workplace.pack("archive")
+    assert workplace.pack("archive", recipe=RECIPE._replace(quality=80))["changed"]
+    workplace.pack("tree", recipe=RECIPE._replace(quality=80))
+    assert workplace.files("archive") == workplace.files("tree")
+    assert len(workplace.warnings) == 1
+
+
+def test_shards_of_another_number_do_not_stay(workplace: Workplace) -> None:
+    workplace.pack("tree", shards=3)
+    workplace.pack("tree", shards=2)
+    names = sorted(name for name in workplace.files("tree") if name.endswith(".rec"))
+    assert names == ["recordio/train-00000-of-00002.rec", "recordio/train-00001-of-00002.rec"]
+
+
+# --- check mode ------------------------------------------------------------------------------------------------------
+
+
+def test_check_mode_reads_nothing_and_writes_nothing(workplace: Workplace, reading: list[ResumePoint]) -> None:
+    result = workplace.pack("archive", check=True, expected_images=40)
+    assert (result["changed"], result["records"], result["dataset_version"]) == (True, {"train": 40}, "")
+    workplace.archive.unlink()
+    assert workplace.pack("archive", check=True)["changed"]
+    assert reading == []
+    assert not (workplace.folder / "archive").exists()
+
+
+def test_an_archive_that_is_not_there_is_an_error(workplace: Workplace) -> None:
+    workplace.archive.unlink()
+    assert workplace.error("archive") == (
+        f"Archive {workplace.archive}: there is no such file. Fetch it first, with archive_fetch"
+    )
+
+
+# --- bad images and wrong counts -------------------------------------------------------------------------------------
+
+BAD = "n00000002/n00000002_1.JPEG"
+
+
+def test_bad_images_come_into_quarantine_at_once_or_later(workplace: Workplace, reading: list[ResumePoint]) -> None:
+    workplace.damage(BAD, b"<html>")
+    workplace.pack("archive", on_bad_image="quarantine")
+    kept = workplace.folder / "archive" / "quarantine" / "train" / BAD
+    assert kept.read_bytes() == b"<html>"
+    begun = len(reading)
+    assert not workplace.pack("archive", on_bad_image="quarantine")["changed"]
+    assert len(reading) == begun
+    kept.unlink()
+    assert workplace.pack("archive", on_bad_image="quarantine", check=True)["changed"]
+    assert not kept.exists()
+    assert workplace.pack("archive", on_bad_image="quarantine")["changed"]
+    assert kept.read_bytes() == b"<html>"
+
+
+def test_a_wrong_count_is_an_error_and_the_archive_is_not_read_again(
+    workplace: Workplace, reading: list[ResumePoint]
+) -> None:
+    assert "40 images are there, 41 are expected" in workplace.error("archive", expected_images=41)
+    assert not (workplace.folder / "archive" / "recordio").exists()
+    begun = len(reading)
+    workplace.pack("archive", expected_images=40)
+    assert len(reading) == begun
