@@ -76,8 +76,8 @@ zones:
 
 from typing import Any
 
-from ansible.module_utils.imagenet_ops.core.files import Progress
 from ansible.module_utils.imagenet_ops.core.module import run
+from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.ebs.fast_snapshot_restore import FastRestore
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
 

@@ -69,8 +69,8 @@ initialized:
 
 from typing import Any
 
-from ansible.module_utils.imagenet_ops.core.files import Progress
 from ansible.module_utils.imagenet_ops.core.module import run
+from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.ebs.volume_initialization import wait_for_initialization
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
 

@@ -68,8 +68,8 @@ size_gib:
 import os
 from typing import Any
 
-from ansible.module_utils.imagenet_ops.core.files import Progress
 from ansible.module_utils.imagenet_ops.core.module import run
+from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.ebs.snapshots import SnapshotWait
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
 

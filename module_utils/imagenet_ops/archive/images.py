@@ -24,6 +24,9 @@ CLASS_ARCHIVES = "class_archives"
 CLASS_DIRECTORIES = "class_directories"
 LABELLED_FILES = "labelled_files"
 
+# What lies beside an image and belongs to it: its annotation, X.xml of X.JPEG.
+ANNOTATION_SUFFIX = ".xml"
+
 # A class of a data set that nobody here knows: a letter or digit, and then what a path and a journal can hold.
 _PLAIN_NAME = r"[^\W_]([^/\\\0-\x1f\x7f\ud800-\udfff]*[^/\\\0-\x1f\x7f\ud800-\udfff\s])?"
 _UNKNOWN_TODO = "See whether layout, folder and names of the split are those of this archive, and whether it is whole"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 
+# Values that one filter takes (EC2 API reference).
+FILTER_VALUES = 200
 # Next steps by error code. The codes of EC2 are in its API reference under "Error codes", those of S3 under "Error
 # responses"; a HEAD has no body, so there the code is the HTTP status.
 RENEW = "Renew the credentials (instance profile, `aws sso login`, session token) and run again; finished work is kept"
@@ -133,3 +135,10 @@ def tags_of(resource: dict[str, Any]) -> dict[str, str]:
 def tag_list(tags: dict[str, str]) -> list[dict[str, str]]:
     """Return tags as EC2 wants them, in the order of their names."""
     return [{"Key": name, "Value": value} for name, value in sorted(tags.items())]
+
+
+def chunks(values: Iterable[str]) -> Iterator[list[str]]:
+    """Yield ``values`` in lists that fit a filter of EC2."""
+    everything = list(values)
+    for start in range(0, len(everything), FILTER_VALUES):
+        yield everything[start : start + FILTER_VALUES]

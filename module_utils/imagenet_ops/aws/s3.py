@@ -15,8 +15,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, Union
 
 from ansible.module_utils.imagenet_ops.aws.errors import LATER, error_code, error_message, explain, sdk_errors
-from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.download.source import PassingError, SourceChangedError
+from ansible.module_utils.imagenet_ops.core.errors import OpsError, SourceChangedError, TransientError
 
 SHA256_METADATA = "sha256"
 NOT_FOUND_CODES = ("404", "NoSuchKey", "NotFound")
@@ -197,14 +196,14 @@ class Bucket:
     def open(self, key: str, start: int, end: int, etag: str) -> Any:
         """Return a body that gives the bytes from ``start`` to ``end`` (exclusive) of the object that has ``etag``.
 
-        Raises PassingError where asking again may help, SourceChangedError where the object is another by now, and
+        Raises TransientError where asking again may help, SourceChangedError where the object is another by now, and
         OpsError where S3 refuses.
         """
         try:
             answer = self._request("get_object", Key=key, Range=f"bytes={start}-{end - 1}", IfMatch=f'"{etag}"')
         except sdk_errors() as error:
             if is_passing(error):
-                raise PassingError(f"{error_code(error)}: {error_message(error)}") from error
+                raise TransientError(f"{error_code(error)}: {error_message(error)}") from error
             if error_code(error) in ("PreconditionFailed", "412"):
                 raise self._changed(key, etag, "another") from error
             if error_code(error) in NOT_FOUND_CODES:
@@ -214,7 +213,7 @@ class Bucket:
         if found != etag:  # some servers do not know If-Match
             raise self._changed(key, etag, found)
         if not answer.get("ContentRange", "").startswith(f"bytes {start}-{end - 1}/"):
-            raise PassingError(f"asked for bytes {start}-{end - 1} S3 sent {answer.get('ContentRange', 'the whole')}")
+            raise TransientError(f"asked for bytes {start}-{end - 1} S3 sent {answer.get('ContentRange', 'the whole')}")
         return answer["Body"]
 
     def _changed(self, key: str, before: str, after: str) -> SourceChangedError:
@@ -233,7 +232,7 @@ class Bucket:
             time.sleep(min(2**attempt - 1, 20))
             try:
                 data: bytes = self.open(key, start, end, etag).read()
-            except PassingError as error:
+            except TransientError as error:
                 why = str(error)
             except sdk_errors() as error:  # the body was cut; the request itself had succeeded
                 why = f"{error_code(error)}: {error_message(error)}"

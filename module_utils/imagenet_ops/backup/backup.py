@@ -21,7 +21,8 @@ from ansible.module_utils.imagenet_ops.aws.s3 import Bucket, ListedObject, crc32
 from ansible.module_utils.imagenet_ops.backup.tree_backup import TreeBackup, TreeJournal
 from ansible.module_utils.imagenet_ops.backup.upload import MIB, Uploader
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.core.files import Progress, read_json, write_json
+from ansible.module_utils.imagenet_ops.core.files import read_json, write_json
+from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.dataset.manifest import MANIFEST_NAME, parse_manifest, read_manifest
 
 

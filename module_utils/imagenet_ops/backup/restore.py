@@ -21,15 +21,17 @@ from typing import Any
 from ansible.module_utils.imagenet_ops.aws.s3 import Bucket, ListedObject
 from ansible.module_utils.imagenet_ops.backup.tree_restore import TreeRestore
 from ansible.module_utils.imagenet_ops.core.disk import allocate, allocated_bytes, disk_error, require_space
-from ansible.module_utils.imagenet_ops.core.errors import OpsError
+from ansible.module_utils.imagenet_ops.core.errors import CancelledError, OpsError, TransientError
 from ansible.module_utils.imagenet_ops.core.files import (
-    Progress,
     fsync_directory,
     read_json,
     remove_durably,
     write_atomic,
     write_json,
 )
+from ansible.module_utils.imagenet_ops.core.hashing import BLOCK_BYTES
+from ansible.module_utils.imagenet_ops.core.progress import Progress
+from ansible.module_utils.imagenet_ops.core.retry import Attempts
 from ansible.module_utils.imagenet_ops.dataset.manifest import (
     ARCHIVE_FOLDER,
     LABELS_NAME,
@@ -39,10 +41,10 @@ from ansible.module_utils.imagenet_ops.dataset.manifest import (
     Manifest,
     parse_manifest,
 )
-from ansible.module_utils.imagenet_ops.download.bucket_source import BucketSource, StoppedError
-from ansible.module_utils.imagenet_ops.download.digests import BLOCK_BYTES, Sha256
-from ansible.module_utils.imagenet_ops.download.engine import Attempts, Policy, Ranges, Target, transfer
-from ansible.module_utils.imagenet_ops.download.source import Facts, PassingError
+from ansible.module_utils.imagenet_ops.download.digests import Sha256
+from ansible.module_utils.imagenet_ops.download.engine import Policy, Ranges, Target, transfer
+from ansible.module_utils.imagenet_ops.download.s3 import BucketSource
+from ansible.module_utils.imagenet_ops.download.source import Facts
 from ansible.module_utils.imagenet_ops.download.verified import VerifiedArchive, write_verified
 
 _JOURNAL_FORMAT = 1
@@ -382,7 +384,7 @@ class Restore:
                 self._keep(file, manifest)
             except BaseException as error:  # noqa: BLE001 (raised below)
                 with self._lock:
-                    if self._failure is None or isinstance(self._failure, StoppedError):
+                    if self._failure is None or isinstance(self._failure, CancelledError):
                         self._failure = error
                 self._stop.set()
 
@@ -440,7 +442,7 @@ class Restore:
 
         def report(_done_bytes: int, hashed_bytes: int) -> None:
             if self._stop.is_set():
-                raise StoppedError
+                raise CancelledError
             self._report(file, hashed_bytes)
 
         checkpoint(done.pairs())
@@ -465,9 +467,9 @@ class Restore:
         while True:
             try:
                 return self._get_once(key, found)
-            except PassingError as error:  # noqa: PERF203 (each turn is a request over the network)
+            except TransientError as error:  # noqa: PERF203 (each turn is a request over the network)
                 if self._stop.wait(attempts.failed(self.bucket.uri(key), error, done_bytes=0)):
-                    raise StoppedError from error
+                    raise CancelledError from error
 
     def _get_once(self, key: str, found: ListedObject) -> bytes:
         facts = Facts(found.size_bytes, ranges=True, validator=found.etag)
@@ -475,7 +477,7 @@ class Restore:
         with contextlib.closing(session.open(0, found.size_bytes, facts)) as stream:
             content = stream.read(found.size_bytes)
         if len(content) != found.size_bytes:
-            raise PassingError(f"{len(content)} of {found.size_bytes} bytes came")
+            raise TransientError(f"{len(content)} of {found.size_bytes} bytes came")
         return content
 
     def _report(self, file: RestoreFile, proved_bytes: int) -> None:

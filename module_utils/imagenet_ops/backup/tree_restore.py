@@ -29,11 +29,12 @@ from ansible.module_utils.imagenet_ops.backup.tree_index import (
     parse_index,
 )
 from ansible.module_utils.imagenet_ops.core.disk import allocated_bytes, block_bytes, sync_filesystem
-from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.core.files import Progress, fsync_directory, read_json, write_json
-from ansible.module_utils.imagenet_ops.download.bucket_source import BucketSource, StoppedError
-from ansible.module_utils.imagenet_ops.download.engine import Attempts
-from ansible.module_utils.imagenet_ops.download.source import Facts, PassingError, Stream
+from ansible.module_utils.imagenet_ops.core.errors import CancelledError, OpsError, TransientError
+from ansible.module_utils.imagenet_ops.core.files import fsync_directory, read_json, write_json
+from ansible.module_utils.imagenet_ops.core.progress import Progress
+from ansible.module_utils.imagenet_ops.core.retry import Attempts
+from ansible.module_utils.imagenet_ops.download.s3 import BucketSource
+from ansible.module_utils.imagenet_ops.download.source import Facts, Stream
 from ansible.module_utils.imagenet_ops.layout.journal import count_as_laid_out
 from ansible.module_utils.imagenet_ops.layout.tree_writer import TreeWriter
 
@@ -289,14 +290,14 @@ class TreeRestore:
                 error = future.exception()
                 if error is not None:
                     self._stop.set()
-                    if failure is None or isinstance(failure, StoppedError):
+                    if failure is None or isinstance(failure, CancelledError):
                         failure = error
         if failure is not None:
             raise failure
 
     def _restore_shard(self, shard: IndexedShard) -> None:
         if self._stop.is_set():
-            raise StoppedError
+            raise CancelledError
         folder = self._unpacked(shard)
         if os.path.exists(folder):
             shutil.rmtree(folder)
@@ -435,11 +436,11 @@ class ShardStream:
         while True:
             try:
                 block = self._fetch()
-            except PassingError as error:  # noqa: PERF203 (each turn is a request over the network)
+            except TransientError as error:  # noqa: PERF203 (each turn is a request over the network)
                 self.close()
                 pause = self._attempts.failed(self._source.name, error, self._fetched)
                 if self._source.stop.wait(pause):
-                    raise StoppedError from error
+                    raise CancelledError from error
             else:
                 break
         self._attempts.succeeded()
@@ -456,7 +457,7 @@ class ShardStream:
             self._stream = self._source.session().open(self._fetched, self._stream_end, self._source.facts)
         block = self._stream.read(min(_READ_BYTES, self._stream_end - self._fetched))
         if not block:
-            raise PassingError(f"the bytes ended at {self._fetched}, before {self._stream_end}")
+            raise TransientError(f"the bytes ended at {self._fetched}, before {self._stream_end}")
         return block
 
     def close(self) -> None:

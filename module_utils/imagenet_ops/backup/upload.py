@@ -14,9 +14,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, Protocol, TypeVar
 
 from ansible.module_utils.imagenet_ops.aws.s3 import Bucket, Buffer, StoredPart, crc32_text
-from ansible.module_utils.imagenet_ops.core.crc32 import combine_crc32
-from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.core.files import Progress
+from ansible.module_utils.imagenet_ops.core.errors import CancelledError, OpsError
+from ansible.module_utils.imagenet_ops.core.hashing import combine_crc32
+from ansible.module_utils.imagenet_ops.core.progress import Progress
 
 MIB = 1 << 20
 # S3's limits ("Amazon S3 multipart upload limits" in its User Guide).
@@ -212,8 +212,4 @@ class Uploader:
 
     def _check_running(self) -> None:
         if self._failure is not None:
-            raise _StoppedError
-
-
-class _StoppedError(Exception):
-    """Something else failed, so this was given up."""
+            raise CancelledError

@@ -1,6 +1,8 @@
-"""The one error type of the project: what failed, why, and what to do about it."""
+"""The error that people see (what failed, why, and what to do about it), and those that the code passes on."""
 
 from __future__ import annotations
+
+SAMPLES = 5  # how many names an error or a warning shows
 
 
 class OpsError(Exception):
@@ -15,3 +17,22 @@ class OpsError(Exception):
         self.why = why
         self.todo = todo
         super().__init__(f"{what}: {why}. {todo}")
+
+
+class TransientError(Exception):
+    """The bytes stopped coming for a reason that may pass: ``str()`` says which.
+
+    ``wait_seconds`` is how long the server asked to be left alone; 0 where it did not say.
+    """
+
+    def __init__(self, reason: str, wait_seconds: float = 0.0) -> None:
+        self.wait_seconds = wait_seconds
+        super().__init__(reason)
+
+
+class SourceChangedError(OpsError):
+    """The file at the source is not the one that the download began with."""
+
+
+class CancelledError(Exception):
+    """Something else failed, so this was given up."""

@@ -1,8 +1,9 @@
-"""The SHA-256 of a file that another thread is still writing."""
+"""SHA-256 of files, also of one that another thread still writes; the CRC32 of a whole from those of its parts."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import threading
@@ -10,7 +11,22 @@ from collections.abc import Iterator
 
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 
-_BLOCK_BYTES = 1 << 20
+# What a thread hashes at a time: of megabytes, so that hashlib lets other threads run while it computes.
+BLOCK_BYTES = 4 << 20
+# What is read at a time of a file that is hashed alone.
+_READ_BYTES = 1 << 20
+# The polynomial of CRC-32 (ISO/IEC 3309) as zlib has it: reflected, the highest power in the lowest bit.
+_POLYNOMIAL = 0xEDB88320
+_ONE = 1 << 31
+
+
+def hash_file(path: str) -> str:
+    """Return the SHA-256 of the file, in hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        while block := file.read(_READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 class FollowingHash:
@@ -67,7 +83,7 @@ class FollowingHash:
             self._failure = error
 
     def _hash_as_it_grows(self, descriptor: int) -> None:
-        block = memoryview(bytearray(_BLOCK_BYTES))
+        block = memoryview(bytearray(_READ_BYTES))
         done = 0
         while (available := self._wait_beyond(done)) > done:
             count = os.preadv(descriptor, [block[: available - done]], done)
@@ -85,3 +101,31 @@ class FollowingHash:
         with self._changed:
             self._changed.wait_for(lambda: self._available > done or self._complete or self._abandoned)
             return done if self._abandoned else self._available
+
+
+def combine_crc32(first: int, second: int, second_bytes: int) -> int:
+    """Return the CRC32 of bytes with CRC32 ``first`` and then ``second_bytes`` more with CRC32 ``second``."""
+    return _multiply(_shift(second_bytes), first) ^ second
+
+
+@functools.lru_cache(maxsize=8)
+def _shift(size_bytes: int) -> int:
+    """Return what multiplies a CRC32 when so many bytes come behind it: x to the power of their bits."""
+    power, square = _ONE, _ONE >> 8  # x^0, and x^8 for one byte
+    while size_bytes:
+        if size_bytes & 1:
+            power = _multiply(power, square)
+        square = _multiply(square, square)
+        size_bytes >>= 1
+    return power
+
+
+def _multiply(one: int, other: int) -> int:
+    """Return the product of two polynomials over GF(2), modulo that of the CRC."""
+    product = 0
+    while one:
+        if one & _ONE:
+            product ^= other
+        one = (one << 1) & 0xFFFFFFFF
+        other = (other >> 1) ^ (_POLYNOMIAL if other & 1 else 0)
+    return product

@@ -15,7 +15,8 @@ from typing import Any, Callable
 
 from ansible.module_utils.imagenet_ops.core.disk import disk_error, require_space
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.core.files import Progress, exclusive, fsync_directory, write_atomic
+from ansible.module_utils.imagenet_ops.core.files import exclusive, fsync_directory, write_atomic
+from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.dataset.manifest import (
     LABELS_NAME,
     MANIFEST_NAME,

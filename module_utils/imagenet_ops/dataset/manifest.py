@@ -15,6 +15,8 @@ from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.core.files import canonical_json
 from ansible.module_utils.imagenet_ops.download.verified import VerifiedArchive
 
+SUFFIXES = ("rec", "idx", "lst")
+
 MANIFEST_FORMAT = 1
 ENGINE_VERSION = "1"  # goes up when the same images and settings would give other bytes than before
 MANIFEST_NAME = "manifest.json"

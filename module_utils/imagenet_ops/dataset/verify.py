@@ -20,18 +20,19 @@ from typing import Any, BinaryIO, NamedTuple, TextIO
 import cv2
 import numpy as np
 from ansible.module_utils.imagenet_ops.core.concurrency import ordered_map, usable_processors
-from ansible.module_utils.imagenet_ops.core.errors import OpsError
+from ansible.module_utils.imagenet_ops.core.errors import SAMPLES, OpsError
+from ansible.module_utils.imagenet_ops.core.hashing import hash_file
 from ansible.module_utils.imagenet_ops.dataset.manifest import (
     LABELS_NAME,
     RECORD_FOLDER,
+    SUFFIXES,
     FileEntry,
     Manifest,
     file_stems,
     read_manifest,
 )
+from ansible.module_utils.imagenet_ops.formats.lst import ListLine, parse_list_line
 from ansible.module_utils.imagenet_ops.formats.recordio import ImageRecord, RecordReader, parse_image_data
-from ansible.module_utils.imagenet_ops.pack.listing import SAMPLES, ListLine, parse_list_line
-from ansible.module_utils.imagenet_ops.pack.writer import SUFFIXES, hash_file
 
 _MIB = 1 << 20
 _BUFFER_BYTES = _MIB

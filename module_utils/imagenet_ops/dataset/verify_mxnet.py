@@ -30,7 +30,7 @@ from ansible.module_utils.imagenet_ops.dataset.verify import (
     read_labels,
     unreadable_files,
 )
-from ansible.module_utils.imagenet_ops.pack.listing import parse_list_line
+from ansible.module_utils.imagenet_ops.formats.lst import parse_list_line
 
 # Every image is decoded and brought to this many pixels a side: they come in all sizes, and a batch has one.
 _SIDE_PIXELS = 32

@@ -17,7 +17,8 @@ from typing import Any, Callable, NamedTuple
 
 from ansible.module_utils.imagenet_ops.core.disk import disk_error
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.core.files import Progress, exclusive, read_json, write_json
+from ansible.module_utils.imagenet_ops.core.files import exclusive, read_json, write_json
+from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.dataset.manifest import LABELS_NAME, MANIFEST_NAME, RECORD_FOLDER, read_manifest
 
 MIB = 1024 * 1024

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
+from ansible.module_utils.imagenet_ops.core.hashing import BLOCK_BYTES
 from ansible.module_utils.imagenet_ops.download.pieces import PIECE_BYTES, Pieces
 
-BLOCK_BYTES = 4 * 1024 * 1024
 # How many blocks MD5 may be behind SHA-256.
 _BLOCKS_AHEAD = 2
 

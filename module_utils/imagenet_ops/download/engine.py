@@ -12,17 +12,18 @@ from __future__ import annotations
 import bisect
 import contextlib
 import os
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.download.digests import BLOCK_BYTES, Digests, Hashes
+from ansible.module_utils.imagenet_ops.core.errors import OpsError, SourceChangedError, TransientError
+from ansible.module_utils.imagenet_ops.core.hashing import BLOCK_BYTES
+from ansible.module_utils.imagenet_ops.core.retry import Attempts
+from ansible.module_utils.imagenet_ops.download.digests import Digests, Hashes
 from ansible.module_utils.imagenet_ops.download.pieces import PIECE_BYTES, PieceRecord, ranges_text
 from ansible.module_utils.imagenet_ops.download.rate_limit import Pace
-from ansible.module_utils.imagenet_ops.download.source import Facts, PassingError, Session, Source, SourceChangedError
+from ansible.module_utils.imagenet_ops.download.source import Facts, Session, Source
 
 _MIB = 1024 * 1024
 # One request asks for no more than this: much, so that the way to a far server and back is a small part of the time;
@@ -35,8 +36,8 @@ _SPANS_PER_CONNECTION = 4
 # What is read at a time, at most: each block passes through the layers of an HTTP client and the ledger, whatever its
 # size.
 _READ_BYTES = _MIB
-_FIRST_PAUSE_SECONDS = 0.5
-_LONGEST_PAUSE_SECONDS = 60.0
+# Quiet hours are looked at again every minute, for clocks are set.
+_LONGEST_REST_SECONDS = 60.0
 # How often a piece is fetched, for each source, before it is given up: a mirror that damages it may do so each time.
 _PIECE_FETCHES = 3
 
@@ -241,39 +242,6 @@ class Policy:
     pace: Pace = field(default_factory=Pace)
 
 
-class Attempts:
-    """Counts failures in a row and says how long to pause; gives up after ``retries`` without a new byte."""
-
-    def __init__(self, retries: int) -> None:
-        self.failures = 0
-        self._retries = retries
-        self._fruitless = 0
-        self._bytes_before = 0
-
-    def succeeded(self) -> None:
-        """Begin to count anew."""
-        self.failures = self._fruitless = 0
-
-    def failed(self, name: str, error: PassingError, done_bytes: int) -> float:
-        """Return the seconds to pause after ``error`` of the source ``name``.
-
-        ``done_bytes`` is how many bytes there are: where others still bring some, there is no reason to give up, yet
-        every reason to pause. Raises OpsError when the last retry has failed.
-        """
-        self.failures += 1
-        self._fruitless = 1 if done_bytes > self._bytes_before else self._fruitless + 1
-        self._bytes_before = done_bytes
-        if self._fruitless > self._retries:
-            raise OpsError(
-                f"Download from {name}",
-                f"{self._retries} retries brought no byte; the last one: {error}",
-                "Check the network and the server, then run again: what has arrived is kept",
-            )
-        pause_seconds = min(_FIRST_PAUSE_SECONDS * 2.0 ** (self.failures - 1), _LONGEST_PAUSE_SECONDS)
-        # Many connections that failed together must not come back together.
-        return max(pause_seconds, error.wait_seconds) * random.uniform(1.0, 1.5)  # noqa: S311 (no secret hangs on it)
-
-
 def transfer(
     sources: Sequence[tuple[Source, Facts]],
     target: Target,
@@ -437,13 +405,12 @@ class _Transfer:
             # After a failure another mirror may do better, where there is one.
             source, facts = self._pick(number + attempts.failures, span)
             first = span.position
-            # Looked at anew every minute, for clocks are set.
-            pause = min(self._policy.pace.rest_seconds(), _LONGEST_PAUSE_SECONDS)
+            pause = min(self._policy.pace.rest_seconds(), _LONGEST_REST_SECONDS)
             try:
                 if not pause:
                     self._fill(self._session(sessions, source), facts, span)
                     attempts.succeeded()
-            except PassingError as error:
+            except TransientError as error:
                 if span.position > first:
                     attempts.succeeded()
                 pause = attempts.failed(source.name, error, self._ledger.done_bytes)
@@ -484,7 +451,7 @@ class _Transfer:
             while span.position < span.end and self._ledger.error is None and not pace.rest_seconds():
                 block = stream.read(min(_READ_BYTES, span.end - span.position))
                 if not block:
-                    raise PassingError(f"the bytes ended at {span.position}, before {span.end}")
+                    raise TransientError(f"the bytes ended at {span.position}, before {span.end}")
                 write_at(self._target, block, span.position)
                 if self._known is not None:
                     for position in (span.position, span.position + len(block) - 1):
@@ -504,11 +471,11 @@ def transfer_whole(source: Source, facts: Facts, target: Target, policy: Policy)
     attempts = Attempts(policy.retries)
     while True:
         try:
-            while pause := min(policy.pace.rest_seconds(), _LONGEST_PAUSE_SECONDS):
+            while pause := min(policy.pace.rest_seconds(), _LONGEST_REST_SECONDS):
                 time.sleep(pause)
             with contextlib.closing(source.session()) as session:
                 return _stream(session, facts, target, policy)
-        except PassingError as error:  # noqa: PERF203 (a loop of hours)
+        except TransientError as error:  # noqa: PERF203 (a loop of hours)
             time.sleep(attempts.failed(source.name, error, done_bytes=0))
 
 

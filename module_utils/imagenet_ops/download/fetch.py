@@ -18,17 +18,18 @@ from typing import Any
 
 from ansible.module_utils.imagenet_ops.aws.s3 import s3_client
 from ansible.module_utils.imagenet_ops.core.disk import allocate, allocated_bytes, disk_error, require_space
-from ansible.module_utils.imagenet_ops.core.errors import OpsError
+from ansible.module_utils.imagenet_ops.core.errors import OpsError, TransientError
 from ansible.module_utils.imagenet_ops.core.files import (
-    Progress,
     exclusive,
     fsync_directory,
     read_json,
     remove_durably,
     write_json,
 )
+from ansible.module_utils.imagenet_ops.core.progress import Progress
+from ansible.module_utils.imagenet_ops.core.retry import Attempts
 from ansible.module_utils.imagenet_ops.download.digests import Digests, hash_file
-from ansible.module_utils.imagenet_ops.download.engine import Attempts, Policy, Ranges, Target, transfer, transfer_whole
+from ansible.module_utils.imagenet_ops.download.engine import Policy, Ranges, Target, transfer, transfer_whole
 from ansible.module_utils.imagenet_ops.download.http import HttpSource
 from ansible.module_utils.imagenet_ops.download.pieces import (
     PIECE_BYTES,
@@ -40,7 +41,7 @@ from ansible.module_utils.imagenet_ops.download.pieces import (
 )
 from ansible.module_utils.imagenet_ops.download.rate_limit import Pace, QuietHours
 from ansible.module_utils.imagenet_ops.download.s3 import S3Source
-from ansible.module_utils.imagenet_ops.download.source import Facts, FileSource, PassingError, Source, local_path
+from ansible.module_utils.imagenet_ops.download.source import Facts, FileSource, Source, local_path
 from ansible.module_utils.imagenet_ops.download.verified import (
     VerifiedArchive,
     find_verified,
@@ -405,11 +406,11 @@ def _probe(request: FetchRequest) -> tuple[list[tuple[Source, Facts]], int]:
     attempts = Attempts(request.retries)
     while True:
         found: list[tuple[Source, Facts]] = []
-        interruptions: list[tuple[Source, PassingError]] = []
+        interruptions: list[tuple[Source, TransientError]] = []
         for source in pending:
             try:
                 found.append((source, _facts(source, request.wanted)))
-            except PassingError as error:  # noqa: PERF203 (a few mirrors, each asked over the network)
+            except TransientError as error:  # noqa: PERF203 (a few mirrors, each asked over the network)
                 interruptions.append((source, error))
             except OpsError as error:
                 refusals.append(error)

@@ -24,16 +24,8 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.download.source import (
-    Facts,
-    PassingError,
-    Session,
-    Source,
-    SourceChangedError,
-    StallWatch,
-    Stream,
-)
+from ansible.module_utils.imagenet_ops.core.errors import OpsError, SourceChangedError, TransientError
+from ansible.module_utils.imagenet_ops.download.source import Facts, Session, Source, StallWatch, Stream
 
 USER_AGENT = "imagenet-ops archive_fetch"
 # What is asked for first: enough to tell an archive from a page.
@@ -185,7 +177,7 @@ class _HttpSession(Session):
         text = response.getheader("Content-Range") or ""
         match = re.fullmatch(r"bytes 0-(\d+)/(\d+)", text)
         if match is None or int(match.group(1)) != min(_SNIFFED_BYTES, int(match.group(2))) - 1:
-            raise PassingError(f"asked for bytes 0-{_SNIFFED_BYTES - 1} it sent Content-Range {text!r}")
+            raise TransientError(f"asked for bytes 0-{_SNIFFED_BYTES - 1} it sent Content-Range {text!r}")
         return Facts(size_bytes=int(match.group(2)), ranges=True, validator=_validator(response))
 
     def open(self, start: int, end: int, facts: Facts) -> Stream:
@@ -250,9 +242,9 @@ class _HttpSession(Session):
             "Run again: the download starts anew, as parts of two files must not be mixed",
         )
 
-    def _odd(self, what: str) -> PassingError:
+    def _odd(self, what: str) -> TransientError:
         self.close()
-        return PassingError(what)
+        return TransientError(what)
 
     def _get(self, headers: dict[str, str]) -> http.client.HTTPResponse:
         """Return the answer to a GET, after redirects; ``headers`` go to every host, credentials to their own."""
@@ -299,7 +291,7 @@ class _HttpSession(Session):
             ) from error
         except (http.client.HTTPException, OSError) as error:
             self.close()
-            raise PassingError(_describe(error, self._source.timeout_seconds)) from error
+            raise TransientError(_describe(error, self._source.timeout_seconds)) from error
 
     def _exchange(self, origin: _Origin, url: str, headers: dict[str, str]) -> http.client.HTTPResponse:
         sent = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **headers}
@@ -339,7 +331,7 @@ class _HttpSession(Session):
         said = f"HTTP {response.status} {response.reason}".rstrip()
         if response.status in _PASSING:
             self.close()
-            raise PassingError(said, retry_after_seconds(response.getheader("Retry-After")))
+            raise TransientError(said, retry_after_seconds(response.getheader("Retry-After")))
         reason = refusal_reason(response.getheader("WWW-Authenticate") or "", self._read_refusal(response))
         if reason and not self._source.is_secret_in(reason):
             said += f", {reason!r}"
@@ -350,7 +342,7 @@ class _HttpSession(Session):
         """Return what comes with a refusal, as far as it comes: the refusal counts, with or without its reason."""
         try:
             return self._read_head(response)
-        except PassingError:
+        except TransientError:
             return b""
 
     def _read_head(self, response: http.client.HTTPResponse) -> bytes:
@@ -365,7 +357,7 @@ class _HttpSession(Session):
                         break
                     head += block
         except (http.client.HTTPException, OSError) as error:
-            raise PassingError(_describe(error, self._source.timeout_seconds)) from error
+            raise TransientError(_describe(error, self._source.timeout_seconds)) from error
         finally:
             self.close()
         return head
@@ -405,9 +397,9 @@ class _HttpStream(Stream):
         try:
             block = self._watch.read(lambda: self._response.read1(wanted))
         except (http.client.HTTPException, OSError) as error:
-            raise PassingError(_describe(error, self._timeout_seconds)) from error
+            raise TransientError(_describe(error, self._timeout_seconds)) from error
         if not block and self._left:
-            raise PassingError(f"the connection ended {self._left} bytes too early")
+            raise TransientError(f"the connection ended {self._left} bytes too early")
         self._left -= min(self._left, len(block))
         return block
 

@@ -1,22 +1,18 @@
-"""An archive in S3, read in parts with the credentials that boto3 finds (on a host of EC2, its instance profile)."""
+"""Objects of S3 as sources of bytes, read in parts with the credentials that boto3 finds.
+
+`S3Source` is an archive that a user names, `BucketSource` an object of a bucket as a listing showed it.
+"""
 
 from __future__ import annotations
 
 import re
+import threading
 from typing import Any
 
 from ansible.module_utils.imagenet_ops.aws.errors import error_code, error_message, explain, sdk_errors
-from ansible.module_utils.imagenet_ops.aws.s3 import NOT_FOUND_CODES
-from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.download.source import (
-    Facts,
-    PassingError,
-    Session,
-    Source,
-    SourceChangedError,
-    StallWatch,
-    Stream,
-)
+from ansible.module_utils.imagenet_ops.aws.s3 import NOT_FOUND_CODES, Bucket
+from ansible.module_utils.imagenet_ops.core.errors import CancelledError, OpsError, SourceChangedError, TransientError
+from ansible.module_utils.imagenet_ops.download.source import Facts, Session, Source, StallWatch, Stream
 
 # Errors of the way, not of the request: botocore.exceptions, by class.
 _PASSING_CLASSES = {
@@ -56,7 +52,7 @@ class S3Source(Source):
         return _S3Session(self)
 
     def explained(self, error: Exception) -> Exception:
-        """Return what ``error`` of the SDK means for the download: a PassingError or an OpsError."""
+        """Return what ``error`` of the SDK means for the download: a TransientError or an OpsError."""
         answer: dict[str, Any] = getattr(error, "response", None) or {}
         status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         code = error_code(error)
@@ -68,7 +64,7 @@ class S3Source(Source):
                 "Run again: the download starts anew, as parts of two files must not be mixed",
             )
         if code in _PASSING_CODES or status >= 500 or type(error).__name__ in _PASSING_CLASSES:
-            return PassingError(f"{code}: {error_message(error)}")
+            return TransientError(f"{code}: {error_message(error)}")
         if code in NOT_FOUND_CODES:
             return OpsError(what, f"there is no such object ({code})", "Check bucket, key and Region")
         return explain(error, what)
@@ -89,7 +85,7 @@ class _S3Session(Session):
         text = answer.get("ContentRange", "")
         if text != f"bytes {start}-{end - 1}/{facts.size_bytes}":
             answer["Body"].close()
-            raise PassingError(f"asked for bytes {start}-{end - 1} it sent Content-Range {text!r}")
+            raise TransientError(f"asked for bytes {start}-{end - 1} it sent Content-Range {text!r}")
         return _S3Stream(self._source, answer["Body"])
 
     def _call(self, operation: str, **request: str) -> dict[str, Any]:
@@ -121,4 +117,62 @@ class _S3Stream(Stream):
 
     def close(self) -> None:
         """Give the connection back."""
+        self._body.close()
+
+
+class BucketSource(Source):
+    """The object under ``key`` of ``bucket``, as long as it has ``facts``; nothing is read once ``stop`` is set."""
+
+    parallel = True
+
+    def __init__(self, bucket: Bucket, key: str, facts: Facts, stop: threading.Event) -> None:
+        self.bucket = bucket
+        self.key = key
+        self.facts = facts
+        self.stop = stop
+        self.name = bucket.uri(key)
+
+    def session(self) -> Session:
+        """Return a reader; the connections are those of the bucket's client, which keeps them alive."""
+        return _BucketSession(self)
+
+
+class _BucketSession(Session):
+    def __init__(self, source: BucketSource) -> None:
+        self._source = source
+
+    def facts(self) -> Facts:
+        """Return what the listing of the bucket said."""
+        return self._source.facts
+
+    def open(self, start: int, end: int, facts: Facts) -> Stream:
+        """Ask for the bytes from ``start`` to ``end`` of the version that ``facts`` describes."""
+        if self._source.stop.is_set():
+            raise CancelledError
+        return _BucketStream(self._source, self._source.bucket.open(self._source.key, start, end, facts.validator))
+
+    def close(self) -> None:
+        """Do nothing: the connections belong to the client."""
+
+    def abort(self) -> None:
+        """Do nothing: a read ends by itself, after the client's time-out at the latest."""
+
+
+class _BucketStream(Stream):
+    def __init__(self, source: BucketSource, body: Any) -> None:
+        self._source = source
+        self._body = body
+
+    def read(self, limit: int) -> bytes:
+        """Return the next bytes."""
+        if self._source.stop.is_set():
+            raise CancelledError
+        try:
+            block: bytes = self._body.read(limit)
+        except sdk_errors() as error:
+            raise TransientError(f"{type(error).__name__}: {error}") from error
+        return block
+
+    def close(self) -> None:
+        """Let go of the connection; one that was not read to its end is closed by that."""
         self._body.close()

@@ -9,26 +9,10 @@ import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ansible.module_utils.imagenet_ops.core.errors import OpsError
-
-
-class PassingError(Exception):
-    """The bytes stopped coming for a reason that may pass: ``str()`` says which.
-
-    ``wait_seconds`` is how long the server asked to be left alone; 0 where it did not say.
-    """
-
-    def __init__(self, reason: str, wait_seconds: float = 0.0) -> None:
-        self.wait_seconds = wait_seconds
-        super().__init__(reason)
-
+from ansible.module_utils.imagenet_ops.core.errors import OpsError, SourceChangedError, TransientError
 
 # Less than this over a whole timeout is a stall even where a byte comes now and then.
 _SLOWEST_BYTES_PER_SECOND = 1024
-
-
-class SourceChangedError(OpsError):
-    """The file at the source is not the one that the download began with."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +33,7 @@ class Stream(abc.ABC):
 
     @abc.abstractmethod
     def read(self, limit: int) -> bytes:
-        """Return 1 to ``limit`` bytes as soon as there are some; none at the end. Raises PassingError."""
+        """Return 1 to ``limit`` bytes as soon as there are some; none at the end. Raises TransientError."""
 
     @abc.abstractmethod
     def close(self) -> None:
@@ -65,14 +49,14 @@ class StallWatch:
         self._bytes = 0
 
     def read(self, read: Callable[[], bytes]) -> bytes:
-        """Return what ``read`` does; PassingError where too little came for too long."""
+        """Return what ``read`` does; TransientError where too little came for too long."""
         began = time.monotonic()
         block = read()
         self._waited_seconds += time.monotonic() - began
         self._bytes += len(block)
         if self._waited_seconds >= self._timeout_seconds:
             if block and self._bytes < _SLOWEST_BYTES_PER_SECOND * self._waited_seconds:
-                raise PassingError(f"only {self._bytes} bytes came in {self._waited_seconds:.0f} s")
+                raise TransientError(f"only {self._bytes} bytes came in {self._waited_seconds:.0f} s")
             self._waited_seconds, self._bytes = 0.0, 0
         return block
 
@@ -82,13 +66,13 @@ class Session(abc.ABC):
 
     @abc.abstractmethod
     def facts(self) -> Facts:
-        """Ask what there is. Raises PassingError, or OpsError where asking again is of no use."""
+        """Ask what there is. Raises TransientError, or OpsError where asking again is of no use."""
 
     @abc.abstractmethod
     def open(self, start: int, end: int, facts: Facts) -> Stream:
         """Return the bytes from ``start`` to ``end`` (exclusive) of the file that ``facts`` describes.
 
-        A source without ranges is opened for the whole file only. Raises PassingError, SourceChangedError where the
+        A source without ranges is opened for the whole file only. Raises TransientError, SourceChangedError where the
         file is another by now, or another OpsError.
         """
 
@@ -98,7 +82,7 @@ class Session(abc.ABC):
 
     @abc.abstractmethod
     def abort(self) -> None:
-        """Make a read that another thread is waiting in return at once, with PassingError or no bytes."""
+        """Make a read that another thread is waiting in return at once, with TransientError or no bytes."""
 
 
 class Source(abc.ABC):

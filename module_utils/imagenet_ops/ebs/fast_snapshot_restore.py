@@ -13,7 +13,7 @@ from typing import Any, Callable, Protocol
 
 from ansible.module_utils.imagenet_ops.aws.errors import explain, sdk_errors
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.core.files import Progress
+from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.ebs.warmup_plan import bucket_size, credits_per_hour
 
 ZONES_TAG = "FastRestoreZones"

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ansible.module_utils.imagenet_ops.aws.errors import error_code, error_message, sdk_errors
+from ansible.module_utils.imagenet_ops.aws.errors import error_code, error_message, sdk_errors, tags_of
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.ebs.jobs import Answer, Ec2Jobs, Job, Volume, fail, told
 
@@ -584,11 +584,6 @@ def tagged_volumes(ec2: Ec2Jobs, tags: dict[str, str]) -> list[Volume]:
     """Return all volumes that carry ``tags``."""
     filters = {f"tag:{name}": [value] for name, value in tags.items()}
     return list(ec2.describe("describe_volumes", "Volumes", filters))
-
-
-def tags_of(volume: Volume) -> dict[str, str]:
-    """Return the tags of ``volume`` by name."""
-    return {tag["Key"]: str(tag["Value"]) for tag in volume.get("Tags", [])}
 
 
 def owner_of(volume: Volume) -> str:

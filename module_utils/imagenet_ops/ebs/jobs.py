@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any, Callable, Optional, Protocol
 
-from ansible.module_utils.imagenet_ops.aws.errors import explain, sdk_errors
+from ansible.module_utils.imagenet_ops.aws.errors import chunks, explain, sdk_errors
 
 THREADS = 16
 # Adaptive retries measure the rate that the account is allowed and keep to it: with the plain ones, a large fleet fails
@@ -25,8 +25,7 @@ CLIENT_CONFIG: dict[str, Any] = {
     "connect_timeout": 10,
     "read_timeout": 60,
 }
-# A filter of EC2 takes 200 values, a page of DescribeVolumes and DescribeInstances 1000 results (EC2 API reference).
-FILTER_VALUES = 200
+# A page of DescribeVolumes and DescribeInstances has 1000 results at most (EC2 API reference).
 PAGE_RESULTS = 1000
 # DescribeInstanceTypes gives fewer at a time.
 PAGE_TYPES = 100
@@ -272,10 +271,3 @@ def state_of(volume: Volume | None) -> str:
     if volume is None:
         return "missing"
     return " and ".join([volume["State"], *(attachment["State"] for attachment in volume.get("Attachments", []))])
-
-
-def chunks(values: Iterable[str]) -> Iterator[list[str]]:
-    """Yield ``values`` in lists that fit a filter."""
-    everything = list(values)
-    for start in range(0, len(everything), FILTER_VALUES):
-        yield everything[start : start + FILTER_VALUES]

@@ -12,15 +12,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ansible.module_utils.imagenet_ops.aws.errors import call, call_pages, tag_filters, tags_of
+from ansible.module_utils.imagenet_ops.aws.errors import call, call_pages, chunks, tag_filters, tags_of
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.dataset.manifest import MANIFEST_NAME
 
 GIB = 1 << 30
 PROJECT_TAGS = ("Project", "Dataset")
 VERSION_TAG = "DatasetVersion"
-# Values that one filter takes (EC2 API reference).
-FILTER_VALUES = 200
 # The volumes that deploy.yml gives to hosts; the work volume of prepare.yml holds the archives and stays.
 FLEET_ROLE = "fleet"
 # Keys that one DeleteObjects takes (S3 API reference).
@@ -139,8 +137,8 @@ class Retirement:
     def _uses(self, snapshot_ids: list[str], going: set[str]) -> dict[str, str]:
         """Return by what each of the snapshots is used; those that nothing uses are not in it."""
         uses: dict[str, list[str]] = {}
-        for start in range(0, len(snapshot_ids), FILTER_VALUES):
-            filters = [{"Name": "snapshot-id", "Values": snapshot_ids[start : start + FILTER_VALUES]}]
+        for ids in chunks(snapshot_ids):
+            filters = [{"Name": "snapshot-id", "Values": ids}]
             for volume in call_pages(self.ec2, "describe_volumes", "Volumes", self.what, Filters=filters):
                 if volume["VolumeId"] not in going:
                     uses.setdefault(volume["SnapshotId"], []).append(f"volume {volume['VolumeId']}")

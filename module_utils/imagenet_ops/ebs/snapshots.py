@@ -8,7 +8,7 @@ from typing import Any, Callable, Protocol
 
 from ansible.module_utils.imagenet_ops.aws.errors import explain, sdk_errors
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.core.files import Progress
+from ansible.module_utils.imagenet_ops.core.progress import Progress
 
 # DescribeSnapshots gives so many at a time at most (EC2 API reference).
 PAGE_RESULTS = 1000

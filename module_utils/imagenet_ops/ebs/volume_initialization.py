@@ -6,10 +6,9 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Callable, Protocol
 
-from ansible.module_utils.imagenet_ops.aws.errors import explain, sdk_errors
+from ansible.module_utils.imagenet_ops.aws.errors import chunks, explain, sdk_errors
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.core.files import Progress
-from ansible.module_utils.imagenet_ops.ebs.jobs import chunks
+from ansible.module_utils.imagenet_ops.core.progress import Progress
 
 PROVISIONED = "provisioned-rate"
 # What AWS shows may be five minutes old (EBS User Guide, "Monitor volume initialization"): no need to ask often, but a

@@ -11,12 +11,17 @@ import os
 from typing import NamedTuple
 
 from ansible.module_utils.imagenet_ops.archive.entry import Entry
-from ansible.module_utils.imagenet_ops.archive.images import ArchiveRules, Refusals, open_archive, require_archive
+from ansible.module_utils.imagenet_ops.archive.images import (
+    ANNOTATION_SUFFIX,
+    ArchiveRules,
+    Refusals,
+    open_archive,
+    require_archive,
+)
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.core.files import Progress
+from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.layout.tree_writer import TreeWriter
 
-ANNOTATION_SUFFIX = ".xml"
 # The largest of ILSVRC2012 has some 20 KB.
 _LARGEST_ANNOTATION_BYTES = 16 * 1024 * 1024
 # The class of a stem that several images have.

@@ -28,7 +28,8 @@ from ansible.module_utils.imagenet_ops.archive.images import (
 )
 from ansible.module_utils.imagenet_ops.core.disk import disk_error, require_space, sync_filesystem
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.core.files import Progress, exclusive, fsync_directory
+from ansible.module_utils.imagenet_ops.core.files import exclusive, fsync_directory
+from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.layout.annotations import annotate
 from ansible.module_utils.imagenet_ops.layout.journal import (
     COMPLETE,

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from ansible.module_utils.imagenet_ops.archive.images import ArchiveRules
+from ansible.module_utils.imagenet_ops.archive.images import ANNOTATION_SUFFIX, ArchiveRules
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.core.files import Progress, canonical_json, read_json, write_json
-from ansible.module_utils.imagenet_ops.layout.annotations import ANNOTATION_SUFFIX
+from ansible.module_utils.imagenet_ops.core.files import canonical_json, read_json, write_json
+from ansible.module_utils.imagenet_ops.core.progress import Progress
 
 _JOURNAL_FORMAT = 2
 

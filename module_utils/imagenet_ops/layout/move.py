@@ -8,11 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ansible.module_utils.imagenet_ops.archive.images import LABELLED_FILES, labels_for
+from ansible.module_utils.imagenet_ops.archive.images import ANNOTATION_SUFFIX, LABELLED_FILES, labels_for
 from ansible.module_utils.imagenet_ops.core.disk import existing_parent, sync_filesystem
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.core.files import Progress
-from ansible.module_utils.imagenet_ops.layout.annotations import ANNOTATION_SUFFIX
+from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.layout.journal import (
     COMPLETE,
     MOVING,

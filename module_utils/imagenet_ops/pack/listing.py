@@ -19,26 +19,16 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
-from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.layout.annotations import ANNOTATION_SUFFIX
+from ansible.module_utils.imagenet_ops.archive.images import ANNOTATION_SUFFIX
+from ansible.module_utils.imagenet_ops.core.errors import SAMPLES, OpsError
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")  # im2rec.py --exts
-SAMPLES = 5  # how many names an error or a warning shows
 
 _LINES_AT_ONCE = 1000
 # What im2rec.py's reader of the .lst would split or strip, and what is not UTF-8.
 _UNFIT_NAME = re.compile(r"^\s|[\t\n\r]|\s$|[\ud800-\udfff]")
-
-
-class ListLine(NamedTuple):
-    """A line of a .lst: the image's id, its label and its path below the split's directory."""
-
-    record_id: int
-    label: float
-    path: str
 
 
 class ImageNames:
@@ -304,20 +294,6 @@ class Expected:
                 "; ".join(faults),
                 "Fetch the archive or lay it out again (no record was written), or correct the expected numbers",
             )
-
-
-def parse_list_line(line: str, where: str) -> ListLine:
-    """Return what a ``line`` of a .lst says; raises OpsError naming ``where`` (file and line) if it is not one."""
-    fields = line.rstrip("\n").split("\t")
-    try:
-        record_id, label, path = fields
-        return ListLine(int(record_id), float(label), path)
-    except ValueError as error:
-        raise OpsError(
-            where,
-            f"it does not hold an id, a label and a path: {line[:80]!r}",
-            "The file is damaged; restore it from the backup or pack the data set again",
-        ) from error
 
 
 def _is_image(name: str) -> bool:

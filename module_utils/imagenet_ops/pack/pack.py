@@ -19,8 +19,9 @@ import cv2
 from ansible.module_utils.imagenet_ops.archive.devkit import read_words
 from ansible.module_utils.imagenet_ops.archive.images import LABELLED_FILES, ArchiveRules
 from ansible.module_utils.imagenet_ops.core.concurrency import reuse_memory, usable_processors
-from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.core.files import Progress, exclusive, write_atomic
+from ansible.module_utils.imagenet_ops.core.errors import SAMPLES, OpsError
+from ansible.module_utils.imagenet_ops.core.files import exclusive, write_atomic
+from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.dataset.manifest import (
     ENGINE_VERSION,
     LABELS_NAME,
@@ -36,7 +37,6 @@ from ansible.module_utils.imagenet_ops.dataset.manifest import (
 from ansible.module_utils.imagenet_ops.download.verified import read_verified
 from ansible.module_utils.imagenet_ops.pack.image import MAX_SIDE_PIXELS, Recipe
 from ansible.module_utils.imagenet_ops.pack.listing import (
-    SAMPLES,
     Expected,
     choose_classes,
     read_label_order,

@@ -17,7 +17,8 @@ import cv2
 from ansible.module_utils.imagenet_ops.archive.images import ArchiveRules, ImageArchive, labels_for
 from ansible.module_utils.imagenet_ops.core.disk import disk_error
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.core.files import Progress, canonical_json
+from ansible.module_utils.imagenet_ops.core.files import canonical_json
+from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.dataset.manifest import ENGINE_VERSION
 from ansible.module_utils.imagenet_ops.download.verified import find_verified
 from ansible.module_utils.imagenet_ops.pack.image import Recipe

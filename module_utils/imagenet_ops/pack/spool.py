@@ -22,7 +22,8 @@ from ansible.module_utils.imagenet_ops.core.checkpoint import SyncJournal, open_
 from ansible.module_utils.imagenet_ops.core.concurrency import ordered_map
 from ansible.module_utils.imagenet_ops.core.disk import require_space
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.core.files import Progress, fsync_directory, read_json, write_json
+from ansible.module_utils.imagenet_ops.core.files import fsync_directory, read_json, write_json
+from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.formats.recordio import write_all
 from ansible.module_utils.imagenet_ops.pack.image import BadImageError, Recipe, transform, transform_all
 from ansible.module_utils.imagenet_ops.pack.listing import ImageNames

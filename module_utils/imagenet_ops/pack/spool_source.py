@@ -18,7 +18,7 @@ from ansible.module_utils.imagenet_ops.core.checkpoint import JOURNAL_INTERVAL_S
 from ansible.module_utils.imagenet_ops.core.concurrency import ordered_map
 from ansible.module_utils.imagenet_ops.core.disk import sync_filesystem
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.core.files import Progress
+from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.formats.recordio import image_record_bytes, write_all
 from ansible.module_utils.imagenet_ops.pack.listing import Listing
 from ansible.module_utils.imagenet_ops.pack.spool import DEALING, DEALT, READ, ArchiveSpool, SpooledImages

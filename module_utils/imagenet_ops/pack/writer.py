@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 from collections.abc import Generator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -21,16 +20,14 @@ from typing import Any, Callable, NamedTuple
 from ansible.module_utils.imagenet_ops.core.checkpoint import SyncJournal, open_part
 from ansible.module_utils.imagenet_ops.core.disk import require_space
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.core.files import Progress, fsync_directory, read_json, write_json
-from ansible.module_utils.imagenet_ops.core.hashing import FollowingHash
+from ansible.module_utils.imagenet_ops.core.files import fsync_directory, read_json, write_json
+from ansible.module_utils.imagenet_ops.core.hashing import FollowingHash, hash_file
+from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.dataset.manifest import file_stems
 from ansible.module_utils.imagenet_ops.formats.recordio import RecordReader, RecordWriter, parse_image_data
 from ansible.module_utils.imagenet_ops.pack.listing import Listing
 from ansible.module_utils.imagenet_ops.pack.tree_source import Chunk, RecordSource
 
-SUFFIXES = ("rec", "idx", "lst")
-
-_HASH_BLOCK_BYTES = 1 << 20
 _LINE_BYTES = 64  # more than the longest line of an index: two numbers of at most 20 digits
 
 
@@ -375,15 +372,6 @@ def _position(value: dict[str, Any]) -> Position:
 def _output_file(path: str, sha256: str) -> OutputFile:
     status = os.stat(path)
     return OutputFile(status.st_size, sha256, status.st_mtime_ns)
-
-
-def hash_file(path: str) -> str:
-    """Return the SHA-256 of the file, in hex."""
-    digest = hashlib.sha256()
-    with open(path, "rb", buffering=0) as file:
-        while block := file.read(_HASH_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _look_again(path: str, file: OutputFile) -> tuple[OutputFile, str]:

@@ -35,7 +35,7 @@ PROGRESS = {
 MODULE = """#!/usr/bin/python
 import os, signal, sys, time
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.imagenet_ops.core.files import Progress
+from ansible.module_utils.imagenet_ops.core.progress import Progress
 
 def parent_of(pid):
     with open(f"/proc/{pid}/stat") as file:

@@ -16,7 +16,7 @@ import pytest
 from ansible.module_utils.imagenet_ops.aws.s3 import Bucket
 from ansible.module_utils.imagenet_ops.backup import restore
 from ansible.module_utils.imagenet_ops.backup.restore import Restore, RestoreRequest
-from ansible.module_utils.imagenet_ops.core import disk
+from ansible.module_utils.imagenet_ops.core import disk, retry
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.download import engine
 from ansible.module_utils.imagenet_ops.download.verified import find_verified
@@ -42,7 +42,7 @@ FILES = {
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "_SHORTEST_SPAN_BYTES", 64 * KIB)
     monkeypatch.setattr(engine, "_READ_BYTES", 16 * KIB)
-    monkeypatch.setattr(engine, "_FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(retry, "_FIRST_PAUSE_SECONDS", 0.001)
     monkeypatch.setattr(restore, "_SMALL_BYTES", 64 * KIB)
     monkeypatch.setattr(restore, "_RECORD_INTERVAL_SECONDS", 0.0)
 

@@ -20,9 +20,8 @@ from ansible.module_utils.imagenet_ops.backup import tree_restore
 from ansible.module_utils.imagenet_ops.backup.backup import Backup, make_plan
 from ansible.module_utils.imagenet_ops.backup.restore import Restore, RestoreRequest
 from ansible.module_utils.imagenet_ops.backup.tree_index import IndexedShard, TreeIndex, parse_index
-from ansible.module_utils.imagenet_ops.core import disk
+from ansible.module_utils.imagenet_ops.core import disk, retry
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.download import engine as engine_module
 from ansible.module_utils.imagenet_ops.layout import extract, tree_writer
 from ansible.module_utils.imagenet_ops.layout.journal import LayoutRequest
 from botocore.config import Config
@@ -51,7 +50,7 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tree_restore, "_RANGE_BYTES", 64 * KIB)
     monkeypatch.setattr(tree_restore, "_READ_BYTES", 16 * KIB)
     monkeypatch.setattr(tree_restore, "_LARGE_FILE_BYTES", 48 * KIB)
-    monkeypatch.setattr(engine_module, "_FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(retry, "_FIRST_PAUSE_SECONDS", 0.001)
     for module in (tree_restore, tree_writer):  # a real sync would wait for whatever else the machine writes
         monkeypatch.setattr(module, "sync_filesystem", lambda _path: None)
 

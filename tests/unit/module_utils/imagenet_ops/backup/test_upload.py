@@ -10,7 +10,7 @@ import pytest
 from ansible.module_utils.imagenet_ops.aws.s3 import StoredPart, crc32_text
 from ansible.module_utils.imagenet_ops.backup.upload import MIB, Uploader, is_same_part, part_bytes
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.core.files import Progress
+from ansible.module_utils.imagenet_ops.core.progress import Progress
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -3,19 +3,22 @@ from __future__ import annotations
 import hashlib
 import random
 import threading
+import zlib
 from pathlib import Path
 
 import pytest
 from ansible.module_utils.imagenet_ops.core import hashing as hashing_module
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.core.hashing import FollowingHash
+from ansible.module_utils.imagenet_ops.core.hashing import FollowingHash, combine_crc32, hash_file
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_hash_is_that_of_the_file_however_it_grew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    monkeypatch.setattr(hashing_module, "_BLOCK_BYTES", 1000)
+    monkeypatch.setattr(hashing_module, "_READ_BYTES", 1000)
     generator = random.Random(seed)
     path = tmp_path / "train.rec.part"
     written = generator.randbytes(generator.randrange(5000))  # by an earlier run
@@ -66,3 +69,24 @@ def test_leaving_the_block_ends_the_thread_without_hashing_the_rest(tmp_path: Pa
     with pytest.raises(KeyboardInterrupt):
         work_that_fails()
     assert not [thread for thread in threading.enumerate() if thread.name == "following-hash"]
+
+
+@given(first=st.binary(), second=st.binary())
+def test_the_crc32_of_a_whole_follows_from_those_of_its_parts(first: bytes, second: bytes) -> None:
+    combined = combine_crc32(zlib.crc32(first), zlib.crc32(second), len(second))
+    assert combined == zlib.crc32(first + second)
+
+
+def test_so_do_those_of_parts_as_long_as_s3_takes_them() -> None:
+    first, second = b"first", bytes(range(256)) * (64 << 10) + b"odd"
+    assert combine_crc32(zlib.crc32(first), zlib.crc32(second), len(second)) == zlib.crc32(first + second)
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, 999, 1000, 2500])
+def test_the_hash_of_a_file_is_that_of_all_its_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size_bytes: int
+) -> None:
+    monkeypatch.setattr(hashing_module, "_READ_BYTES", 1000)
+    content = random.Random(size_bytes).randbytes(size_bytes)
+    (tmp_path / "file").write_bytes(content)
+    assert hash_file(str(tmp_path / "file")) == hashlib.sha256(content).hexdigest()

@@ -15,28 +15,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.imagenet_ops.core.errors import OpsError
+from ansible.module_utils.imagenet_ops.core import retry
+from ansible.module_utils.imagenet_ops.core.errors import OpsError, SourceChangedError, TransientError
 from ansible.module_utils.imagenet_ops.download import engine as transfer_module
 from ansible.module_utils.imagenet_ops.download.digests import Digests
-from ansible.module_utils.imagenet_ops.download.engine import (
-    Attempts,
-    Ledger,
-    Policy,
-    Ranges,
-    Target,
-    transfer,
-    transfer_whole,
-)
+from ansible.module_utils.imagenet_ops.download.engine import Ledger, Policy, Ranges, Target, transfer, transfer_whole
 from ansible.module_utils.imagenet_ops.download.pieces import PIECE_BYTES, PieceRecord, Pieces
 from ansible.module_utils.imagenet_ops.download.rate_limit import Pace, QuietHours
-from ansible.module_utils.imagenet_ops.download.source import (
-    Facts,
-    PassingError,
-    Session,
-    Source,
-    SourceChangedError,
-    Stream,
-)
+from ansible.module_utils.imagenet_ops.download.source import Facts, Session, Source, Stream
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,7 +38,7 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer_module, "_SHORTEST_SPAN_BYTES", 10_000)
     monkeypatch.setattr(transfer_module, "_READ_BYTES", 3_000)
     monkeypatch.setattr(transfer_module, "BLOCK_BYTES", 20_000)
-    monkeypatch.setattr(transfer_module, "_FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(retry, "_FIRST_PAUSE_SECONDS", 0.001)
 
 
 class FakeSource(Source):
@@ -97,7 +83,7 @@ class FakeStream(Stream):
     def read(self, limit: int) -> bytes:
         block, self.content = self.content[:limit], self.content[limit:]
         if not block and self.missing > 0:
-            raise PassingError("cut")
+            raise TransientError("cut")
         return block
 
     def close(self) -> None:
@@ -248,35 +234,6 @@ def test_after_an_error_there_is_nothing_to_do() -> None:
     assert str(ledger.error) == "first"
 
 
-# Attempts
-
-
-def test_pauses_grow_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer_module, "_FIRST_PAUSE_SECONDS", 0.5)
-    monkeypatch.setattr(random, "uniform", lambda low, _high: low)
-    attempts = Attempts(retries=9)
-    pauses = [attempts.failed("host", PassingError("HTTP 503"), 0) for _ in range(9)]
-    assert pauses == [0.5, 1, 2, 4, 8, 16, 32, 60, 60]
-    with pytest.raises(OpsError) as caught:
-        attempts.failed("host", PassingError("HTTP 503"), 0)
-    assert str(caught.value) == (
-        "Download from host: 9 retries brought no byte; the last one: HTTP 503. Check the network and the server, then"
-        " run again: what has arrived is kept"
-    )
-
-
-def test_a_server_that_asks_for_a_pause_gets_it() -> None:
-    assert 30 <= Attempts(retries=1).failed("host", PassingError("HTTP 429", 30), 0) <= 45
-
-
-def test_while_others_bring_bytes_nobody_gives_up() -> None:
-    attempts = Attempts(retries=1)
-    for done_bytes in range(20):
-        attempts.failed("host", PassingError("HTTP 429"), done_bytes)
-    with pytest.raises(OpsError):
-        attempts.failed("host", PassingError("HTTP 429"), 19)
-
-
 # The transfer
 
 
@@ -331,7 +288,7 @@ def test_a_mirror_that_fails_for_good_is_left_out(target: Target) -> None:
 
 
 def test_a_mirror_that_stutters_is_helped_out_by_another(target: Target) -> None:
-    broken = FakeSource(failing(PassingError("HTTP 503")), "b")
+    broken = FakeSource(failing(TransientError("HTTP 503")), "b")
     assert run(target, FakeSource(slowly, "a"), broken) == HASHES
 
 
@@ -462,7 +419,7 @@ def test_a_rate_limit_holds_for_all_connections_together(target: Target) -> None
 
 
 def test_in_quiet_hours_nothing_is_asked_for(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer_module, "_LONGEST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(transfer_module, "_LONGEST_REST_SECONDS", 0.001)
     looks = itertools.count()
     source = FakeSource(honest)
     asked: list[int] = []
@@ -477,7 +434,7 @@ def test_in_quiet_hours_nothing_is_asked_for(target: Target, monkeypatch: pytest
 
 
 def test_a_quiet_hour_that_begins_stops_what_is_running(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer_module, "_LONGEST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(transfer_module, "_LONGEST_REST_SECONDS", 0.001)
     looks = itertools.count()
     source = FakeSource(honest)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.imagenet_ops.core import disk
+from ansible.module_utils.imagenet_ops.core import disk, retry
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.download import engine
 from ansible.module_utils.imagenet_ops.download import fetch as fetch_module
@@ -41,7 +41,7 @@ def small_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("NETRC", str(tmp_path / "no netrc"))
     monkeypatch.setattr(engine, "_SHORTEST_SPAN_BYTES", 64 * 1024)
     monkeypatch.setattr(engine, "_READ_BYTES", 16 * 1024)
-    monkeypatch.setattr(engine, "_FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(retry, "_FIRST_PAUSE_SECONDS", 0.001)
     for module in (engine, fetch_module):
         monkeypatch.setattr(module, "PIECE_BYTES", PIECE_BYTES)
 
@@ -115,7 +115,7 @@ def test_progress_for_people(origin: Origin, dest: Path) -> None:
 
 
 def test_progress_says_that_a_download_rests(origin: Origin, dest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "_LONGEST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(engine, "_LONGEST_REST_SECONDS", 0.001)
     path = dest.parent.parent / ".state" / "archive_fetch.progress.json"
     stages: list[str] = []
 

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.imagenet_ops.core.errors import OpsError
+from ansible.module_utils.imagenet_ops.core.errors import OpsError, SourceChangedError, TransientError
 from ansible.module_utils.imagenet_ops.download import http
 from ansible.module_utils.imagenet_ops.download.http import HttpSource, printable, quote_page, retry_after_seconds
-from ansible.module_utils.imagenet_ops.download.source import Facts, PassingError, Session, SourceChangedError, Stream
+from ansible.module_utils.imagenet_ops.download.source import Facts, Session, Stream
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -158,16 +158,16 @@ def test_a_part_that_is_another_than_asked_for(origin: Origin) -> None:
     session = session_of(origin)
     facts = session.facts()
     origin.faults = [Fault(content_range=f"bytes 1-10/{len(CONTENT)}")]
-    with pytest.raises(PassingError, match=r"^asked for bytes 0-9 it sent Content-Range 'bytes 1-10/204800'$"):
+    with pytest.raises(TransientError, match=r"^asked for bytes 0-9 it sent Content-Range 'bytes 1-10/204800'$"):
         session.open(0, 10, facts)
     origin.faults = [Fault(content_range=f"bytes 0-5/{len(CONTENT)}")]
-    with pytest.raises(PassingError, match="Content-Range 'bytes 0-5/204800'"):
+    with pytest.raises(TransientError, match="Content-Range 'bytes 0-5/204800'"):
         session.open(0, 10, facts)
 
 
 def test_a_first_part_that_is_another_than_asked_for(origin: Origin) -> None:
     origin.faults = [Fault(content_range="bytes 5-9/10")]
-    with pytest.raises(PassingError, match=r"^asked for bytes 0-511 it sent Content-Range 'bytes 5-9/10'$"):
+    with pytest.raises(TransientError, match=r"^asked for bytes 0-511 it sent Content-Range 'bytes 5-9/10'$"):
         session_of(origin).facts()
 
 
@@ -175,7 +175,7 @@ def test_the_whole_where_a_part_was_asked_for(origin: Origin) -> None:
     session = session_of(origin)
     facts = session.facts()
     origin.faults = [Fault(ignore_range=True)]
-    with pytest.raises(PassingError, match="a part with HTTP 200 and the whole file"):
+    with pytest.raises(TransientError, match="a part with HTTP 200 and the whole file"):
         session.open(10, 20, facts)
 
 
@@ -215,7 +215,7 @@ def test_a_body_that_ends_too_early(origin: Origin) -> None:
     origin.faults = [Fault(cut_after_bytes=60)]
     stream = session.open(0, 100, facts)
     assert b"".join([stream.read(60)]) == CONTENT[:60]
-    with pytest.raises(PassingError, match=r"^the connection ended 40 bytes too early$"):
+    with pytest.raises(TransientError, match=r"^the connection ended 40 bytes too early$"):
         stream.read(60)
     stream.close()
 
@@ -322,7 +322,7 @@ def test_other_refusals(origin: Origin, status: int, why: str) -> None:
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
 def test_what_may_pass(origin: Origin, status: int) -> None:
     origin.faults = [Fault(status=status, retry_after="17")]
-    with pytest.raises(PassingError, match=f"HTTP {status}") as caught:
+    with pytest.raises(TransientError, match=f"HTTP {status}") as caught:
         session_of(origin).facts()
     assert caught.value.wait_seconds == 17
 
@@ -348,7 +348,7 @@ def test_retry_after_a_date() -> None:
 
 def test_a_server_that_never_answers(origin: Origin) -> None:
     origin.faults = [Fault(hang_before_headers=True)]
-    with pytest.raises(PassingError):
+    with pytest.raises(TransientError):
         session_of(origin, timeout_seconds=0.3).facts()
 
 
@@ -358,7 +358,7 @@ def test_a_trickle_is_a_stall(origin: Origin) -> None:
     origin.faults = [Fault(drip_seconds=0.02)]
     stream = session.open(0, 100_000, facts)
     began = time.monotonic()
-    with pytest.raises(PassingError, match=r"^only \d+ bytes came in 0 s$"):
+    with pytest.raises(TransientError, match=r"^only \d+ bytes came in 0 s$"):
         read_all(stream)
     assert time.monotonic() - began < 5
 
@@ -368,7 +368,7 @@ def test_silence_in_the_middle_is_a_stall(origin: Origin) -> None:
     facts = session.facts()
     origin.faults = [Fault(drip_seconds=60)]
     stream = session.open(0, 100_000, facts)
-    with pytest.raises(PassingError, match=r"^nothing came for 0\.3 s$"):
+    with pytest.raises(TransientError, match=r"^nothing came for 0\.3 s$"):
         read_all(stream)
 
 
@@ -379,14 +379,14 @@ def test_abort_wakes_the_reader(origin: Origin) -> None:
     stream = session.open(0, 100_000, facts)
     threading.Timer(0.2, session.abort).start()
     began = time.monotonic()
-    with pytest.raises(PassingError):
+    with pytest.raises(TransientError):
         read_all(stream)
     assert time.monotonic() - began < 5
 
 
 def test_nobody_there(origin: Origin) -> None:
     origin.stop()
-    with pytest.raises(PassingError, match="Connection refused"):
+    with pytest.raises(TransientError, match="Connection refused"):
         session_of(origin).facts()
 
 
@@ -504,7 +504,7 @@ def test_a_proxy_of_the_environment(origin: Origin, monkeypatch: pytest.MonkeyPa
     assert origin.requests[0].headers["proxy-authorization"] == credentials("user", "word")
     assert origin.requests[0].headers["host"] == "not.a.host.invalid"
     monkeypatch.setenv("no_proxy", "not.a.host.invalid")
-    with pytest.raises(PassingError, match="the name of the server cannot be resolved"):
+    with pytest.raises(TransientError, match="the name of the server cannot be resolved"):
         session_to("http://not.a.host.invalid/a.tar").facts()
 
 
@@ -557,7 +557,7 @@ def test_https_and_whom_it_trusts(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert read_all(session.open(0, len(CONTENT), facts)) == CONTENT
         stream = session.open(0, len(CONTENT), facts)
         session.abort()
-        with contextlib.suppress(PassingError):
+        with contextlib.suppress(TransientError):
             read_all(stream)
 
 

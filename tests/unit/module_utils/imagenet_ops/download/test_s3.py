@@ -1,25 +1,33 @@
-"""An object of S3 arrives in parts, as the version that it was at first; refusals say what to do."""
+"""Objects of S3 arrive in parts, as the version that they were at first; refusals say what to do."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
-from ansible.module_utils.imagenet_ops.core.errors import OpsError
+from ansible.module_utils.imagenet_ops.aws.s3 import Bucket
+from ansible.module_utils.imagenet_ops.core.errors import CancelledError, OpsError, SourceChangedError, TransientError
 from ansible.module_utils.imagenet_ops.download.fetch import FetchRequest, Wanted, fetch
-from ansible.module_utils.imagenet_ops.download.s3 import S3Source
-from ansible.module_utils.imagenet_ops.download.source import Facts, PassingError, SourceChangedError
+from ansible.module_utils.imagenet_ops.download.s3 import BucketSource, S3Source
+from ansible.module_utils.imagenet_ops.download.source import Facts
+from botocore.config import Config
 from botocore.exceptions import ClientError, ConnectTimeoutError, IncompleteReadError, NoCredentialsError, SSLError
 from moto import mock_aws
 
 from tests.fakes.s3 import FaultyClient, refused
+from tests.fakes.s3_server import BUCKET, Cut, Refusal, S3Server
 
 CONTENT = bytes(range(256)) * 4000
 URL = "s3://datasets/imagenet/val.tar"
+# What a server has whose listing was read.
+LISTED = bytes(range(250)) * 10
+LISTED_FACTS = Facts(len(LISTED), ranges=True, validator=hashlib.md5(LISTED).hexdigest())
 
 
 @pytest.fixture
@@ -95,7 +103,7 @@ def test_a_part_that_is_another_than_asked_for(client: FaultyClient) -> None:
     session = source(client).session()
     facts = session.facts()
     other = Facts(len(CONTENT) + 1, ranges=True, validator=facts.validator)
-    with pytest.raises(PassingError, match="asked for bytes 0-9 it sent Content-Range 'bytes 0-9/1024000'"):
+    with pytest.raises(TransientError, match="asked for bytes 0-9 it sent Content-Range 'bytes 0-9/1024000'"):
         session.open(0, 10, other)
 
 
@@ -149,7 +157,7 @@ def test_refusals(client: FaultyClient, error: Exception, why: str) -> None:
 )
 def test_what_may_pass(client: FaultyClient, error: Exception) -> None:
     client.fault = always(error)
-    with pytest.raises(PassingError):
+    with pytest.raises(TransientError):
         source(client).session().facts()
 
 
@@ -170,7 +178,7 @@ class _Body:
 def test_a_body_that_ends_too_early_is_asked_for_again(
     client: FaultyClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ansible.module_utils.imagenet_ops.download.engine._FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr("ansible.module_utils.imagenet_ops.core.retry._FIRST_PAUSE_SECONDS", 0.001)
     monkeypatch.setattr("ansible.module_utils.imagenet_ops.download.fetch.s3_client", lambda *_: client)
     real_open = client.client.get_object
     cuts = iter([100, 0, 7])
@@ -188,3 +196,83 @@ def test_a_body_that_ends_too_early_is_asked_for_again(
     assert dest.read_bytes() == CONTENT
     assert result["downloaded_bytes"] == len(CONTENT)
     assert next(cuts, None) is None
+
+
+@pytest.fixture
+def server() -> Iterator[S3Server]:
+    with S3Server({"key": LISTED}) as running:
+        yield running
+
+
+@pytest.fixture
+def listed(server: S3Server) -> BucketSource:
+    client = boto3.client(
+        "s3",
+        region_name="us-east-1",
+        endpoint_url=server.url,
+        aws_access_key_id="testing",
+        aws_secret_access_key="testing",
+        config=Config(retries={"total_max_attempts": 1}),
+    )
+    return BucketSource(Bucket(client, BUCKET), "key", LISTED_FACTS, threading.Event())
+
+
+def test_parts_of_the_object(listed: BucketSource) -> None:
+    session = listed.session()
+    assert (listed.name, session.facts()) == (f"s3://{BUCKET}/key", LISTED_FACTS)
+    for start, end in ((0, len(LISTED)), (10, 300), (2499, 2500)):
+        stream = session.open(start, end, LISTED_FACTS)
+        assert stream.read(7) + stream.read(5_000) == LISTED[start:end]
+        assert stream.read(1) == b""
+        stream.close()
+    session.abort()
+    session.close()
+
+
+def test_another_version_is_refused(listed: BucketSource, server: S3Server) -> None:
+    server.objects["key"] = b"other"
+    with pytest.raises(SourceChangedError, match="the object was changed while it was read"):
+        listed.session().open(0, 5, LISTED_FACTS)
+    del server.objects["key"]
+    with pytest.raises(SourceChangedError, match="is none"):
+        listed.session().open(0, 5, LISTED_FACTS)
+
+
+@pytest.mark.parametrize(
+    "refusal", [Refusal(503, "SlowDown"), Refusal(500, "InternalError"), Refusal(400, "RequestTimeout")]
+)
+def test_what_may_pass_of_a_listed_object(listed: BucketSource, server: S3Server, refusal: Refusal) -> None:
+    server.fault = lambda *_: refusal
+    with pytest.raises(TransientError, match=rf"{refusal.code}: No"):
+        listed.session().open(0, 5, LISTED_FACTS)
+
+
+def test_what_does_not_pass_of_a_listed_object(listed: BucketSource, server: S3Server) -> None:
+    server.fault = lambda *_: Refusal(403, "InvalidAccessKeyId", "Who?")
+    with pytest.raises(OpsError, match=rf"s3://{BUCKET}/key: InvalidAccessKeyId: Who\?\. Check the access key"):
+        listed.session().open(0, 5, LISTED_FACTS)
+
+
+def test_a_connection_that_ends_early(listed: BucketSource, server: S3Server) -> None:
+    server.fault = lambda *_: Cut(100)
+    stream = listed.session().open(0, 1000, LISTED_FACTS)
+    assert stream.read(1000) == LISTED[:100]
+    with pytest.raises(TransientError, match="IncompleteRead"):
+        stream.read(900)
+    stream.close()
+
+
+def test_no_server(listed: BucketSource, server: S3Server) -> None:
+    server.server_close()
+    with pytest.raises(TransientError):
+        listed.session().open(0, 5, LISTED_FACTS)
+
+
+def test_once_something_else_failed_nothing_is_read(listed: BucketSource, server: S3Server) -> None:
+    stream = listed.session().open(0, 5, LISTED_FACTS)
+    listed.stop.set()
+    with pytest.raises(CancelledError):
+        stream.read(5)
+    with pytest.raises(CancelledError):
+        listed.session().open(0, 5, LISTED_FACTS)
+    assert len(server.requests) == 1

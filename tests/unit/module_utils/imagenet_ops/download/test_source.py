@@ -6,14 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.download.source import (
-    Facts,
-    FileSource,
-    PassingError,
-    SourceChangedError,
-    local_path,
-)
+from ansible.module_utils.imagenet_ops.core.errors import OpsError, SourceChangedError
+from ansible.module_utils.imagenet_ops.download.source import Facts, FileSource, local_path
 
 
 @pytest.mark.parametrize(
@@ -64,8 +58,3 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     assert str(caught.value) == (
         f"Source {tmp_path / 'none'}: cannot be read (No such file or directory). Name a file that is on this host"
     )
-
-
-def test_a_passing_error_carries_the_pause_that_was_asked_for() -> None:
-    assert PassingError("busy").wait_seconds == 0
-    assert PassingError("busy", 7).wait_seconds == 7

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.core.files import Progress
+from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.ebs.fast_snapshot_restore import FastRestore, credits_left
 
 from lab.fast_restore import FastRestores

@@ -6,9 +6,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.ebs import jobs as jobs_module
-from ansible.module_utils.imagenet_ops.ebs.jobs import Answer, Ec2Jobs, Job, Volume, chunks, state_of, told
-from hypothesis import given
-from hypothesis import strategies as st
+from ansible.module_utils.imagenet_ops.ebs.jobs import Answer, Ec2Jobs, Job, Volume, state_of, told
 
 from tests.fakes.ec2 import FakeEc2, Killed, refused
 
@@ -25,13 +23,6 @@ def jobs_of(ec2: FakeEc2, timeout_seconds: float = 60) -> Ec2Jobs:
 def creation(instance_id: str) -> dict[str, Any]:
     tags = [{"Key": "InstanceId", "Value": instance_id}]
     return {"AvailabilityZone": "a", "ClientToken": instance_id, "TagSpecifications": [{"Tags": tags}]}
-
-
-@given(st.lists(st.text(max_size=3), max_size=700))
-def test_chunks_hold_everything_once_and_fit_a_filter(values: list[str]) -> None:
-    parts = list(chunks(values))
-    assert [value for part in parts for value in part] == values
-    assert all(1 <= len(part) <= 200 for part in parts)
 
 
 def test_all_pages_are_read_and_counted(ec2: FakeEc2) -> None:

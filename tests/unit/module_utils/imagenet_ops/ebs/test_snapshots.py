@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.core.files import Progress
+from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.ebs.snapshots import (
     UNREACHABLE_SECONDS_MAX,
     SnapshotWait,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.core.files import Progress
+from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.layout import annotations as module
 from ansible.module_utils.imagenet_ops.layout import tree_writer
 from ansible.module_utils.imagenet_ops.layout.annotations import Annotated, annotate

@@ -13,6 +13,7 @@ import cv2
 import pytest
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.core.files import exclusive
+from ansible.module_utils.imagenet_ops.core.hashing import hash_file
 from ansible.module_utils.imagenet_ops.download.verified import VerifiedArchive, write_verified
 from ansible.module_utils.imagenet_ops.pack import pack, writer
 from ansible.module_utils.imagenet_ops.pack.image import Recipe
@@ -102,7 +103,7 @@ def test_a_data_set_has_records_labels_and_a_manifest(data_set: DataSet) -> None
     assert result == {
         "changed": True,
         "dataset_version": result["manifest_sha256"][:12],
-        "manifest_sha256": writer.hash_file(str(data_set.root / "manifest.json")),
+        "manifest_sha256": hash_file(str(data_set.root / "manifest.json")),
         "records": {"train": 40, "validation": 2},
         "classes": 5,
         "bytes": sum(len(content) for name, content in files.items() if name.startswith("recordio/")),

@@ -114,7 +114,7 @@ def test_the_exact_size_of_what_is_passed_through_is_known_before(workplace: Wor
 def test_the_exact_size_is_shown_while_it_is_written(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     stages = []
     monkeypatch.setattr(
-        "ansible.module_utils.imagenet_ops.core.files.Progress.start", lambda _, stage, *_rest: stages.append(stage)
+        "ansible.module_utils.imagenet_ops.core.progress.Progress.start", lambda _, stage, *_rest: stages.append(stage)
     )
     workplace.pack("archive", recipe=RECIPE._replace(pass_through=True))
     size = len(workplace.files("archive")["recordio/train.rec"])

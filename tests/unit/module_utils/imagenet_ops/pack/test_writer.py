@@ -17,14 +17,15 @@ from typing import Any
 import pytest
 from ansible.module_utils.imagenet_ops.core import checkpoint
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.core.files import Progress
+from ansible.module_utils.imagenet_ops.core.progress import Progress
+from ansible.module_utils.imagenet_ops.dataset.manifest import SUFFIXES
 from ansible.module_utils.imagenet_ops.dataset.verify import verify_dataset
 from ansible.module_utils.imagenet_ops.formats.recordio import RecordReader, parse_image_data
 from ansible.module_utils.imagenet_ops.pack import tree_source
 from ansible.module_utils.imagenet_ops.pack.image import Recipe
 from ansible.module_utils.imagenet_ops.pack.listing import Listing, Tree
 from ansible.module_utils.imagenet_ops.pack.tree_source import TreeSource
-from ansible.module_utils.imagenet_ops.pack.writer import SUFFIXES, FinishedSplit, Packed, SplitPacker
+from ansible.module_utils.imagenet_ops.pack.writer import FinishedSplit, Packed, SplitPacker
 
 from tests.fakes import killed_packing
 from tests.fakes.images import jpeg, mixed_images, write_class_archives, write_tree
