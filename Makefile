@@ -57,6 +57,10 @@ integration: setup ## the playbooks in the embedded lab (root or sudo)
 drill: setup ## long drills, not part of make test: everything goes wrong at once
 	$(PYTEST) tests/drill
 
+.PHONY: architecture
+architecture: setup ## the packages of module_utils, their floors, and which of them imports which
+	@$(PYTHON_ENVIRONMENT)/python -m tests.contract.architecture
+
 .PHONY: bench
 bench: setup ## measurements beside the tools of today, into artifacts/bench.json (ARGS="pack" or "--scale 0.1")
 	@bin/setup conformance
