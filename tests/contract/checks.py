@@ -351,6 +351,35 @@ def code_of(markdown: str) -> str:
     return "\n".join(blocks + fences + spans)
 
 
+def anchors(markdown: str) -> set[str]:
+    """The anchors that GitHub gives the headings of a document."""
+    text = re.sub(r"^```.*?^```", "", markdown, flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def table_faults(markdown: str, cell_characters_max: int) -> list[str]:
+    """Tables of a document whose rows differ in their cells, and cells that are no cells any more but pages."""
+    text = re.sub(r"^```.*?^```", "", markdown, flags=re.MULTILINE | re.DOTALL)
+    faults = []
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        rows = [re.split(r"(?<!\\)\|", line.strip())[1:-1] for line in table.splitlines()]
+        if len(rows) < 2 or not all(re.fullmatch(r" *:?-+:? *", cell) for cell in rows[1]):
+            faults.append(f"{rows[0]} has no line below its head")
+        faults += [
+            f"{row[0].strip()}: {len(row)} cells, the head has {len(rows[0])}"
+            for row in rows
+            if len(row) != len(rows[0])
+        ]
+        faults += [
+            f"{row[0].strip()}: a cell of {len(cell)} characters"
+            for row in rows
+            for cell in row
+            if len(cell) > cell_characters_max
+        ]
+    return faults
+
+
 def commands_without_target(code: str, targets: Iterable[str]) -> list[str]:
     """``make`` commands in a document's code whose target the Makefile does not have."""
     used = re.findall(r"(?:^|[\s`])make +((?:[a-z][\w-]*)|(?:[A-Z]+=\S+ +)+[a-z][\w-]*)", code, re.MULTILINE)

@@ -361,6 +361,30 @@ def test_commands_that_a_document_names() -> None:
     assert checks.commands_without_target(code, {"demo", "lab-up", "test"}) == []
 
 
+def test_anchors_of_headings() -> None:
+    document = "# Back up, restore\n\n```sh\n# no heading\n```\n\n## `playbooks/a_b.yml`: what it needs\n"
+    assert checks.anchors(document) == {"back-up-restore", "playbooksa_byml-what-it-needs"}
+
+
+TABLE = "| a | b |\n|---|---|\n| 1 | 2 |\n"
+
+
+@pytest.mark.parametrize(
+    ("table", "faults"),
+    [
+        (TABLE, []),
+        (TABLE.replace("| 2 |", "| `x \\| y` |"), []),
+        (f"```text\n{TABLE}| 1 |\n```\n", []),
+        (TABLE.replace("| 2 |", "|"), ["1: 1 cells, the head has 2"]),
+        (TABLE.replace("| 2 |", "| 2 | 3 |"), ["1: 3 cells, the head has 2"]),
+        (TABLE.replace("|---|---|\n", ""), ["[' a ', ' b '] has no line below its head"]),
+        (TABLE.replace("2", "2" * 50), ["1: a cell of 52 characters"]),
+    ],
+)
+def test_tables_of_a_document(table: str, faults: list[str]) -> None:
+    assert checks.table_faults(f"Text.\n\n{table}", 40) == faults
+
+
 def test_files_that_a_document_names() -> None:
     code = checks.code_of(
         "`playbooks/steps/gone.yml`\n\n```\nansible-playbook playbooks/a.yml -i inventories/mine\n```\n"

@@ -8,7 +8,7 @@ import pytest
 
 from tests.contract import checks, tree
 
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (tree.ROOT / "docs").glob("*.md"))]
+CELL_CHARACTERS_MAX = 300
 # Quota of IAM for a managed policy, white space not counted.
 POLICY_BYTES_MAX = 6144
 
@@ -17,18 +17,33 @@ def exists(path: str) -> bool:
     return (tree.ROOT / path).exists()
 
 
-@pytest.mark.parametrize("path", DOCUMENTS)
+@pytest.mark.parametrize("path", tree.DOCUMENTS)
 def test_commands_of_a_document_are_there(path: str) -> None:
     code = checks.code_of(tree.text(path))
     assert checks.commands_without_target(code, checks.make_targets(tree.text("Makefile"))) == []
     assert checks.missing_files(code, exists) == []
 
 
-@pytest.mark.parametrize("path", DOCUMENTS)
+@pytest.mark.parametrize("path", tree.DOCUMENTS)
 def test_links_of_a_document_lead_somewhere(path: str) -> None:
-    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", tree.text(path))
-    folder = (tree.ROOT / path).parent
-    assert [link for link in links if not (folder / link).exists()] == []
+    faults = []
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", tree.text(path)):
+        name, _, anchor = link.partition("#")
+        target = tree.ROOT / path if name == "" else (tree.ROOT / path).parent / name
+        if not target.exists() or (anchor and anchor not in checks.anchors(tree.text(target))):
+            faults.append(link)
+    assert faults == []
+
+
+@pytest.mark.parametrize("path", tree.DOCUMENTS)
+def test_tables_of_a_document_are_tables(path: str) -> None:
+    assert checks.table_faults(tree.text(path), CELL_CHARACTERS_MAX) == []
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = tree.text("docs/README.md")
+    pages = {path.name for path in (tree.ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert [page for page in sorted(pages) if f"]({page})" not in index] == []
 
 
 def test_make_help_has_a_line_for_every_target() -> None:

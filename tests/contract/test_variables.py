@@ -64,7 +64,7 @@ def test_variables_that_templates_read_are_defined_somewhere(path: str) -> None:
     assert checks.template_variables(tree.text(path)) - known() == set()
 
 
-@pytest.mark.parametrize("path", [*tree.PLAYBOOKS, "README.md", "docs/operations.md"])
+@pytest.mark.parametrize("path", [*tree.PLAYBOOKS, *tree.DOCUMENTS])
 def test_command_lines_give_variables_that_exist(path: str) -> None:
     assert checks.extra_variables(tree.text(path)) - options() - SHARED == set()
 

@@ -19,6 +19,12 @@ from ansible.module_utils import basic
 ROOT = Path(__file__).resolve().parent.parent.parent
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if path.is_dir())
 MODULES = sorted(path.stem for path in (ROOT / "library").glob("*.py"))
+# Pages for people; the READMEs of the roles have rules of their own.
+DOCUMENTS = sorted(
+    str(path.relative_to(ROOT))
+    for pattern in ("*.md", "docs/*.md", "lab/*.md", "contrib/*.md", "inventories/*/*.md", "typings/*.md")
+    for path in ROOT.glob(pattern)
+)
 PLAYBOOKS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "playbooks").rglob("*.yml"))
 
 
