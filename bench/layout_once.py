@@ -15,7 +15,7 @@ ansible.module_utils.__path__.append(str(Path(__file__).resolve().parent.parent 
 
 # Ansible finds module_utils of a checkout only inside a playbook; hence the line above, and the imports after it.
 from ansible.module_utils.imagenet_ops.layout.extract import lay_out  # noqa: E402
-from ansible.module_utils.imagenet_ops.layout.journal import LayoutRequest  # noqa: E402
+from ansible.module_utils.imagenet_ops.layout.request import LayoutRequest  # noqa: E402
 
 if __name__ == "__main__":
     print(json.dumps(lay_out(LayoutRequest(**json.loads(Path(sys.argv[1]).read_text())))))

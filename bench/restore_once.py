@@ -15,7 +15,8 @@ ansible.module_utils.__path__.append(str(Path(__file__).resolve().parent.parent 
 
 # Ansible finds module_utils of a checkout only inside a playbook; hence the line above, and the imports after it.
 from ansible.module_utils.imagenet_ops.aws.s3 import Bucket, s3_client  # noqa: E402
-from ansible.module_utils.imagenet_ops.backup.restore import Restore, RestoreRequest  # noqa: E402
+from ansible.module_utils.imagenet_ops.backup.request import RestoreRequest  # noqa: E402
+from ansible.module_utils.imagenet_ops.backup.restore import Restore  # noqa: E402
 
 
 def main() -> None:

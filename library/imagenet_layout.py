@@ -195,7 +195,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.imagenet_ops.core.module import run
 from ansible.module_utils.imagenet_ops.layout.extract import lay_out
-from ansible.module_utils.imagenet_ops.layout.journal import LayoutRequest
+from ansible.module_utils.imagenet_ops.layout.request import LayoutRequest
 
 
 def main() -> None:

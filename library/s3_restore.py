@@ -160,7 +160,8 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.imagenet_ops.aws.s3 import Bucket, s3_client
-from ansible.module_utils.imagenet_ops.backup.restore import CONTENTS, Restore, RestoreRequest
+from ansible.module_utils.imagenet_ops.backup.request import CONTENTS, RestoreRequest
+from ansible.module_utils.imagenet_ops.backup.restore import Restore
 from ansible.module_utils.imagenet_ops.core.files import exclusive
 from ansible.module_utils.imagenet_ops.core.module import run
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from ansible.module_utils.imagenet_ops.aws.s3 import Bucket
 from ansible.module_utils.imagenet_ops.backup.backup import Backup, make_plan
-from ansible.module_utils.imagenet_ops.backup.restore import Restore, RestoreRequest
+from ansible.module_utils.imagenet_ops.backup.request import RestoreRequest
+from ansible.module_utils.imagenet_ops.backup.restore import Restore
 from ansible.module_utils.imagenet_ops.backup.upload import MIB
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.ebs.retention import Retirement

@@ -20,10 +20,12 @@ from typing import Any
 import boto3
 import scipy.io  # noqa: F401 (imported once, for all the processes)
 from ansible.module_utils.imagenet_ops.aws.s3 import Bucket
-from ansible.module_utils.imagenet_ops.backup import restore, tree_restore
+from ansible.module_utils.imagenet_ops.backup import restore, shard_stream, tree_restore
+from ansible.module_utils.imagenet_ops.backup.request import RestoreRequest
 from ansible.module_utils.imagenet_ops.dataset import copy
-from ansible.module_utils.imagenet_ops.download import engine, fetch
-from ansible.module_utils.imagenet_ops.layout import extract, journal, move, tree_writer
+from ansible.module_utils.imagenet_ops.download import engine, fetch, ranges
+from ansible.module_utils.imagenet_ops.layout import extract, move, tree_writer
+from ansible.module_utils.imagenet_ops.layout.request import LayoutRequest
 
 ROOT = Path(__file__).resolve().parents[2]
 # Kills nothing: what is returned then is the number of changes.
@@ -141,11 +143,13 @@ class _Changes:
 
 def _do(job: dict[str, Any]) -> int:
     """Do ``job`` in small steps, so that there is something to interrupt; return the number of changes."""
-    vars(engine).update(_SHORTEST_SPAN_BYTES=64 * 1024, _READ_BYTES=16 * 1024)
+    vars(ranges).update(_SHORTEST_SPAN_BYTES=64 * 1024)
+    vars(engine).update(_READ_BYTES=16 * 1024)
     for module in (fetch, restore):
         vars(module)["Policy"] = functools.partial(engine.Policy, checkpoint_seconds=0, report_seconds=0.001)
     vars(restore).update(_SMALL_BYTES=64 * 1024, _RECORD_INTERVAL_SECONDS=0.0)
-    vars(tree_restore).update(_RANGE_BYTES=64 * 1024, _READ_BYTES=16 * 1024, _LARGE_FILE_BYTES=48 * 1024)
+    vars(shard_stream).update(_RANGE_BYTES=64 * 1024, _READ_BYTES=16 * 1024)
+    vars(tree_restore).update(_READ_BYTES=16 * 1024, _LARGE_FILE_BYTES=48 * 1024)
     vars(extract)["_JOURNAL_SECONDS"] = 0
     vars(tree_writer)["_BATCH_FILES"] = 2
     vars(copy).update(_BLOCK_BYTES=16 * 1024, _SYNC_BYTES=48 * 1024)
@@ -161,10 +165,10 @@ def _do(job: dict[str, Any]) -> int:
         fetch.fetch(fetch.FetchRequest(**{**arguments, "wanted": fetch.Wanted(**arguments["wanted"])}))
     elif job["entry"] == "restore":
         client = boto3.client("s3", "us-east-1", endpoint_url=arguments["endpoint_url"], **_ANY_CREDENTIALS)
-        request = restore.RestoreRequest(**arguments["request"])
+        request = RestoreRequest(**arguments["request"])
         restore.Restore(Bucket(client, arguments["bucket"]), request).run(check_mode=False)
     elif job["entry"] == "copy":
         copy.copy_dataset(**arguments, check_mode=False)
     else:
-        extract.lay_out(journal.LayoutRequest(**arguments))
+        extract.lay_out(LayoutRequest(**arguments))
     return changes.count

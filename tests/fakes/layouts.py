@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.layout.extract import lay_out
-from ansible.module_utils.imagenet_ops.layout.journal import LayoutRequest
+from ansible.module_utils.imagenet_ops.layout.request import LayoutRequest
 
 from lab.archives import DEVKIT, TRAIN, VALIDATION
 

@@ -10,16 +10,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from ansible.module_utils.imagenet_ops.aws.s3 import Bucket, ListedObject
+from ansible.module_utils.imagenet_ops.backup.request import CONTENTS, RestoreFile, RestoreRequest, find_prefix
 from ansible.module_utils.imagenet_ops.backup.tree_restore import TreeRestore
+from ansible.module_utils.imagenet_ops.backup.verified_files import VerifiedFiles
 from ansible.module_utils.imagenet_ops.core.disk import allocate, allocated_bytes, disk_error, require_space
 from ansible.module_utils.imagenet_ops.core.errors import CancelledError, OpsError, TransientError
 from ansible.module_utils.imagenet_ops.core.files import (
@@ -34,15 +34,14 @@ from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.core.retry import Attempts
 from ansible.module_utils.imagenet_ops.dataset.manifest import (
     ARCHIVE_FOLDER,
-    LABELS_NAME,
     MANIFEST_NAME,
-    RECORD_FOLDER,
     VERSION_DIGITS,
     Manifest,
     parse_manifest,
 )
 from ansible.module_utils.imagenet_ops.download.digests import Sha256
-from ansible.module_utils.imagenet_ops.download.engine import Policy, Ranges, Target, transfer
+from ansible.module_utils.imagenet_ops.download.engine import Policy, Target, transfer
+from ansible.module_utils.imagenet_ops.download.ranges import Ranges
 from ansible.module_utils.imagenet_ops.download.s3 import BucketSource
 from ansible.module_utils.imagenet_ops.download.source import Facts
 from ansible.module_utils.imagenet_ops.download.verified import VerifiedArchive, write_verified
@@ -54,42 +53,6 @@ _LARGE_AT_ONCE = 2
 _SMALL_BYTES = 8 << 20
 _RETRIES = 8
 _RECORD_INTERVAL_SECONDS = 1.0  # how much hashing of finished files a kill costs the next run
-# Which files a user can ask for, by the beginning of their path; the manifest describes the records and goes with them.
-CONTENTS = {
-    "all": (ARCHIVE_FOLDER, RECORD_FOLDER, LABELS_NAME),
-    "records": (RECORD_FOLDER, LABELS_NAME),
-    "archives": (ARCHIVE_FOLDER,),
-}
-
-
-@dataclass(frozen=True)
-class RestoreRequest:
-    """What to restore, to where; the fields are the options of the module s3_restore.
-
-    The backup is the one under ``prefix``, or else version ``dataset_version`` ("": the newest) of ``dataset``.
-    ``content`` is a key of `CONTENTS`. ``trees`` are the splits whose trees come back too. ``replace`` allows to
-    replace what is there and wrong.
-    """
-
-    root: str
-    state_dir: str
-    dataset: str = ""
-    dataset_version: str = ""
-    prefix: str = ""
-    content: str = "all"
-    trees: Sequence[str] = ()
-    replace: bool = False
-    connections: int = 8
-
-
-@dataclass(frozen=True)
-class RestoreFile:
-    """A file to restore: ``path`` below the root, what it must be, and ``object`` in the bucket (None: not there)."""
-
-    path: str
-    size_bytes: int
-    sha256: str
-    object: ListedObject | None
 
 
 @dataclass
@@ -102,26 +65,6 @@ class _Work:
     has_manifest: bool = True
 
 
-def find_prefix(bucket: Bucket, request: RestoreRequest) -> str:
-    """Return what the keys of the backup begin with; raises OpsError where there is none."""
-    if request.prefix.strip("/"):
-        return request.prefix.strip("/")
-    if request.dataset_version:
-        return f"{request.dataset}/{request.dataset_version}"
-    manifests = {
-        key: entry
-        for key, entry in bucket.objects(f"{request.dataset}/").items()
-        if re.fullmatch(rf"[^/]+/[0-9a-f]{{{VERSION_DIGITS}}}/{re.escape(MANIFEST_NAME)}", key)
-    }
-    if not manifests:
-        raise OpsError(
-            bucket.uri(f"{request.dataset}/"),
-            "there is no complete backup (a manifest goes up last, and there is none)",
-            "Check the bucket and the data set's name, or name the prefix; playbooks/steps/backup.yml makes a backup",
-        )
-    return max(manifests, key=lambda key: (manifests[key].modified_seconds, key)).rpartition("/")[0]
-
-
 class Restore:
     """Brings one data set out of one bucket. Use an object for one run."""
 
@@ -131,7 +74,7 @@ class Restore:
         self.request = request
         self.prefix = ""
         self._progress = Progress(request.state_dir, "s3_restore")
-        self._verified = _VerifiedFiles(request.root, os.path.join(request.state_dir, "s3_restore.json"))
+        self._verified = VerifiedFiles(request.root, os.path.join(request.state_dir, "s3_restore.json"))
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._failure: BaseException | None = None
@@ -493,40 +436,6 @@ class Restore:
             "Run again in case the network damaged them. If it comes back, the object is damaged: fetch an earlier "
             "version of it (the bucket keeps them) or restore another version of the data set",
         )
-
-
-class _VerifiedFiles:
-    """Remembers which files under ``root`` were proved, by size and time, in the JSON file ``path``."""
-
-    def __init__(self, root: str, path: str) -> None:
-        self._root = root
-        self._path = path
-        self._records: dict[str, list[Any]] = read_json(path) or {}
-        self._saved_seconds = time.monotonic()
-        self._changed = False
-
-    def look(self, file: RestoreFile) -> str:
-        """Return what is known of ``file``: "absent", "different" (its size), "unknown" (never hashed) or "right"."""
-        try:
-            status = os.stat(os.path.join(self._root, file.path))
-        except FileNotFoundError:
-            return "absent"
-        if status.st_size != file.size_bytes:
-            return "different"
-        proved = self._records.get(file.path) == [file.sha256, status.st_size, status.st_mtime_ns]
-        return "right" if proved else "unknown"
-
-    def remember(self, file: RestoreFile) -> None:
-        """Note that ``file``, as it is now, is right."""
-        status = os.stat(os.path.join(self._root, file.path))
-        self._records[file.path] = [file.sha256, status.st_size, status.st_mtime_ns]
-        self._changed = True
-
-    def save(self, at_most_every_seconds: float = 0.0) -> None:
-        """Write what is remembered, if there is news."""
-        if self._changed and time.monotonic() - self._saved_seconds >= at_most_every_seconds:
-            write_json(self._path, self._records)
-            self._saved_seconds, self._changed = time.monotonic(), False
 
 
 def _facts(file: RestoreFile) -> Facts:

@@ -29,7 +29,7 @@ from ansible.module_utils.imagenet_ops.core.files import (
 from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.core.retry import Attempts
 from ansible.module_utils.imagenet_ops.download.digests import Digests, hash_file
-from ansible.module_utils.imagenet_ops.download.engine import Policy, Ranges, Target, transfer, transfer_whole
+from ansible.module_utils.imagenet_ops.download.engine import Policy, Target, transfer, transfer_whole
 from ansible.module_utils.imagenet_ops.download.http import HttpSource
 from ansible.module_utils.imagenet_ops.download.pieces import (
     PIECE_BYTES,
@@ -39,6 +39,7 @@ from ansible.module_utils.imagenet_ops.download.pieces import (
     read_pieces,
     write_pieces,
 )
+from ansible.module_utils.imagenet_ops.download.ranges import Ranges
 from ansible.module_utils.imagenet_ops.download.rate_limit import Pace, QuietHours
 from ansible.module_utils.imagenet_ops.download.s3 import S3Source
 from ansible.module_utils.imagenet_ops.download.source import Facts, FileSource, Source, local_path

@@ -36,7 +36,6 @@ from ansible.module_utils.imagenet_ops.layout.journal import (
     EXTRACTED,
     EXTRACTING,
     Journal,
-    LayoutRequest,
     changed_since,
     check_counts,
     count_tree,
@@ -49,6 +48,7 @@ from ansible.module_utils.imagenet_ops.layout.journal import (
     write_journal,
 )
 from ansible.module_utils.imagenet_ops.layout.move import has_more, move, plan_moves
+from ansible.module_utils.imagenet_ops.layout.request import LayoutRequest
 from ansible.module_utils.imagenet_ops.layout.tree_writer import TreeWriter
 
 # Between journal points at most this much work is lost to a kill. They are made beside the reading: each sends to the

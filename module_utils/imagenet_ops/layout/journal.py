@@ -1,4 +1,4 @@
-"""What is to be laid out, and the journal of how far it is; and whether a finished tree is still what it was."""
+"""The journal of how far a tree is laid out, and whether a finished tree is still what it was."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from ansible.module_utils.imagenet_ops.archive.images import ANNOTATION_SUFFIX, ArchiveRules
+from ansible.module_utils.imagenet_ops.archive.images import ANNOTATION_SUFFIX
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.core.files import canonical_json, read_json, write_json
 from ansible.module_utils.imagenet_ops.core.progress import Progress
+from ansible.module_utils.imagenet_ops.layout.request import LayoutRequest, journal_path
 
 _JOURNAL_FORMAT = 2
 
@@ -22,50 +23,6 @@ MOVING = "moving"
 COMPLETE = "complete"
 # The layout of a tree that came back from a backup: from which archives it was made is not known there.
 _RESTORED = "restored"
-
-
-@dataclass(frozen=True)
-class LayoutRequest:
-    """What to lay out: ``archive`` or ``directory`` (flat, already unpacked) to the tree at ``dest``.
-
-    ``split``, ``layout``, ``devkit``, ``labels`` and ``folder`` are those of `ArchiveRules`. ``annotations`` is an
-    archive whose XML files, those in ``annotations_folder``, go beside the images. Counts of 0 are not checked.
-    ``deep_check`` looks at every file of a finished tree and not only at its journal and counts.
-    """
-
-    split: str
-    layout: str
-    dest: str
-    state_dir: str
-    archive: str | None = None
-    folder: str = ""
-    directory: str | None = None
-    devkit: str | None = None
-    labels: str | None = None
-    annotations: str | None = None
-    annotations_folder: str = ""
-    expected_images: int = 0
-    expected_classes: int = 0
-    deep_check: bool = False
-
-    @property
-    def rules(self) -> ArchiveRules:
-        """Which names are right, and where the classes come from."""
-        return ArchiveRules(self.split, self.layout, self.devkit, self.labels, self.folder)
-
-    @property
-    def partial(self) -> str:
-        """Where the tree grows."""
-        return f"{self.dest}.partial"
-
-    @property
-    def journal(self) -> str:
-        """Where the journal lies."""
-        return _journal_path(self.dest, self.state_dir)
-
-
-def _journal_path(dest: str, state_dir: str) -> str:
-    return os.path.join(state_dir, f"imagenet_layout.{os.path.basename(dest)}.json")
 
 
 @dataclass
@@ -275,7 +232,7 @@ def count_as_laid_out(tree: str, dest: str, state_dir: str) -> None:
         for found in classes:
             if not found.is_dir(follow_symlinks=False) or not _count_class(journal, found):
                 return
-    write_json(_journal_path(dest, state_dir), asdict(journal))
+    write_json(journal_path(dest, state_dir), asdict(journal))
 
 
 def _count_class(journal: Journal, folder: os.DirEntry[str]) -> bool:

@@ -16,12 +16,12 @@ from ansible.module_utils.imagenet_ops.layout.journal import (
     COMPLETE,
     MOVING,
     Journal,
-    LayoutRequest,
     check_counts,
     digest,
     mark_complete,
     write_journal,
 )
+from ansible.module_utils.imagenet_ops.layout.request import LayoutRequest
 
 
 class Move(NamedTuple):

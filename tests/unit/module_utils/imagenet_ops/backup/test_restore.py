@@ -15,10 +15,11 @@ import boto3
 import pytest
 from ansible.module_utils.imagenet_ops.aws.s3 import Bucket
 from ansible.module_utils.imagenet_ops.backup import restore
-from ansible.module_utils.imagenet_ops.backup.restore import Restore, RestoreRequest
+from ansible.module_utils.imagenet_ops.backup.request import RestoreRequest
+from ansible.module_utils.imagenet_ops.backup.restore import Restore
 from ansible.module_utils.imagenet_ops.core import disk, retry
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.download import engine
+from ansible.module_utils.imagenet_ops.download import engine, ranges
 from ansible.module_utils.imagenet_ops.download.verified import find_verified
 from botocore.config import Config
 
@@ -40,7 +41,7 @@ FILES = {
 
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "_SHORTEST_SPAN_BYTES", 64 * KIB)
+    monkeypatch.setattr(ranges, "_SHORTEST_SPAN_BYTES", 64 * KIB)
     monkeypatch.setattr(engine, "_READ_BYTES", 16 * KIB)
     monkeypatch.setattr(retry, "_FIRST_PAUSE_SECONDS", 0.001)
     monkeypatch.setattr(restore, "_SMALL_BYTES", 64 * KIB)

@@ -16,14 +16,15 @@ from typing import Any
 import boto3
 import pytest
 from ansible.module_utils.imagenet_ops.aws.s3 import Bucket
-from ansible.module_utils.imagenet_ops.backup import tree_restore
+from ansible.module_utils.imagenet_ops.backup import shard_stream, tree_restore
 from ansible.module_utils.imagenet_ops.backup.backup import Backup, make_plan
-from ansible.module_utils.imagenet_ops.backup.restore import Restore, RestoreRequest
+from ansible.module_utils.imagenet_ops.backup.request import RestoreRequest
+from ansible.module_utils.imagenet_ops.backup.restore import Restore
 from ansible.module_utils.imagenet_ops.backup.tree_index import IndexedShard, TreeIndex, parse_index
 from ansible.module_utils.imagenet_ops.core import disk, retry
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.layout import extract, tree_writer
-from ansible.module_utils.imagenet_ops.layout.journal import LayoutRequest
+from ansible.module_utils.imagenet_ops.layout.request import LayoutRequest
 from botocore.config import Config
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -47,8 +48,9 @@ TREES = st.dictionaries(
 
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tree_restore, "_RANGE_BYTES", 64 * KIB)
-    monkeypatch.setattr(tree_restore, "_READ_BYTES", 16 * KIB)
+    monkeypatch.setattr(shard_stream, "_RANGE_BYTES", 64 * KIB)
+    for module in (shard_stream, tree_restore):
+        monkeypatch.setattr(module, "_READ_BYTES", 16 * KIB)
     monkeypatch.setattr(tree_restore, "_LARGE_FILE_BYTES", 48 * KIB)
     monkeypatch.setattr(retry, "_FIRST_PAUSE_SECONDS", 0.001)
     for module in (tree_restore, tree_writer):  # a real sync would wait for whatever else the machine writes
@@ -428,7 +430,7 @@ def test_storms_and_cuts_pass(server: S3Server, source: Path, root: Path) -> Non
 
 
 def test_a_storm_that_does_not_end(server: S3Server, root: Path, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tree_restore, "_RETRIES", 2)
+    monkeypatch.setattr(shard_stream, "_RETRIES", 2)
     server.fault = lambda _operation, key: Refusal(503, "SlowDown", "Less.") if key.endswith(SHARDS[3]) else None
     with pytest.raises(OpsError) as caught:
         run(server, root)

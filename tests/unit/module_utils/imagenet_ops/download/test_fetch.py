@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.imagenet_ops.core import disk, retry
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.download import engine
+from ansible.module_utils.imagenet_ops.download import engine, ranges
 from ansible.module_utils.imagenet_ops.download import fetch as fetch_module
 from ansible.module_utils.imagenet_ops.download.digests import Digests
 from ansible.module_utils.imagenet_ops.download.fetch import FetchRequest, Wanted, fetch
@@ -39,7 +39,7 @@ def small_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no netrc"))
-    monkeypatch.setattr(engine, "_SHORTEST_SPAN_BYTES", 64 * 1024)
+    monkeypatch.setattr(ranges, "_SHORTEST_SPAN_BYTES", 64 * 1024)
     monkeypatch.setattr(engine, "_READ_BYTES", 16 * 1024)
     monkeypatch.setattr(retry, "_FIRST_PAUSE_SECONDS", 0.001)
     for module in (engine, fetch_module):

@@ -18,7 +18,7 @@ from ansible.module_utils.imagenet_ops.archive import images as images_module
 from ansible.module_utils.imagenet_ops.core import disk
 from ansible.module_utils.imagenet_ops.layout import extract, move, tree_writer
 from ansible.module_utils.imagenet_ops.layout.extract import lay_out
-from ansible.module_utils.imagenet_ops.layout.journal import LayoutRequest
+from ansible.module_utils.imagenet_ops.layout.request import LayoutRequest
 
 from lab.archives import TRAIN, VALIDATION
 from tests.fakes.images import write_imagenette, write_tree, zip_of_tar

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.imagenet_ops.layout.extract import lay_out
-from ansible.module_utils.imagenet_ops.layout.journal import LayoutRequest, count_as_laid_out
+from ansible.module_utils.imagenet_ops.layout.journal import count_as_laid_out
+from ansible.module_utils.imagenet_ops.layout.request import LayoutRequest
 
 from lab.archives import TRAIN, VALIDATION
 from tests.fakes.images import write_imagenette

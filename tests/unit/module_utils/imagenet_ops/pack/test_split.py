@@ -11,7 +11,7 @@ import pytest
 from ansible.module_utils.imagenet_ops.archive.images import ArchiveRules, ResumePoint
 from ansible.module_utils.imagenet_ops.download.verified import VerifiedArchive, write_verified
 from ansible.module_utils.imagenet_ops.layout.extract import lay_out
-from ansible.module_utils.imagenet_ops.layout.journal import LayoutRequest
+from ansible.module_utils.imagenet_ops.layout.request import LayoutRequest
 from ansible.module_utils.imagenet_ops.pack.pack import PackRequest, SplitRequest, pack_dataset
 
 from lab.archives import DEVKIT, TRAIN, VALIDATION, prepare
