@@ -6,6 +6,7 @@ Where the kernel has no XFS, volumes are plain sparse files and a snapshot is a 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -21,6 +22,7 @@ from lab.warmth import BLOCK_BYTES
 
 GIB = 1024**3
 FICLONE = 0x40049409  # linux/fs.h: share the blocks of one file with another
+LOOP_CONTROL = Path("/dev/loop-control")
 LOOP_CTL_REMOVE = 0x4C81  # linux/loop.h
 # Of the disk's free space, what the pool leaves alone.
 RESERVE_BYTES = 2 * GIB
@@ -151,7 +153,8 @@ def mount_pool(paths: Paths, device: str | None) -> None:
 
 def attach_loop(file: Path) -> str:
     """Attach ``file`` to a free loop device and return its path, /dev/loopN."""
-    return run("losetup", "--find", "--show", "--direct-io=on", file).strip()
+    with _loops_kept():
+        return run("losetup", "--find", "--show", "--direct-io=on", file).strip()
 
 
 def detach_loop(loop: str) -> None:
@@ -169,8 +172,9 @@ def hold_loop(file: Path) -> tuple[str, int]:
 
 def let_go_of_loop(loop: str, descriptor: int) -> None:
     """Close what `hold_loop` returned and wait, as `release_loop` does."""
+    attached = _backing_file(loop)
     os.close(descriptor)
-    _wait_until_released(loop)
+    _wait_until_released(loop, attached)
 
 
 def release_loop(loop: str) -> None:
@@ -178,13 +182,31 @@ def release_loop(loop: str) -> None:
 
     After a forced detachment the device is still mounted, and there is nothing to wait for.
     """
+    attached = _backing_file(loop)
     detach_loop(loop)
-    _wait_until_released(loop)
+    _wait_until_released(loop, attached)
 
 
-def _wait_until_released(loop: str) -> None:
-    attached = Path("/sys/block") / Path(loop).name / "loop"
-    wait_until(lambda: not attached.exists(), RELEASE_SECONDS)
+def _wait_until_released(loop: str, attached: str) -> None:
+    # Once it is free, another lab of this machine may take it.
+    wait_until(lambda: _backing_file(loop) != attached, RELEASE_SECONDS)
+
+
+def _backing_file(loop: str) -> str:
+    """Return the name of the file that a loop device is attached to, nothing where it is free."""
+    try:
+        return (Path("/sys/block") / Path(loop).name / "loop" / "backing_file").read_text()
+    except OSError:
+        return ""
+
+
+@contextlib.contextmanager
+def _loops_kept() -> Iterator[None]:
+    """Keep other labs of this machine from taking and removing free loop devices meanwhile."""
+    with contextlib.ExitStack() as stack:
+        if LOOP_CONTROL.exists():
+            fcntl.flock(stack.enter_context(open(LOOP_CONTROL, "rb")), fcntl.LOCK_EX)
+        yield
 
 
 def loops_of(paths: Paths) -> list[str]:
@@ -209,13 +231,12 @@ def highest_loop() -> int:
 
 def remove_loops_above(number: int) -> None:
     """Take away the unused loop devices with a higher number: those that only the lab made the kernel create."""
-    control = Path("/dev/loop-control")
-    if not control.exists():
+    if not LOOP_CONTROL.exists():
         return
-    with open(control, "rb") as file:
+    with open(LOOP_CONTROL, "rb") as control, _loops_kept():
         for candidate in range(highest_loop(), number, -1):
             try:
-                fcntl.ioctl(file.fileno(), LOOP_CTL_REMOVE, candidate)
+                fcntl.ioctl(control, LOOP_CTL_REMOVE, candidate)
             except OSError:
                 continue  # in use by somebody, or gone already
 

@@ -1,4 +1,4 @@
-"""Drives the lab as a user does: `python -m lab`, `ansible-playbook`, `ssh`; and reads what a user would read."""
+"""Drives a lab as a user does: `python -m lab`, `ansible-playbook`, `ssh`; and reads what a user would read."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ import boto3
 import pytest
 import yaml
 
-from lab.config import API_PORT, CONTROLLER_ACCESS_KEY, CONTROLLER_SECRET_KEY, LOOPBACK, REGION
+from lab.config import API_PORT, CONTROLLER_ACCESS_KEY, CONTROLLER_SECRET_KEY, LOOPBACK, MARKER, REGION, Paths
 from lab.machine import extend_path, missing_kernel_features, missing_programs
 from tests.contract import checks, tree
+from tests.integration import room
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 RUN_SECONDS_MAX = 900
 # Between two looks at what a run in the background has done.
 POLL_SECONDS = 0.02
 ANSIBLE_PLAYBOOK = (str(Path(sys.executable).parent / "ansible-playbook"), "-i", "inventories/lab")
 ENVIRONMENT = {
     **os.environ,
-    "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
     "ANSIBLE_DEPRECATION_WARNINGS": "true",
+    # Connections that stay open are found by the host's address, which every lab has, and /run is the room's own.
+    "ANSIBLE_SSH_CONTROL_PATH_DIR": "/run/ansible",
     "COLUMNS": "400",
     "LC_ALL": "C.UTF-8",
     "NO_COLOR": "1",
@@ -108,16 +109,23 @@ class Run:
         return blocks
 
 
+@dataclass(frozen=True)
 class Lab:
-    """The lab that is up."""
+    """The lab that is up, and the checkout that it belongs to."""
+
+    checkout: Path
+
+    def command(self, *arguments: str) -> None:
+        """Run ``python -m lab``; it must succeed."""
+        subprocess.run([sys.executable, "-B", "-m", "lab", *arguments], cwd=self.checkout, check=True)
 
     def playbook(self, *arguments: str, expect_success: bool = True, expect_warnings: bool = False) -> Run:
         """Run ansible-playbook in the lab; a warning, another end, or a call that IAM would refuse, fails the test."""
         self._lab("POST", "reset")
         done = subprocess.run(
             [*ANSIBLE_PLAYBOOK, *arguments],
-            cwd=ROOT,
-            env=ENVIRONMENT,
+            cwd=self.checkout,
+            env=self._environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -180,13 +188,16 @@ class Lab:
     def _start(self, *arguments: str, output: IO[str] | int) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [*ANSIBLE_PLAYBOOK, *arguments],
-            cwd=ROOT,
-            env=ENVIRONMENT,
+            cwd=self.checkout,
+            env=self._environment(),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
         )
+
+    def _environment(self) -> dict[str, str]:
+        return {**ENVIRONMENT, "ANSIBLE_CONFIG": str(self.checkout / "ansible.cfg")}
 
     def _lab(self, method: str, path: str) -> bytes:
         """Ask the lab for its own counts of calls, or to begin them from zero."""
@@ -204,7 +215,7 @@ class Lab:
         """Run a shell command on a host and return its standard output; it must succeed."""
         done = subprocess.run(
             ["ssh", "-F", ".lab/ssh_config", host, command],
-            cwd=ROOT,
+            cwd=self.checkout,
             capture_output=True,
             text=True,
             timeout=120,
@@ -222,7 +233,7 @@ class Lab:
 
     def facts(self) -> dict[str, Any]:
         """What the lab's inventory says of its archives: the dataset_overrides that lab-up wrote."""
-        written = yaml.safe_load((ROOT / "inventories/lab/group_vars/all/archives.yml").read_text())
+        written = yaml.safe_load(Paths(self.checkout).inventory_archives.read_text())
         found: dict[str, Any] = written["dataset_overrides"]
         return found
 
@@ -250,19 +261,22 @@ class Lab:
 
 @contextlib.contextmanager
 def running_lab(*options: str) -> Iterator[Lab]:
-    """Start the lab for some tests, and stop it after them; one that a person has running is not ours to use."""
+    """Start a lab for some tests in the room of this process, and stop it after them."""
     extend_path()
     missing = missing_programs() or ([] if os.geteuid() == 0 else ["root"]) or missing_kernel_features()
     if missing:
         pytest.skip(f"the lab needs what is missing here: {', '.join(missing)}")
-    status = subprocess.run([sys.executable, "-m", "lab", "status"], cwd=ROOT, capture_output=True, check=False)
-    if status.returncode == 0:
-        pytest.fail("a lab is up already: stop it with make lab-down before these tests", pytrace=False)
-    _run_lab("up", *options)
+    lab = Lab(room.enter())
+    if MARKER.exists():  # of a test run that was killed
+        lab.command("down")
+    # Named, for the room's checkout is elsewhere.
+    archives = Path(os.environ.get("IMAGENET_ARCHIVES") or Paths().sample_archives).resolve()
+    lab.command("up", *(["--archives", str(archives)] if archives.is_dir() else []), *options)
     try:
-        yield Lab()
+        yield lab
     finally:
-        _run_lab("down")
+        lab.command("down")
+        room.keep_wheels(lab.checkout)
 
 
 def kill_family(pid: int) -> None:
@@ -276,7 +290,3 @@ def kill_family(pid: int) -> None:
     for member in family:
         with contextlib.suppress(ProcessLookupError):
             os.kill(member, signal.SIGKILL)
-
-
-def _run_lab(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "lab", *arguments], cwd=ROOT, check=True)

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.harness import ROOT, Lab
+from lab.config import Paths
+from tests.integration.harness import Lab
 
 RECORDS = "/data/imagenet/recordio"
 OURS = [{"Name": "tag:Project", "Values": ["imagenet-ops"]}, {"Name": "tag:Dataset", "Values": ["imagenet"]}]
@@ -364,7 +365,7 @@ def test_counts_and_labels_are_those_of_the_archives(lab: Lab, manifest: dict[st
     assert manifest["splits"]["train"]["bad_images"] == []
     labels = dict(line.split("\t")[:2] for line in lab.ssh("gpu-1", "cat /data/imagenet/labels.tsv").splitlines())
     packed = json.loads(lab.ssh("gpu-1", f"cd {RECORDS} && python3 -c '{READ_LABELS}'"))
-    folder = Path(json.loads((ROOT / ".lab/origin.json").read_text())["directory"])
+    folder = Path(json.loads(Paths(lab.checkout).origin_config.read_text())["directory"])
     truth = dict(line.split() for line in (folder / "validation_synsets.txt").read_text().splitlines())
     assert {name: labels[str(label)] for name, label in packed.items()} == truth
 

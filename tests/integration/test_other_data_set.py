@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.images import write_imagenette
-from tests.integration.harness import ROOT, Lab
+from tests.integration.harness import Lab
 from tests.integration.neighbours import by_name, tags
 
 HOST = "imagenette-download"
@@ -60,7 +60,7 @@ def imagenette(lab: Lab, archive: Path, arguments: tuple[str, ...]) -> Iterator[
     lab.playbook("playbooks/steps/provision.yml", *arguments)
     with archive.open("rb") as content:
         put = ["ssh", "-F", ".lab/ssh_config", HOST, f"cat > {ARCHIVE}"]
-        subprocess.run(put, cwd=ROOT, stdin=content, check=True, timeout=120)
+        subprocess.run(put, cwd=lab.checkout, stdin=content, check=True, timeout=120)
     yield lab
     lab.playbook("playbooks/teardown.yml", *arguments, "-e", "project_removal_confirm=imagenette")
     (volume,) = ec2.describe_volumes(VolumeIds=[volume_id])["Volumes"]

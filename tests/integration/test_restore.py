@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from lab.config import CONTROLLER_ACCESS_KEY, CONTROLLER_SECRET_KEY
-from tests.integration.harness import ROOT, Lab
+from lab.config import CONTROLLER_ACCESS_KEY, CONTROLLER_SECRET_KEY, Paths
+from tests.integration.harness import Lab
 
 BUCKET = "imagenet-ops-lab"
 OURS = [{"Name": "tag:Project", "Values": ["imagenet-ops"]}, {"Name": "tag:Dataset", "Values": ["imagenet"]}]
@@ -144,10 +144,10 @@ def test_everything_to_a_new_download_host(lab: Lab, version: str) -> None:
 
 def test_prepare_starts_from_the_backup(lab: Lab, version: str) -> None:
     lab.playbook(*TEARDOWN)
-    asked_before = (ROOT / ".lab" / "origin.log").read_text().count("GET ")
+    asked_before = Paths(lab.checkout).origin_log.read_text().count("GET ")
     run = lab.playbook("playbooks/prepare.yml", "-e", "dataset_archives_source=backup")
     assert run.task_changed("dataset_restore : Restore the data set")
     assert not run.task_changed("dataset_archives : Fetch the archives")
-    assert (ROOT / ".lab" / "origin.log").read_text().count("GET ") == asked_before
+    assert Paths(lab.checkout).origin_log.read_text().count("GET ") == asked_before
     assert f"DatasetVersion {version}" in run.text
     lab.playbook(*TEARDOWN, "-e", "project_removal_bucket=true")
