@@ -159,12 +159,14 @@ class Lab:
 
     def kill_playbook_at(self, line: str, *arguments: str) -> None:
         """Run ansible-playbook until it prints ``line``, then kill it, as a lost controller ends."""
+        printed: list[str] = []
         with self._start(*arguments, output=subprocess.PIPE) as process:
-            seen = any(line in printed for printed in process.stdout or ())
-            if seen:
-                kill_family(process.pid)
-        if not seen:
-            pytest.fail(f"{' '.join(arguments)} ended without printing {line!r}", pytrace=False)
+            for text in process.stdout or ():
+                printed.append(text)
+                if line in text:
+                    kill_family(process.pid)
+                    return
+        pytest.fail(f"{' '.join(arguments)} ended without printing {line!r}:\n{''.join(printed)}", pytrace=False)
 
     def playbook_disturbed(self, changes: int, disturb: Callable[[int], object], *arguments: str) -> Run:
         """Run ansible-playbook to whatever end, and call ``disturb`` with its process id in the middle.
@@ -276,7 +278,6 @@ def running_lab(*options: str) -> Iterator[Lab]:
         yield lab
     finally:
         lab.command("down")
-        room.keep_wheels(lab.checkout)
 
 
 def kill_family(pid: int) -> None:

@@ -6,13 +6,14 @@ one that a person has running is left alone. What belongs to a room lies in .cac
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import fcntl
 import functools
+import hashlib
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("datasets", "inventories", "lab", "library", "module_utils", "playbooks", "plugins", "roles")
 # What the playbooks fetched for hosts, by platform.
 WHEELS = Path(".cache/wheels")
+WHEELS_ROLE = ROOT / "roles" / "python_environment"
+WHEELS_PLAYBOOK = ROOT / "tests" / "integration" / "wheels.yml"
 # linux/sched.h
 CLONE_NEWNS = 0x00020000
 CLONE_NEWNET = 0x40000000
@@ -43,6 +46,7 @@ def enter() -> Path:
         fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         pytest.fail(f"another test run has a lab in {folder}: wait for its end", pytrace=False)
+    _fetch_wheels()
     checkout = folder / "checkout"
     _copy(checkout)
     if _libc.unshare(CLONE_NEWNET | CLONE_NEWNS) != 0:
@@ -57,16 +61,22 @@ def enter() -> Path:
     return checkout
 
 
-def keep_wheels(checkout: Path) -> None:
-    """Let later rooms find the wheels that a playbook has fetched in this one."""
-    (ROOT / WHEELS).mkdir(parents=True, exist_ok=True)
-    for packed in (checkout / WHEELS).glob("*/packed"):
-        kept = ROOT / WHEELS / packed.parent.name
-        whole = checkout / ".cache" / packed.parent.name
-        if not kept.exists():
-            _copy_links(packed.parent, whole)
-            with contextlib.suppress(OSError):  # another room was the first
-                whole.rename(kept)
+def _fetch_wheels() -> None:
+    """Fetch what playbooks would fetch, for a room has no way out of the machine; other processes wait meanwhile."""
+    sources = [WHEELS_PLAYBOOK, *sorted(path for path in WHEELS_ROLE.rglob("*") if path.is_file())]
+    wanted = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    with (ROOT / ".cache" / "test-labs" / "wheels.lock").open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.seek(0)
+        if lock.read() == wanted and (ROOT / WHEELS).is_dir():
+            return
+        command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", str(WHEELS_PLAYBOOK)]
+        environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "LC_ALL": "C.UTF-8"}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            pytest.fail(f"the wheels for the lab's hosts were not fetched:\n{done.stdout}{done.stderr}", pytrace=False)
+        lock.truncate(0)
+        lock.write(wanted)
 
 
 def _copy(checkout: Path) -> None:
