@@ -10,6 +10,8 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from tests.fakes.clients import StubEc2
+
 
 class Killed(BaseException):
     """The process ended here."""
@@ -47,7 +49,7 @@ def refused(operation: str, code: str, message: str) -> ClientError:
     return ClientError({"Error": {"Code": code, "Message": message}}, operation)
 
 
-class FakeEc2:
+class FakeEc2(StubEc2):
     def __init__(self) -> None:
         self.now = 1_700_000_000.0
         self.controller_ahead_seconds = 0.0

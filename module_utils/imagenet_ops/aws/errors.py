@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 
-# Values that one filter takes (EC2 API reference).
-FILTER_VALUES = 200
 # Next steps by error code. The codes of EC2 are in its API reference under "Error codes", those of S3 under "Error
 # responses"; a HEAD has no body, so there the code is the HTTP status.
 RENEW = "Renew the credentials (instance profile, `aws sso login`, session token) and run again; finished work is kept"
@@ -101,44 +98,3 @@ def explain(error: Exception, what: str) -> OpsError:
     code = error_code(error)
     todo = TODO_BY_CODE.get(code) or TODO_BY_CLASS.get(type(error).__name__) or DEFAULT_TODO
     return OpsError(what, f"{code}: {error_message(error)}", todo)
-
-
-def call(client: Any, operation: str, what: str, **request: Any) -> dict[str, Any]:
-    """Return the answer of one operation of a boto3 client; raises OpsError about ``what`` where the SDK does."""
-    try:
-        answer: dict[str, Any] = getattr(client, operation)(**request)
-    except sdk_errors() as error:
-        raise explain(error, what) from error
-    return answer
-
-
-def call_pages(client: Any, operation: str, key: str, what: str, **request: Any) -> Iterator[dict[str, Any]]:
-    """Yield the entries below ``key`` of every page of an operation of EC2; raises OpsError as `call` does."""
-    while True:
-        answer = call(client, operation, what, **request)
-        yield from answer[key]
-        if not answer.get("NextToken"):
-            return
-        request["NextToken"] = answer["NextToken"]
-
-
-def tag_filters(tags: dict[str, str]) -> list[dict[str, Any]]:
-    """Return the filters of EC2 for what carries all of ``tags``."""
-    return [{"Name": f"tag:{name}", "Values": [value]} for name, value in tags.items()]
-
-
-def tags_of(resource: dict[str, Any]) -> dict[str, str]:
-    """Return the tags of something that EC2 described, by name."""
-    return {tag["Key"]: tag["Value"] for tag in resource.get("Tags", [])}
-
-
-def tag_list(tags: dict[str, str]) -> list[dict[str, str]]:
-    """Return tags as EC2 wants them, in the order of their names."""
-    return [{"Key": name, "Value": value} for name, value in sorted(tags.items())]
-
-
-def chunks(values: Iterable[str]) -> Iterator[list[str]]:
-    """Yield ``values`` in lists that fit a filter of EC2."""
-    everything = list(values)
-    for start in range(0, len(everything), FILTER_VALUES):
-        yield everything[start : start + FILTER_VALUES]

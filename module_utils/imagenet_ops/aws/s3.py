@@ -266,15 +266,15 @@ class Bucket:
 
     def parts(self, key: str, upload_id: str) -> dict[int, StoredPart]:
         """Return the parts of an unfinished upload that S3 has already, by part number."""
-        request: dict[str, Any] = {"Key": key, "UploadId": upload_id}
-        found = {}
-        while True:
-            answer = self._call("list_parts", **request)
-            for part in answer.get("Parts", []):
-                found[part["PartNumber"]] = StoredPart(part["ETag"], part["Size"], part.get("ChecksumCRC32", ""))
-            if not answer.get("IsTruncated"):
-                return found
-            request["PartNumberMarker"] = answer["NextPartNumberMarker"]
+        request = {**self._address(), "Key": key, "UploadId": upload_id}
+        try:
+            return {
+                part["PartNumber"]: StoredPart(part["ETag"], part["Size"], part.get("ChecksumCRC32", ""))
+                for page in self.client.get_paginator("list_parts").paginate(**request)
+                for part in page.get("Parts", [])
+            }
+        except sdk_errors() as error:
+            raise self._explained(error, self.uri(key)) from error
 
     def begin_upload(self, key: str, sha256: str = "") -> str:
         """Begin a multipart upload and return its id; ``sha256`` is "" where it is not known before all is read."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any, Callable, Protocol
+from typing import Any, Callable
 
-from ansible.module_utils.imagenet_ops.aws.errors import explain, sdk_errors
+from ansible.module_utils.imagenet_ops.aws.calls import call, call_list, tags_of
+from ansible.module_utils.imagenet_ops.aws.clients import Ec2Client, Operation
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.ebs.warmup_plan import bucket_size, credits_per_hour
@@ -23,37 +24,12 @@ POLL_GROWTH = 1.5
 LAST_POLL_SECONDS = 15.0
 
 
-class RestoreClient(Protocol):
-    """The part of boto3's EC2 client that is used here."""
-
-    def describe_snapshots(self, **request: Any) -> dict[str, Any]:
-        """Return snapshots."""
-
-    def describe_volumes(self, **request: Any) -> dict[str, Any]:
-        """Return volumes."""
-
-    def describe_fast_snapshot_restores(self, **request: Any) -> dict[str, Any]:
-        """Return the states of fast snapshot restore."""
-
-    def enable_fast_snapshot_restores(self, **request: Any) -> dict[str, Any]:
-        """Switch it on."""
-
-    def disable_fast_snapshot_restores(self, **request: Any) -> dict[str, Any]:
-        """Switch it off."""
-
-    def create_tags(self, **request: Any) -> dict[str, Any]:
-        """Set tags."""
-
-    def delete_tags(self, **request: Any) -> dict[str, Any]:
-        """Remove tags."""
-
-
 class FastRestore:
     """One snapshot. ``hour_seconds`` is the hour in which credits are earned."""
 
     def __init__(
         self,
-        client: RestoreClient,
+        client: Ec2Client,
         snapshot_id: str,
         hour_seconds: float = 3600.0,
         sleep: Callable[[float], None] = time.sleep,
@@ -62,6 +38,7 @@ class FastRestore:
         """Keep what every step needs; ``clock`` tells the time as EC2 does, in seconds since the epoch."""
         self.client = client
         self.snapshot_id = snapshot_id
+        self.what = f"Fast snapshot restore of {snapshot_id}"
         self.hour_seconds = hour_seconds
         self.sleep = sleep
         self.clock = clock
@@ -90,15 +67,17 @@ class FastRestore:
         active = sorted(zone for zone in ours if zone in states)
         if active and not check_mode:
             answer = self._call(
-                "disable_fast_snapshot_restores", AvailabilityZones=active, SourceSnapshotIds=[self.snapshot_id]
+                self.client.disable_fast_snapshot_restores,
+                AvailabilityZones=active,
+                SourceSnapshotIds=[self.snapshot_id],
             )
             self._check(answer, "switched off, and it costs money every hour")
         if ours and not check_mode:
-            self._call("delete_tags", Resources=[self.snapshot_id], Tags=[{"Key": ZONES_TAG}])
+            self._call(self.client.delete_tags, Resources=[self.snapshot_id], Tags=[{"Key": ZONES_TAG}])
         return self._result(bool(ours), states, set(states) - set(ours))
 
     def _snapshot(self) -> dict[str, Any]:
-        answer = self._call("describe_snapshots", SnapshotIds=[self.snapshot_id])
+        answer = self._call(self.client.describe_snapshots, SnapshotIds=[self.snapshot_id])
         snapshot: dict[str, Any] = answer["Snapshots"][0]
         return snapshot
 
@@ -108,14 +87,19 @@ class FastRestore:
             {"Name": "snapshot-id", "Values": [self.snapshot_id]},
             {"Name": "state", "Values": list(ACTIVE_STATES)},
         ]
-        answer = self._call("describe_fast_snapshot_restores", Filters=filters)
-        return {item["AvailabilityZone"]: item for item in answer["FastSnapshotRestores"]}
+        found = call_list(
+            self.client, "describe_fast_snapshot_restores", "FastSnapshotRestores", self.what, Filters=filters
+        )
+        return {item["AvailabilityZone"]: item for item in found}
 
     def _enable(self, zones: list[str], ours: list[str]) -> None:
         # The tag comes first: a run that is killed in between leaves a note too many, never a bill.
-        self._call("create_tags", Resources=[self.snapshot_id], Tags=[{"Key": ZONES_TAG, "Value": " ".join(ours)}])
+        tags = [{"Key": ZONES_TAG, "Value": " ".join(ours)}]
+        self._call(self.client.create_tags, Resources=[self.snapshot_id], Tags=tags)
         answer = self._call(
-            "enable_fast_snapshot_restores", AvailabilityZones=zones, SourceSnapshotIds=[self.snapshot_id]
+            self.client.enable_fast_snapshot_restores,
+            AvailabilityZones=zones,
+            SourceSnapshotIds=[self.snapshot_id],
         )
         self._check(answer, "switched on")
 
@@ -124,7 +108,7 @@ class FastRestore:
             for state in refused["FastSnapshotRestoreStateErrors"]:
                 error = state["Error"]
                 raise OpsError(
-                    f"Fast snapshot restore of {self.snapshot_id} in {state['AvailabilityZone']}",
+                    f"{self.what} in {state['AvailabilityZone']}",
                     f"it was not {what}: {error['Code']}: {error['Message'].rstrip('.')}",
                     "Mend what the message names and run again, or choose another way to warm the volumes",
                 )
@@ -142,7 +126,7 @@ class FastRestore:
                 break
             if self.clock() - started >= timeout_seconds:
                 raise OpsError(
-                    f"Fast snapshot restore of {self.snapshot_id}",
+                    self.what,
                     f"after {timeout_seconds:g} s it has not the credits for {total} volumes",
                     "Run again, or choose another way to warm the volumes",
                 )
@@ -161,7 +145,7 @@ class FastRestore:
         states = self._states()
         made: dict[str, list[float]] = {}
         filters = [{"Name": "snapshot-id", "Values": [self.snapshot_id]}]
-        for volume in self._call("describe_volumes", Filters=filters)["Volumes"]:
+        for volume in call_list(self.client, "describe_volumes", "Volumes", self.what, Filters=filters):
             if volume.get("FastRestored"):
                 made.setdefault(volume["AvailabilityZone"], []).append(volume["CreateTime"].timestamp())
         return {
@@ -173,12 +157,8 @@ class FastRestore:
             for zone in zones
         }
 
-    def _call(self, operation: str, **request: Any) -> dict[str, Any]:
-        try:
-            answer: dict[str, Any] = getattr(self.client, operation)(**request)
-        except sdk_errors() as error:
-            raise explain(error, f"EC2 {operation}") from error
-        return answer
+    def _call(self, operation: Operation, **request: Any) -> dict[str, Any]:
+        return call(operation, self.what, **request)
 
     def _result(self, changed: bool, before: Iterable[str], after: Iterable[str]) -> dict[str, Any]:
         return {
@@ -191,10 +171,9 @@ class FastRestore:
         }
 
 
-def tagged_zones(snapshot: Mapping[str, Any]) -> list[str]:
+def tagged_zones(snapshot: dict[str, Any]) -> list[str]:
     """Return the zones in which a run of ours switched it on and none has switched it off since."""
-    value = next((tag["Value"] for tag in snapshot.get("Tags", []) if tag["Key"] == ZONES_TAG), "")
-    return str(value).split()
+    return tags_of(snapshot).get(ZONES_TAG, "").split()
 
 
 def credits_left(

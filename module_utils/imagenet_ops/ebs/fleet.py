@@ -19,7 +19,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ansible.module_utils.imagenet_ops.aws.errors import error_code, error_message, sdk_errors, tags_of
+from ansible.module_utils.imagenet_ops.aws.calls import tags_of
+from ansible.module_utils.imagenet_ops.aws.errors import error_code, error_message, sdk_errors
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.ebs.jobs import Answer, Ec2Jobs, Job, Volume, fail, told
 
@@ -241,7 +242,7 @@ class Deployment:
         job.device_name = attachment["Device"]
         if attachment["State"] == "attaching" and self._is_stuck(job):
             request = {"VolumeId": job.volume_id, "InstanceId": job.instance_id}
-            self.ec2.submit(job, self._let_go, "detach_volume", **request)
+            self.ec2.submit(job, self._let_go, self.ec2.client.detach_volume, **request)
         elif attachment["State"] != "attached":
             self.ec2.wait_for(job)
         elif not self._ends_as_wanted(job):
@@ -311,7 +312,7 @@ class Deployment:
         self.ec2.submit(
             job,
             self._created,
-            "create_volume",
+            self.ec2.client.create_volume,
             AvailabilityZone=job.zone,
             VolumeType=settings.volume_type,
             Encrypted=settings.encrypted,
@@ -354,7 +355,7 @@ class Deployment:
         job.used_devices.add(suffix)
         job.device_name = device_name(suffix)
         request = {"VolumeId": job.volume_id, "InstanceId": job.instance_id, "Device": job.device_name}
-        self.ec2.submit(job, self._attached, "attach_volume", **request)
+        self.ec2.submit(job, self._attached, self.ec2.client.attach_volume, **request)
 
     def _attached(self, job: Job, answer: Answer) -> None:
         try:
@@ -383,7 +384,7 @@ class Deployment:
         ebs = {"VolumeId": job.volume_id, "DeleteOnTermination": self.settings.delete_on_termination}
         mappings = [{"DeviceName": job.device_name, "Ebs": ebs}]
         request = {"InstanceId": job.instance_id, "BlockDeviceMappings": mappings}
-        self.ec2.submit(job, self._delete_on_termination_set, "modify_instance_attribute", **request)
+        self.ec2.submit(job, self._delete_on_termination_set, self.ec2.client.modify_instance_attribute, **request)
 
     def _delete_on_termination_set(self, job: Job, answer: Answer) -> None:
         try:
@@ -400,7 +401,7 @@ class Deployment:
             if not is_gone(instances.get(job.instance_id)):
                 continue
             try:
-                self.ec2.mutate("delete_volume", VolumeId=job.volume_id)
+                self.ec2.mutate(self.ec2.client.delete_volume, VolumeId=job.volume_id)
                 job.reason += f". The instance has gone, so volume {job.volume_id} was deleted again"
             except sdk_errors() as error:
                 job.reason += (
@@ -496,10 +497,10 @@ class Removal:
         if volume is None or volume["State"] in GOING_STATES:
             job.waiting_since = None
         elif volume["State"] in ("available", "error"):
-            self.ec2.submit(job, self._deleted, "delete_volume", VolumeId=job.volume_id)
+            self.ec2.submit(job, self._deleted, self.ec2.client.delete_volume, VolumeId=job.volume_id)
         elif volume["State"] == "in-use" and not job.detached:
             request = {"VolumeId": job.volume_id, "InstanceId": owner_of(volume)}
-            self.ec2.submit(job, self._detached, "detach_volume", **request)
+            self.ec2.submit(job, self._detached, self.ec2.client.detach_volume, **request)
         else:
             self.ec2.wait_for(job)
 

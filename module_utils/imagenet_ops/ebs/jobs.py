@@ -12,9 +12,11 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from typing import Any, Callable, Optional, Protocol
+from typing import Any, Callable, Optional
 
-from ansible.module_utils.imagenet_ops.aws.errors import chunks, explain, sdk_errors
+from ansible.module_utils.imagenet_ops.aws.calls import call_pages, chunks
+from ansible.module_utils.imagenet_ops.aws.clients import Ec2Client, Operation
+from ansible.module_utils.imagenet_ops.aws.errors import explain
 
 THREADS = 16
 # Adaptive retries measure the rate that the account is allowed and keep to it: with the plain ones, a large fleet fails
@@ -36,37 +38,6 @@ POLL_GROWTH = 1.25
 LAST_POLL_SECONDS = 5.0
 # A volume that has waited so long is looked at even if others, asked for later, are too young to be seen with it.
 BUSY_POLL_SECONDS = 2 * FIRST_POLL_SECONDS
-
-
-class Ec2Client(Protocol):
-    """The part of boto3's EC2 client that is used here."""
-
-    def describe_instances(self, **request: Any) -> dict[str, Any]:
-        """Return a page of instances."""
-
-    def describe_instance_types(self, **request: Any) -> dict[str, Any]:
-        """Return a page of instance types."""
-
-    def describe_volumes(self, **request: Any) -> dict[str, Any]:
-        """Return a page of volumes."""
-
-    def describe_snapshots(self, **request: Any) -> dict[str, Any]:
-        """Return a page of snapshots."""
-
-    def create_volume(self, **request: Any) -> dict[str, Any]:
-        """Create a volume."""
-
-    def attach_volume(self, **request: Any) -> dict[str, Any]:
-        """Attach a volume."""
-
-    def modify_instance_attribute(self, **request: Any) -> dict[str, Any]:
-        """Change a setting of an instance."""
-
-    def detach_volume(self, **request: Any) -> dict[str, Any]:
-        """Detach a volume."""
-
-    def delete_volume(self, **request: Any) -> dict[str, Any]:
-        """Delete a volume."""
 
 
 @dataclass
@@ -131,12 +102,11 @@ class Ec2Jobs:
         """Return the time (seconds since the epoch) by the clock of EC2, as the last Describe told it, else by ours."""
         return self.clock() + self._ahead_seconds
 
-    def mutate(self, operation: str, **request: Any) -> dict[str, Any]:
+    def mutate(self, operation: Operation, **request: Any) -> dict[str, Any]:
         """Call an operation that changes something, and count it."""
         with self._count_lock:
             self.api_calls["mutating"] += 1
-        answer: dict[str, Any] = getattr(self.client, operation)(**request)
-        return answer
+        return operation(**request)
 
     def describe(
         self, operation: str, key: str, filters: dict[str, list[str]], page_results: int = PAGE_RESULTS
@@ -146,19 +116,12 @@ class Ec2Jobs:
             "Filters": [{"Name": name, "Values": values} for name, values in filters.items()],
             "MaxResults": page_results,
         }
-        while True:
+        for page in call_pages(self.client, operation, f"EC2 {operation}", **request):
             self.api_calls["describe"] += 1
-            try:
-                answer = getattr(self.client, operation)(**request)
-            except sdk_errors() as error:
-                raise explain(error, f"EC2 {operation}") from error
-            date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
+            date = page.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
             if date:
                 self._ahead_seconds = parsedate_to_datetime(date).timestamp() - self.clock()
-            yield from answer[key]
-            if not answer.get("NextToken"):
-                return
-            request["NextToken"] = answer["NextToken"]
+            yield from page[key]
 
     def instances(self, instance_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
         """Return those of the instances that EC2 knows, by id."""
@@ -187,7 +150,7 @@ class Ec2Jobs:
             for volume in self.describe("describe_volumes", "Volumes", {"volume-id": ids})
         }
 
-    def submit(self, job: Job, then: Callable[[Job, Answer], None], operation: str, **request: Any) -> None:
+    def submit(self, job: Job, then: Callable[[Job, Answer], None], operation: Operation, **request: Any) -> None:
         """Start a call for ``job`` in a thread; ``then`` gets its answer in the main thread, within `work`."""
         job.waiting_since = None
         self._in_flight[self._pool.submit(self.mutate, operation, **request)] = (job, then)

@@ -10,7 +10,8 @@ import base64
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible.module_utils.imagenet_ops.aws.errors import call, call_pages, tag_list, tags_of
+from ansible.module_utils.imagenet_ops.aws.calls import call, call_list, tag_list, tags_of
+from ansible.module_utils.imagenet_ops.aws.clients import Ec2Client, Operation
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 
 PROJECT_TAG = "Project"
@@ -136,7 +137,7 @@ def readable(data: dict[str, Any]) -> dict[str, Any]:
 class LaunchTemplateUpdate:
     """Brings one launch template to its settings, with the boto3 client ``ec2``."""
 
-    def __init__(self, ec2: Any, settings: TemplateSettings) -> None:
+    def __init__(self, ec2: Ec2Client, settings: TemplateSettings) -> None:
         """Keep what every step needs. Raises OpsError where the settings cannot be a template."""
         self.ec2 = ec2
         self.settings = settings
@@ -166,13 +167,13 @@ class LaunchTemplateUpdate:
         if not check_mode:
             template = self._write(template, news)
             if default not in (0, version):
-                self._call("modify_launch_template", template, DefaultVersion=str(version))
+                self._call(self.ec2.modify_launch_template, template, DefaultVersion=str(version))
             if default and new_tags:
                 resources = [template["LaunchTemplateId"]]
-                call(self.ec2, "create_tags", self.what, Resources=resources, Tags=tag_list(new_tags))
+                call(self.ec2.create_tags, self.what, Resources=resources, Tags=tag_list(new_tags))
             for start in range(0, len(surplus), DELETED_AT_ONCE):
                 numbers = [str(number) for number in surplus[start : start + DELETED_AT_ONCE]]
-                self._call("delete_launch_template_versions", template, Versions=numbers)
+                self._call(self.ec2.delete_launch_template_versions, template, Versions=numbers)
         return {
             "changed": bool(news or new_tags or default != version or surplus),
             "template_id": template.get("LaunchTemplateId", ""),
@@ -187,7 +188,7 @@ class LaunchTemplateUpdate:
     def _find(self) -> dict[str, Any]:
         """Return the template as EC2 describes it, or {} where there is none."""
         filters = [{"Name": "launch-template-name", "Values": [self.settings.name]}]
-        answer = call(self.ec2, "describe_launch_templates", self.what, Filters=filters)
+        answer = call(self.ec2.describe_launch_templates, self.what, Filters=filters)
         template: dict[str, Any] = next(iter(answer["LaunchTemplates"]), {})
         project = self.settings.tags[PROJECT_TAG]
         if template and tags_of(template).get(PROJECT_TAG) != project:
@@ -201,7 +202,7 @@ class LaunchTemplateUpdate:
     def _latest_data(self, template: dict[str, Any]) -> dict[str, Any]:
         if not template:
             return {}
-        answer = self._call("describe_launch_template_versions", template, Versions=["$Latest"])
+        answer = self._call(self.ec2.describe_launch_template_versions, template, Versions=["$Latest"])
         data: dict[str, Any] = answer["LaunchTemplateVersions"][0]["LaunchTemplateData"]
         return data
 
@@ -212,7 +213,7 @@ class LaunchTemplateUpdate:
             return []
         request = {"LaunchTemplateId": template["LaunchTemplateId"]}
         key = "LaunchTemplateVersions"
-        found = call_pages(self.ec2, "describe_launch_template_versions", key, self.what, **request)
+        found = call_list(self.ec2, "describe_launch_template_versions", key, self.what, **request)
         older = sorted({entry["VersionNumber"] for entry in found} - {version})
         return older[: max(0, len(older) - (kept - 1))]
 
@@ -221,12 +222,12 @@ class LaunchTemplateUpdate:
         if not template:
             tags = [{"ResourceType": "launch-template", "Tags": tag_list(self.settings.tags)}]
             request = {"LaunchTemplateName": self.settings.name, "LaunchTemplateData": news, "TagSpecifications": tags}
-            made: dict[str, Any] = call(self.ec2, "create_launch_template", self.what, **request)["LaunchTemplate"]
+            made: dict[str, Any] = call(self.ec2.create_launch_template, self.what, **request)["LaunchTemplate"]
             return made
         if news:
             source = str(template["LatestVersionNumber"])
-            self._call("create_launch_template_version", template, SourceVersion=source, LaunchTemplateData=news)
+            self._call(self.ec2.create_launch_template_version, template, SourceVersion=source, LaunchTemplateData=news)
         return template
 
-    def _call(self, operation: str, template: dict[str, Any], **request: Any) -> dict[str, Any]:
-        return call(self.ec2, operation, self.what, LaunchTemplateId=template["LaunchTemplateId"], **request)
+    def _call(self, operation: Operation, template: dict[str, Any], **request: Any) -> dict[str, Any]:
+        return call(operation, self.what, LaunchTemplateId=template["LaunchTemplateId"], **request)

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ansible.module_utils.imagenet_ops.aws.errors import call, call_pages, chunks, tag_filters, tags_of
+from ansible.module_utils.imagenet_ops.aws.calls import call, call_list, call_pages, chunks, tag_filters, tags_of
+from ansible.module_utils.imagenet_ops.aws.clients import Ec2Client
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.dataset.manifest import MANIFEST_NAME
 
@@ -64,7 +65,7 @@ class Retirement:
     """
 
     def __init__(
-        self, ec2: Any, s3: Any, tags: dict[str, str], keep: int, prices: Mapping[str, float], bucket: str = ""
+        self, ec2: Ec2Client, s3: Any, tags: dict[str, str], keep: int, prices: Mapping[str, float], bucket: str = ""
     ) -> None:
         """Keep what every step needs. Raises OpsError where nothing would be kept, or the tags do not say of what."""
         self.ec2 = ec2
@@ -84,8 +85,8 @@ class Retirement:
         """Return the module's result, after what can go is gone, or would be in check mode."""
         request = {"Filters": tag_filters(self.tags)}
         own = {**request, "OwnerIds": ["self"]}
-        snapshots = list(call_pages(self.ec2, "describe_snapshots", "Snapshots", self.what, **own))
-        volumes = list(call_pages(self.ec2, "describe_volumes", "Volumes", self.what, **request))
+        snapshots = list(call_list(self.ec2, "describe_snapshots", "Snapshots", self.what, **own))
+        volumes = list(call_list(self.ec2, "describe_volumes", "Volumes", self.what, **request))
         backups = self._backups() if self.bucket else {}
         kept = newest_versions(snapshots, {name: backup.created for name, backup in backups.items()}, self.keep)
         items = [self._judge_volume(volume, kept) for volume in volumes]
@@ -139,20 +140,20 @@ class Retirement:
         uses: dict[str, list[str]] = {}
         for ids in chunks(snapshot_ids):
             filters = [{"Name": "snapshot-id", "Values": ids}]
-            for volume in call_pages(self.ec2, "describe_volumes", "Volumes", self.what, Filters=filters):
+            for volume in call_list(self.ec2, "describe_volumes", "Volumes", self.what, Filters=filters):
                 if volume["VolumeId"] not in going:
                     uses.setdefault(volume["SnapshotId"], []).append(f"volume {volume['VolumeId']}")
-        for image in call_pages(self.ec2, "describe_images", "Images", self.what, Owners=["self"]):
+        for image in call_list(self.ec2, "describe_images", "Images", self.what, Owners=["self"]):
             for snapshot_id in _named(image):
                 uses.setdefault(snapshot_id, []).append(f"AMI {image['ImageId']}")
-        for template in call_pages(self.ec2, "describe_launch_templates", "LaunchTemplates", self.what):
+        for template in call_list(self.ec2, "describe_launch_templates", "LaunchTemplates", self.what):
             for snapshot_id, version in self._named_by(template):
                 name = f"launch template {template['LaunchTemplateName']} version {version}"
                 uses.setdefault(snapshot_id, []).append(name)
         for snapshot_id in snapshot_ids:
             if snapshot_id not in uses:
                 request = {"SnapshotId": snapshot_id, "Attribute": "createVolumePermission"}
-                permissions = call(self.ec2, "describe_snapshot_attribute", self.what, **request)
+                permissions = call(self.ec2.describe_snapshot_attribute, self.what, **request)
                 sharers = [entry.get("UserId", "everybody") for entry in permissions["CreateVolumePermissions"]]
                 uses.update({snapshot_id: [f"account {sharer}" for sharer in sharers]} if sharers else {})
         return {snapshot_id: _shortened(uses[snapshot_id]) for snapshot_id in snapshot_ids if snapshot_id in uses}
@@ -161,7 +162,7 @@ class Retirement:
         """Yield the snapshots that the versions of a launch template name, each with the version's number."""
         request = {"LaunchTemplateId": template["LaunchTemplateId"]}
         key = "LaunchTemplateVersions"
-        for version in call_pages(self.ec2, "describe_launch_template_versions", key, self.what, **request):
+        for version in call_list(self.ec2, "describe_launch_template_versions", key, self.what, **request):
             for snapshot_id in _named(version["LaunchTemplateData"]):
                 yield snapshot_id, version["VersionNumber"]
 
@@ -207,24 +208,16 @@ class Retirement:
     def _listed(self, operation: str, *arguments: str) -> Iterator[dict[str, Any]]:
         """Yield the entries of all pages of a listing of the bucket: the keys of the entries, then the prefix."""
         *keys, prefix = arguments
-        request: dict[str, Any] = {"Bucket": self.bucket, "Prefix": prefix}
-        while True:
-            answer = call(self.s3, operation, f"Bucket {self.bucket}", **request)
+        for page in call_pages(self.s3, operation, f"Bucket {self.bucket}", Bucket=self.bucket, Prefix=prefix):
             for key in keys:
-                yield from answer.get(key, [])
-            if not answer.get("IsTruncated"):
-                return
-            marks = {"ContinuationToken": "NextContinuationToken"}
-            if operation == "list_object_versions":
-                marks = {"KeyMarker": "NextKeyMarker", "VersionIdMarker": "NextVersionIdMarker"}
-            request.update({name: answer[mark] for name, mark in marks.items()})
+                yield from page.get(key, [])
 
     def _remove(self, item: Item) -> None:
         what = f"{item.kind.capitalize()} {item.name}"
         if item.kind == "volume":
-            call(self.ec2, "delete_volume", what, VolumeId=item.name)
+            call(self.ec2.delete_volume, what, VolumeId=item.name)
         elif item.kind == "snapshot":
-            call(self.ec2, "delete_snapshot", what, SnapshotId=item.name)
+            call(self.ec2.delete_snapshot, what, SnapshotId=item.name)
         else:
             self._remove_backup(what, f"{self.tags['Dataset']}/{item.version}/")
 
@@ -236,7 +229,7 @@ class Retirement:
             batch = found[start : start + DELETED_AT_ONCE]
             objects = [{"Key": entry["Key"], "VersionId": entry["VersionId"]} for entry in batch]
             request = {"Bucket": self.bucket, "Delete": {"Objects": objects, "Quiet": True}}
-            errors = call(self.s3, "delete_objects", what, **request).get("Errors", [])
+            errors = call(self.s3.delete_objects, what, **request).get("Errors", [])
             if errors:
                 why = f"{len(errors)} objects were not deleted, {errors[0]['Key']}: {errors[0].get('Code')}"
                 raise OpsError(what, why, "Look at the policy and the object lock of the bucket, and run again")

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ansible.module_utils.imagenet_ops.aws.errors import call, call_pages, tag_filters, tag_list, tags_of
+from ansible.module_utils.imagenet_ops.aws.calls import call, call_list, tag_filters, tag_list, tags_of
+from ansible.module_utils.imagenet_ops.aws.clients import Ec2Client, KmsClient
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 
 SOURCE_TAG = "CopiedFrom"
@@ -37,7 +38,7 @@ class CopySettings:
 class SnapshotCopy:
     """Makes one copy, with boto3 clients: EC2 of the two Regions and KMS of the Region of the copy."""
 
-    def __init__(self, source_ec2: Any, ec2: Any, kms: Any, settings: CopySettings) -> None:
+    def __init__(self, source_ec2: Ec2Client, ec2: Ec2Client, kms: KmsClient, settings: CopySettings) -> None:
         """Keep what every step needs. Raises OpsError where the settings make no copy."""
         self.source_ec2 = source_ec2
         self.ec2 = ec2
@@ -75,7 +76,7 @@ class SnapshotCopy:
 
     def _source(self) -> dict[str, Any]:
         filters = [{"Name": "snapshot-id", "Values": [self.settings.snapshot_id]}]
-        found = list(call_pages(self.source_ec2, "describe_snapshots", "Snapshots", self.what, Filters=filters))
+        found = list(call_list(self.source_ec2, "describe_snapshots", "Snapshots", self.what, Filters=filters))
         if not found:
             why = f"there is no such snapshot in {self.settings.source_region}"
             raise OpsError(self.what, why, "Correct the id or the Region")
@@ -91,7 +92,7 @@ class SnapshotCopy:
         key = self.settings.kms_key_id
         if not key:
             return ""
-        arn: str = call(self.kms, "describe_key", f"KMS key {key}", KeyId=key)["KeyMetadata"]["Arn"]
+        arn: str = call(self.kms.describe_key, f"KMS key {key}", KeyId=key)["KeyMetadata"]["Arn"]
         return arn
 
     def _find(self, tags: dict[str, str], key_arn: str) -> dict[str, Any]:
@@ -106,7 +107,7 @@ class SnapshotCopy:
         request = {"Filters": filters, "OwnerIds": ["self"]}
         fitting = [
             snapshot
-            for snapshot in call_pages(self.ec2, "describe_snapshots", "Snapshots", self.what, **request)
+            for snapshot in call_list(self.ec2, "describe_snapshots", "Snapshots", self.what, **request)
             if key_arn in ("", snapshot.get("KmsKeyId"))
         ]
         return max(fitting, key=lambda snapshot: str(snapshot["StartTime"]), default={})
@@ -126,5 +127,5 @@ class SnapshotCopy:
             request["KmsKeyId"] = key_arn
         if settings.completion_minutes:
             request["CompletionDurationMinutes"] = settings.completion_minutes
-        made = call(self.ec2, "copy_snapshot", self.what, **request)
+        made = call(self.ec2.copy_snapshot, self.what, **request)
         return {"SnapshotId": made["SnapshotId"], "State": "pending", "Progress": "0%"}

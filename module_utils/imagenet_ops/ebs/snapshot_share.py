@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ansible.module_utils.imagenet_ops.aws.errors import call, call_pages
+from ansible.module_utils.imagenet_ops.aws.calls import call, call_list
+from ansible.module_utils.imagenet_ops.aws.clients import Ec2Client, KmsClient
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 
 ATTRIBUTE = "createVolumePermission"
@@ -51,7 +52,9 @@ def key_statements(accounts: Iterable[str], partition: str) -> list[dict[str, An
 class SnapshotShare:
     """Brings the list of accounts of one snapshot to what is wanted, with boto3 clients of EC2 and KMS."""
 
-    def __init__(self, ec2: Any, kms: Any, snapshot_id: str, accounts: Sequence[str], *, revoke_unlisted: bool) -> None:
+    def __init__(
+        self, ec2: Ec2Client, kms: KmsClient, snapshot_id: str, accounts: Sequence[str], *, revoke_unlisted: bool
+    ) -> None:
         """Keep what every step needs; ``revoke_unlisted`` takes it from accounts that are not among ``accounts``.
 
         Raises OpsError for what is no number of an account, such as ``all``.
@@ -106,7 +109,7 @@ class SnapshotShare:
 
     def _snapshot(self) -> dict[str, Any]:
         filters = [{"Name": "snapshot-id", "Values": [self.snapshot_id]}]
-        found = list(call_pages(self.ec2, "describe_snapshots", "Snapshots", self.what, Filters=filters))
+        found = list(call_list(self.ec2, "describe_snapshots", "Snapshots", self.what, Filters=filters))
         if not found:
             raise OpsError(self.what, "it does not exist in this Region", "Correct the id or the Region")
         snapshot: dict[str, Any] = found[0]
@@ -114,7 +117,7 @@ class SnapshotShare:
 
     def _permitted(self) -> set[str]:
         request = {"SnapshotId": self.snapshot_id, "Attribute": ATTRIBUTE}
-        answer = call(self.ec2, "describe_snapshot_attribute", self.what, **request)
+        answer = call(self.ec2.describe_snapshot_attribute, self.what, **request)
         permissions = answer["CreateVolumePermissions"]
         if any(permission.get("Group") == EVERYBODY for permission in permissions):
             todo = (
@@ -128,7 +131,7 @@ class SnapshotShare:
         if not snapshot.get("Encrypted"):
             todo = "Copy it under a KMS key of your own (snapshot_sharing_regions with a kms_key_id) and share the copy"
             raise OpsError(self.what, "it is not encrypted", todo)
-        key = call(self.kms, "describe_key", f"KMS key {key_arn}", KeyId=key_arn)["KeyMetadata"]
+        key = call(self.kms.describe_key, f"KMS key {key_arn}", KeyId=key_arn)["KeyMetadata"]
         if key["KeyManager"] == AWS_MANAGED:
             todo = (
                 "Make a copy under a KMS key of your own by naming this Region with that key, for example "
@@ -143,8 +146,7 @@ class SnapshotShare:
         ordered = sorted(accounts)
         for start in range(0, len(ordered), CHANGES_AT_ONCE):
             call(
-                self.ec2,
-                "modify_snapshot_attribute",
+                self.ec2.modify_snapshot_attribute,
                 self.what,
                 SnapshotId=self.snapshot_id,
                 Attribute=ATTRIBUTE,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Callable, Protocol
+from typing import Any, Callable
 
+from ansible.module_utils.imagenet_ops.aws.calls import call_list, tags_of
+from ansible.module_utils.imagenet_ops.aws.clients import Ec2Client
 from ansible.module_utils.imagenet_ops.aws.errors import explain, sdk_errors
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.core.progress import Progress
@@ -16,35 +18,20 @@ PAGE_RESULTS = 1000
 UNREACHABLE_SECONDS_MAX = 900.0
 
 
-class SnapshotClient(Protocol):
-    """The part of boto3's EC2 client that is used here."""
-
-    def describe_snapshots(self, **request: Any) -> dict[str, Any]:
-        """Return the snapshots named by ``SnapshotIds`` (refused where one does not exist), or those of ``Filters``."""
-
-
-def find_snapshots(client: SnapshotClient, filters: Mapping[str, Any]) -> list[dict[str, Any]]:
+def find_snapshots(client: Ec2Client, filters: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the snapshots that fit ``filters`` (a value or a list of values by name), the newest last.
 
     Each has ``snapshot_id``, ``state``, ``progress``, ``volume_size`` (GiB),
     ``full_snapshot_size_in_bytes`` (of the data, 0 where AWS does not say), ``start_time`` (ISO 8601) and ``tags``.
     Raises OpsError where EC2 refuses.
     """
-    asked = [
+    wanted = [
         {"Name": name, "Values": [str(value) for value in (values if isinstance(values, list) else [values])]}
         for name, values in filters.items()
     ]
-    request: dict[str, Any] = {"Filters": asked, "MaxResults": PAGE_RESULTS}
-    found: list[dict[str, Any]] = []
-    while True:
-        try:
-            answer = client.describe_snapshots(**request)
-        except sdk_errors() as error:
-            raise explain(error, "EC2 describe_snapshots") from error
-        found += answer["Snapshots"]
-        if not answer.get("NextToken"):
-            break
-        request["NextToken"] = answer["NextToken"]
+    operation = "describe_snapshots"
+    request: dict[str, Any] = {"Filters": wanted, "MaxResults": PAGE_RESULTS}
+    found = call_list(client, operation, "Snapshots", f"EC2 {operation}", **request)
     return [
         {
             "snapshot_id": snapshot["SnapshotId"],
@@ -53,7 +40,7 @@ def find_snapshots(client: SnapshotClient, filters: Mapping[str, Any]) -> list[d
             "volume_size": snapshot["VolumeSize"],
             "full_snapshot_size_in_bytes": snapshot.get("FullSnapshotSizeInBytes") or 0,
             "start_time": snapshot["StartTime"].isoformat(),
-            "tags": {tag["Key"]: tag["Value"] for tag in snapshot.get("Tags", [])},
+            "tags": tags_of(snapshot),
         }
         for snapshot in sorted(found, key=lambda snapshot: snapshot["StartTime"])
     ]
@@ -64,7 +51,7 @@ class SnapshotWait:
 
     def __init__(
         self,
-        client: SnapshotClient,
+        client: Ec2Client,
         poll_seconds: float,
         timeout_seconds: float,
         sleep: Callable[[float], None] = time.sleep,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, Callable, Protocol
+from typing import Any, Callable
 
-from ansible.module_utils.imagenet_ops.aws.errors import chunks, explain, sdk_errors
+from ansible.module_utils.imagenet_ops.aws.calls import call_list, chunks
+from ansible.module_utils.imagenet_ops.aws.clients import Ec2Client
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.core.progress import Progress
 
@@ -18,14 +19,7 @@ POLL_GROWTH = 1.5
 LAST_POLL_SECONDS = 30.0
 
 
-class StatusClient(Protocol):
-    """The part of boto3's EC2 client that is used here."""
-
-    def describe_volume_status(self, **request: Any) -> dict[str, Any]:
-        """Return the status of volumes."""
-
-
-def initialization_of(client: StatusClient, volume_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+def initialization_of(client: Ec2Client, volume_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Return by volume: ``percent`` that has arrived, ``provisioned`` where at a rate that was paid for.
 
     ``known`` says whether EC2 told it at all; where not, ``percent`` is 100. ``eta_seconds`` is EBS's own estimate, 0
@@ -33,11 +27,8 @@ def initialization_of(client: StatusClient, volume_ids: Iterable[str]) -> dict[s
     """
     found: dict[str, dict[str, Any]] = {}
     for ids in chunks(volume_ids):
-        try:
-            answer = client.describe_volume_status(VolumeIds=ids)
-        except sdk_errors() as error:
-            raise explain(error, "EC2 describe_volume_status") from error
-        for status in answer["VolumeStatuses"]:
+        operation = "describe_volume_status"
+        for status in call_list(client, operation, "VolumeStatuses", f"EC2 {operation}", VolumeIds=ids):
             # Without details there is nothing to load: a blank volume, or one of a Region that does not tell.
             details = status.get("InitializationStatusDetails") or {"Progress": 100}
             found[status["VolumeId"]] = {
@@ -55,7 +46,7 @@ def open_volumes(volumes: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def wait_for_initialization(
-    client: StatusClient,
+    client: Ec2Client,
     volume_ids: Iterable[str],
     data_bytes: int,
     timeout_seconds: float,

@@ -8,8 +8,10 @@ import ebs_initialization_info
 import pytest
 from ansible.module_utils.testing import patch_module_args
 
+from tests.fakes.clients import StubEc2
 
-class Client:
+
+class Client(StubEc2):
     """EC2 with one volume of which a half, and then all, is there."""
 
     def __init__(self) -> None:

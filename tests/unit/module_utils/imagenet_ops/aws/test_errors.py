@@ -2,11 +2,9 @@ from __future__ import annotations
 
 import boto3
 import pytest
-from ansible.module_utils.imagenet_ops.aws.errors import chunks, error_code, explain, sdk_errors
+from ansible.module_utils.imagenet_ops.aws.errors import error_code, explain, sdk_errors
 from botocore.config import Config
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def refused(code: str, message: str) -> ClientError:
@@ -75,10 +73,3 @@ def test_a_dead_endpoint_is_an_error_of_the_sdk(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(sdk_errors()) as caught:
         client.describe_volumes()
     assert explain(caught.value, "EC2").todo == "Check the network, the region and endpoint_url, then run again"
-
-
-@given(st.lists(st.text(max_size=3), max_size=700))
-def test_chunks_hold_everything_once_and_fit_a_filter(values: list[str]) -> None:
-    parts = list(chunks(values))
-    assert [value for part in parts for value in part] == values
-    assert all(1 <= len(part) <= 200 for part in parts)

@@ -11,12 +11,13 @@ from ansible.module_utils.imagenet_ops.ebs.fast_snapshot_restore import FastRest
 
 from lab.fast_restore import FastRestores
 from lab.rules import ApiError
+from tests.fakes.clients import StubEc2
 
 HOUR = 3600.0
 SNAPSHOT = "snap-1"
 
 
-class Ec2:
+class Ec2(StubEc2):
     """A client whose fast snapshot restore is the lab's; time passes only by `sleep`."""
 
     def __init__(self, size_gib: int = 128) -> None:
@@ -27,6 +28,7 @@ class Ec2:
         self.volumes: list[dict[str, Any]] = []
         self.calls: list[str] = []
         self.die_at = ""
+        self.page_results = 1000
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -46,8 +48,11 @@ class Ec2:
         return {"Snapshots": [{"VolumeSize": self.size_gib, "Tags": tags}]}
 
     def describe_volumes(self, **request: Any) -> dict[str, Any]:
-        assert request == {"Filters": [{"Name": "snapshot-id", "Values": [SNAPSHOT]}]}
-        return {"Volumes": self.volumes}
+        assert request["Filters"] == [{"Name": "snapshot-id", "Values": [SNAPSHOT]}]
+        start = int(request.get("NextToken", 0))
+        end = start + self.page_results
+        more = {"NextToken": str(end)} if end < len(self.volumes) else {}
+        return {"Volumes": self.volumes[start:end], **more}
 
     def describe_fast_snapshot_restores(self, **request: Any) -> dict[str, Any]:
         wanted = {one["Name"]: one["Values"] for one in request["Filters"]}
@@ -123,6 +128,15 @@ def test_a_second_wave_waits_for_credits_of_its_own(tmp_path: Path) -> None:
     before = ec2.now
     enable(ec2, tmp_path, a=4)
     assert ec2.now - before >= HOUR / 2 - 15
+    assert all(ec2.make_volume("a") for _ in range(4))
+
+
+def test_volumes_on_later_pages_took_credits_too(tmp_path: Path) -> None:
+    ec2 = Ec2()
+    ec2.page_results = 1
+    enable(ec2, tmp_path, a=8)
+    assert all(ec2.make_volume("a") for _ in range(8))
+    enable(ec2, tmp_path, a=4)
     assert all(ec2.make_volume("a") for _ in range(4))
 
 

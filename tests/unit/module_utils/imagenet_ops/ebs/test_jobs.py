@@ -63,7 +63,7 @@ def test_a_job_waits_until_its_volume_is_as_it_should_be_and_polls_grow_apart(ec
     started = ec2.now
     ec2.create_seconds = 20
     jobs, job = jobs_of(ec2), Job("i-1")
-    jobs.submit(job, created, "create_volume", **creation("i-1"))
+    jobs.submit(job, created, ec2.create_volume, **creation("i-1"))
     jobs.work([job], advance)
     between = [later - sooner for sooner, later in zip([0.0, *seen], seen)]
     assert between[:3] == [1.25, 1.25 * 1.25, 1.25**3]
@@ -83,7 +83,7 @@ def test_once_the_last_call_is_answered_polls_begin_anew(ec2: FakeEc2) -> None:
         assert volume is not None
         if volume["State"] == "available":
             request = {"VolumeId": job.volume_id, "InstanceId": "i-1", "Device": "/dev/sdf"}
-            jobs.submit(job, lambda job, _: jobs.wait_for(job), "attach_volume", **request)
+            jobs.submit(job, lambda job, _: jobs.wait_for(job), ec2.attach_volume, **request)
         elif volume["State"] == "in-use":
             job.waiting_since = None
 
@@ -133,7 +133,7 @@ def test_an_old_volume_is_looked_at_alone_while_calls_are_on_their_way(
         ec2.now += ec2.create_seconds if job is old else 0
     monkeypatch.setattr(ec2, "create_volume", create_late)
     monkeypatch.setattr(ec2, "describe_volumes", describe_and_note)
-    jobs.submit(late, created, "create_volume", **creation("late"))
+    jobs.submit(late, created, ec2.create_volume, **creation("late"))
     jobs.work([old, young, late], advance)
     assert looks[0] == [old.volume_id]
     assert looks[-1] == [young.volume_id, late.volume_id]
@@ -169,7 +169,7 @@ def test_calls_not_yet_started_are_dropped_when_the_run_ends_in_an_error(ec2: Fa
     jobs = jobs_of(ec2)
     many = [Job(f"i-{number}") for number in range(500)]
     for job in many:
-        jobs.submit(job, created, "create_volume", **creation(job.instance_id))
+        jobs.submit(job, created, ec2.create_volume, **creation(job.instance_id))
     with pytest.raises(Killed):
         jobs.work(many, lambda *_: None)
     assert len(ec2.volumes) == 3

@@ -9,6 +9,8 @@ import pytest
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.ebs.launch_template import LaunchTemplateUpdate, TemplateSettings, VolumeMapping
 
+from tests.fakes.clients import StubEc2
+
 VOLUME = VolumeMapping(device_name="/dev/sdf", snapshot_id="snap-1", throughput_mib_s=500)
 SETTINGS = TemplateSettings(
     name="imagenet",
@@ -20,7 +22,7 @@ SETTINGS = TemplateSettings(
 )
 
 
-class FakeEc2:
+class FakeEc2(StubEc2):
     """Launch templates as EC2 keeps them; it adds what EC2 adds to what it describes."""
 
     def __init__(self) -> None:
@@ -53,25 +55,29 @@ class FakeEc2:
         self.tags = request["TagSpecifications"][0]["Tags"]
         return {"LaunchTemplate": self._template()}
 
-    def create_launch_template_version(self, **request: Any) -> None:
+    def create_launch_template_version(self, **request: Any) -> dict[str, Any]:
         self.calls.append("create_launch_template_version")
         assert "State" not in request["LaunchTemplateData"].get("MetadataOptions", {})
         self.versions.append({**self.versions[int(request["SourceVersion"]) - 1], **request["LaunchTemplateData"]})
+        return {}
 
-    def modify_launch_template(self, **request: Any) -> None:
+    def modify_launch_template(self, **request: Any) -> dict[str, Any]:
         self.calls.append("modify_launch_template")
         self.default = int(request["DefaultVersion"])
+        return {}
 
-    def create_tags(self, **request: Any) -> None:
+    def create_tags(self, **request: Any) -> dict[str, Any]:
         self.calls.append("create_tags")
         new = {tag["Key"] for tag in request["Tags"]}
         self.tags = [tag for tag in self.tags if tag["Key"] not in new] + request["Tags"]
+        return {}
 
-    def delete_launch_template_versions(self, **request: Any) -> None:
+    def delete_launch_template_versions(self, **request: Any) -> dict[str, Any]:
         self.calls.append("delete_launch_template_versions")
         numbers = {int(number) for number in request["Versions"]}
         assert self.default not in numbers
         self.deleted |= numbers
+        return {}
 
     def _template(self) -> dict[str, Any]:
         numbers = {"DefaultVersionNumber": self.default, "LatestVersionNumber": len(self.versions)}

@@ -6,6 +6,8 @@ import pytest
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.ebs.retention import Retirement, newest_versions
 
+from tests.fakes.clients import StubEc2, paginator
+
 TAGS = {"Project": "imagenet-ops", "Dataset": "imagenet"}
 PRICES = {"snapshot": 0.05, "backup": 0.02, "gp3": 0.08, "sc1": 0.015}
 OLD, MIDDLE, NEW = "aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"
@@ -16,7 +18,7 @@ def tag_list(tags: dict[str, str]) -> list[dict[str, str]]:
     return [{"Key": name, "Value": value} for name, value in tags.items()]
 
 
-class FakeAws:
+class FakeAws(StubEc2):
     """EC2 and a versioned bucket of S3, with what a data set leaves in them."""
 
     def __init__(self) -> None:
@@ -28,6 +30,9 @@ class FakeAws:
         self.objects: dict[str, int] = {}
         self.deleted: list[str] = []
         self.undeletable = ""
+
+    def get_paginator(self, operation: str, /) -> Any:
+        return paginator(self, "s3" if operation.startswith("list_") else "ec2", operation)
 
     def add_snapshot(self, name: str, version: str, date: str, state: str = "completed", **values: Any) -> None:
         tags = {**TAGS, "Role": "snapshot", **({"DatasetVersion": version} if version else {})}
@@ -70,13 +75,15 @@ class FakeAws:
     def describe_snapshot_attribute(self, **request: Any) -> dict[str, Any]:
         return {"CreateVolumePermissions": self.permissions.get(request["SnapshotId"], [])}
 
-    def delete_volume(self, **request: Any) -> None:
+    def delete_volume(self, **request: Any) -> dict[str, Any]:
         self.deleted.append(request["VolumeId"])
         del self.volumes[request["VolumeId"]]
+        return {}
 
-    def delete_snapshot(self, **request: Any) -> None:
+    def delete_snapshot(self, **request: Any) -> dict[str, Any]:
         self.deleted.append(request["SnapshotId"])
         del self.snapshots[request["SnapshotId"]]
+        return {}
 
     def list_objects_v2(self, **request: Any) -> dict[str, Any]:
         names = sorted(name for name in self.objects if name.startswith(request["Prefix"]))

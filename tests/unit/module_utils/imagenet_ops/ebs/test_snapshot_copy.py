@@ -8,6 +8,8 @@ from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.ebs.snapshot_copy import CopySettings, SnapshotCopy
 from botocore.exceptions import ClientError
 
+from tests.fakes.clients import StubEc2
+
 TAGS = {"Project": "imagenet-ops", "Dataset": "imagenet", "Role": "snapshot", "DatasetVersion": "0123456789ab"}
 SETTINGS = CopySettings("snap-1", "us-east-1", "eu-west-1")
 KEY = "arn:aws:kms:eu-west-1:1:key/k"
@@ -18,7 +20,7 @@ def snapshot(name: str, tags: dict[str, str], **values: Any) -> dict[str, Any]:
     return {"SnapshotId": name, "State": "completed", "Progress": "100%", "StartTime": "1", "Tags": tag_list, **values}
 
 
-class FakeEc2:
+class FakeEc2(StubEc2):
     def __init__(self, *snapshots: dict[str, Any]) -> None:
         self.snapshots = list(snapshots)
         self.requests: list[dict[str, Any]] = []

@@ -6,11 +6,13 @@ import pytest
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.ebs.snapshot_share import SnapshotShare, key_statements
 
+from tests.fakes.clients import StubEc2
+
 OWNER, ONE, TWO, THREE = "111111111111", "222222222222", "333333333333", "044444444444"
 KEY = "arn:aws-cn:kms:cn-north-1:1:key/k"
 
 
-class FakeAws:
+class FakeAws(StubEc2):
     """EC2 and KMS for one snapshot."""
 
     def __init__(self, *accounts: str, encrypted: bool = True, manager: str = "CUSTOMER") -> None:
@@ -31,13 +33,14 @@ class FakeAws:
         assert request["KeyId"] == KEY
         return {"KeyMetadata": {"KeyManager": self.manager}}
 
-    def modify_snapshot_attribute(self, **request: Any) -> None:
+    def modify_snapshot_attribute(self, **request: Any) -> dict[str, Any]:
         operation, accounts = request["OperationType"], request["UserIds"]
         assert 0 < len(accounts) <= 500
         assert "GroupNames" not in request
         self.changes.append((operation, accounts))
         left = [entry for entry in self.permissions if entry["UserId"] not in accounts]
         self.permissions = left + ([{"UserId": account} for account in accounts] if operation == "add" else [])
+        return {}
 
 
 def run(aws: FakeAws, *accounts: str, check_mode: bool = False, revoke_unlisted: bool = False) -> dict[str, Any]:

@@ -16,10 +16,11 @@ from ansible.module_utils.imagenet_ops.ebs.snapshots import (
 )
 from botocore.exceptions import EndpointConnectionError
 
+from tests.fakes.clients import StubEc2
 from tests.fakes.ec2 import refused
 
 
-class FakeSnapshots:
+class FakeSnapshots(StubEc2):
     """Snapshots that grow by a percent in a minute; time passes only by sleeping."""
 
     def __init__(self, sizes_gib: dict[str, int]) -> None:
@@ -136,7 +137,7 @@ def test_a_first_look_that_is_refused_is_the_end(tmp_path: Path) -> None:
     assert snapshots.now == 0
 
 
-class Pages:
+class Pages(StubEc2):
     """Three snapshots in two pages, not in the order of their age."""
 
     def __init__(self) -> None:

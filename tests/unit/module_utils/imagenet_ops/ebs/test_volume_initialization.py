@@ -10,10 +10,12 @@ from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.ebs.volume_initialization import initialization_of, wait_for_initialization
 from botocore.exceptions import ClientError
 
+from tests.fakes.clients import StubEc2
+
 GIB = 1024**3
 
 
-class Statuses:
+class Statuses(StubEc2):
     """EC2 with volumes that load at ``per_second`` percent; time passes only by `sleep`."""
 
     def __init__(self, kinds: dict[str, str], per_second: float = 10.0) -> None:
@@ -82,7 +84,7 @@ def test_a_time_out_says_that_it_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_refusal_says_what_to_allow() -> None:
-    class Refusing:
+    class Refusing(StubEc2):
         def describe_volume_status(self, **_: Any) -> dict[str, Any]:
             raise ClientError({"Error": {"Code": "UnauthorizedOperation", "Message": "No."}}, "DescribeVolumeStatus")
 
