@@ -14,14 +14,13 @@ from typing import Any, Callable
 from ansible.module_utils.imagenet_ops.aws.calls import call, call_list, tags_of
 from ansible.module_utils.imagenet_ops.aws.clients import Ec2Client, Operation
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
+from ansible.module_utils.imagenet_ops.core.polling import Delays, Poll
 from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.ebs.warmup_plan import bucket_size, credits_per_hour
 
 ZONES_TAG = "FastRestoreZones"
 ACTIVE_STATES = ("enabling", "optimizing", "enabled")
-FIRST_POLL_SECONDS = 1.0
-POLL_GROWTH = 1.5
-LAST_POLL_SECONDS = 15.0
+DELAYS = Delays(first=1.0, growth=1.5, longest=15.0)
 
 
 class FastRestore:
@@ -116,22 +115,19 @@ class FastRestore:
     def _wait(
         self, needed: Mapping[str, int], size_gib: int, timeout_seconds: float, progress: Progress | None
     ) -> None:
-        started, delay_seconds = self.clock(), FIRST_POLL_SECONDS
+        poll = Poll(DELAYS, self.clock() + timeout_seconds, self.sleep, self.clock)
         total = sum(needed.values())
         if progress is not None:
             progress.start("fast snapshot restore", total, "credits")
-        while True:
-            earned = self._credits(needed, size_gib)
-            if all(earned[zone] >= count for zone, count in needed.items()):
-                break
-            if self.clock() - started >= timeout_seconds:
+        earned = self._credits(needed, size_gib)
+        while any(earned[zone] < count for zone, count in needed.items()):
+            if not poll.wait():
                 raise OpsError(
                     self.what,
                     f"after {timeout_seconds:g} s it has not the credits for {total} volumes",
                     "Run again, or choose another way to warm the volumes",
                 )
-            self.sleep(delay_seconds)
-            delay_seconds = min(delay_seconds * POLL_GROWTH, LAST_POLL_SECONDS)
+            earned = self._credits(needed, size_gib)
             if progress is not None:
                 progress.update(int(sum(min(earned[zone], count) for zone, count in needed.items())))
         if progress is not None:

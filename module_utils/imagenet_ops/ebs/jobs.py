@@ -17,6 +17,7 @@ from typing import Any, Callable, Optional
 from ansible.module_utils.imagenet_ops.aws.calls import call_pages, chunks
 from ansible.module_utils.imagenet_ops.aws.clients import Ec2Client, Operation
 from ansible.module_utils.imagenet_ops.aws.errors import explain
+from ansible.module_utils.imagenet_ops.core.polling import Delays
 
 THREADS = 16
 # Adaptive retries measure the rate that the account is allowed and keep to it: with the plain ones, a large fleet fails
@@ -33,11 +34,9 @@ PAGE_RESULTS = 1000
 PAGE_TYPES = 100
 # A volume is usually available 1-3 s after CreateVolume and attached a little later, so waiting begins short; but not
 # with a whole second, for a look that comes a moment before the end costs a second wait.
-FIRST_POLL_SECONDS = 1.25
-POLL_GROWTH = 1.25
-LAST_POLL_SECONDS = 5.0
+DELAYS = Delays(first=1.25, growth=1.25, longest=5.0)
 # A volume that has waited so long is looked at even if others, asked for later, are too young to be seen with it.
-BUSY_POLL_SECONDS = 2 * FIRST_POLL_SECONDS
+BUSY_POLL_SECONDS = 2 * DELAYS.first
 
 
 @dataclass
@@ -169,27 +168,27 @@ class Ec2Jobs:
 
         A job is over when nothing is in flight for it and it does not wait.
         """
-        delay_seconds = FIRST_POLL_SECONDS
-        next_poll = self.clock() + delay_seconds
+        delays = iter(DELAYS)
+        next_poll = self.clock() + next(delays)
         try:
             while self._in_flight or any(job.waiting_since is not None for job in jobs):
                 # While calls queue for a thread, a look would only take its place in EC2's buckets: what it finds ready
                 # would have to queue as well.
                 is_full = len(self._in_flight) > THREADS
                 was_busy = bool(self._in_flight)
-                self._settle(LAST_POLL_SECONDS if is_full else max(0.0, next_poll - self.clock()))
+                self._settle(DELAYS.longest if is_full else max(0.0, next_poll - self.clock()))
                 if is_full:
                     continue
                 waiting = [job for job in jobs if job.waiting_since is not None]
                 if was_busy:
                     # What was asked for last is young, and looked at together with the rest where that is soon.
-                    delay_seconds = FIRST_POLL_SECONDS
-                    soon = self.clock() + (BUSY_POLL_SECONDS if self._in_flight else FIRST_POLL_SECONDS)
+                    delays = iter(DELAYS)
+                    first = next(delays)
+                    soon = self.clock() + (BUSY_POLL_SECONDS if self._in_flight else first)
                     next_poll = min([soon, *(job.looked_at + BUSY_POLL_SECONDS for job in waiting)])
                 if self.clock() >= next_poll:
-                    self._poll([job for job in waiting if self.clock() - job.looked_at >= FIRST_POLL_SECONDS], advance)
-                    delay_seconds = min(delay_seconds * POLL_GROWTH, LAST_POLL_SECONDS)
-                    next_poll = self.clock() + delay_seconds
+                    self._poll([job for job in waiting if self.clock() - job.looked_at >= DELAYS.first], advance)
+                    next_poll = self.clock() + next(delays)
         finally:
             self._pool.shutdown(cancel_futures=True)
 

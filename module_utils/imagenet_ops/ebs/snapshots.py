@@ -10,6 +10,7 @@ from ansible.module_utils.imagenet_ops.aws.calls import call_list, tags_of
 from ansible.module_utils.imagenet_ops.aws.clients import Ec2Client
 from ansible.module_utils.imagenet_ops.aws.errors import explain, sdk_errors
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
+from ansible.module_utils.imagenet_ops.core.polling import Delays, Poll
 from ansible.module_utils.imagenet_ops.core.progress import Progress
 
 # DescribeSnapshots gives so many at a time at most (EC2 API reference).
@@ -59,7 +60,7 @@ class SnapshotWait:
     ) -> None:
         """Keep what the looks need."""
         self.client = client
-        self.poll_seconds = poll_seconds
+        self.delays = Delays(poll_seconds)
         self.timeout_seconds = timeout_seconds
         self.sleep = sleep
         self.clock = clock
@@ -69,20 +70,19 @@ class SnapshotWait:
 
         Raises OpsError where a snapshot failed or does not exist, where time is over, or where EC2 refuses to say.
         """
-        deadline = self.clock() + self.timeout_seconds
+        poll = Poll(self.delays, self.clock() + self.timeout_seconds, self.sleep, self.clock)
         found = self._look(snapshot_ids, give_up_at=self.clock())
         last_look = self.clock()
         total_gib = sum(snapshot["VolumeSize"] for snapshot in found)
         progress.start(f"snapshot {' '.join(snapshot_ids)}", total_gib, "GiB", done=done_gib(found))
         waited = not all_complete(found)
         while not all_complete(found):
-            if self.clock() >= deadline:
+            if not poll.wait():
                 raise OpsError(
                     f"Snapshot {' '.join(snapshot_ids)}",
                     f"it is not complete after {self.timeout_seconds:g} s ({done_gib(found)} of {total_gib} GiB)",
                     "It goes on by itself: run again, or allow more time",
                 )
-            self.sleep(self.poll_seconds)
             found = self._look(snapshot_ids, give_up_at=last_look + UNREACHABLE_SECONDS_MAX)
             progress.update(done_gib(found))
             last_look = self.clock()
@@ -91,15 +91,16 @@ class SnapshotWait:
 
     def _look(self, snapshot_ids: Sequence[str], give_up_at: float) -> list[dict[str, Any]]:
         """Return the snapshots as they are now, and keep trying until ``give_up_at`` where EC2 does not answer."""
+        poll = Poll(self.delays, give_up_at, self.sleep, self.clock)
         while True:
             try:
-                answer = self.client.describe_snapshots(SnapshotIds=list(snapshot_ids))
+                found: list[dict[str, Any]] = self.client.describe_snapshots(SnapshotIds=list(snapshot_ids))[
+                    "Snapshots"
+                ]
             except sdk_errors() as error:
-                if self.clock() >= give_up_at:
-                    raise explain(error, f"Snapshot {' '.join(snapshot_ids)}") from error
-                self.sleep(self.poll_seconds)
-                continue
-            found: list[dict[str, Any]] = answer["Snapshots"]
+                if poll.wait():
+                    continue
+                raise explain(error, f"Snapshot {' '.join(snapshot_ids)}") from error
             for snapshot in found:
                 check_state(snapshot)
             return found

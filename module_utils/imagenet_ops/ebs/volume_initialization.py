@@ -9,14 +9,13 @@ from typing import Any, Callable
 from ansible.module_utils.imagenet_ops.aws.calls import call_list, chunks
 from ansible.module_utils.imagenet_ops.aws.clients import Ec2Client
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
+from ansible.module_utils.imagenet_ops.core.polling import Delays, Poll
 from ansible.module_utils.imagenet_ops.core.progress import Progress
 
 PROVISIONED = "provisioned-rate"
 # What AWS shows may be five minutes old (EBS User Guide, "Monitor volume initialization"): no need to ask often, but a
 # small volume is done in seconds.
-FIRST_POLL_SECONDS = 1.0
-POLL_GROWTH = 1.5
-LAST_POLL_SECONDS = 30.0
+DELAYS = Delays(first=1.0, growth=1.5, longest=30.0)
 
 
 def initialization_of(client: Ec2Client, volume_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -65,16 +64,14 @@ def wait_for_initialization(
         return result(volumes)
     total = data_bytes * len(waiting)
     progress.start(f"initializing {len(waiting)} volumes", total, "bytes", done_bytes(volumes, waiting, data_bytes))
-    started, delay_seconds = clock(), FIRST_POLL_SECONDS
+    poll = Poll(DELAYS, clock() + timeout_seconds, sleep, clock)
     while unfinished := open_volumes(volumes):
-        if clock() - started >= timeout_seconds:
+        if not poll.wait():
             raise OpsError(
                 f"Initialization of {len(unfinished)} volumes ({', '.join(unfinished[:3])})",
                 f"it is not complete after {timeout_seconds:g} s",
                 "It goes on by itself: run again, or raise the time-out",
             )
-        sleep(delay_seconds)
-        delay_seconds = min(delay_seconds * POLL_GROWTH, LAST_POLL_SECONDS)
         volumes.update(initialization_of(client, unfinished))
         progress.update(done_bytes(volumes, waiting, data_bytes))
     progress.finish()

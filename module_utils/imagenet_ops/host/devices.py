@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from typing import Callable, NamedTuple
 
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
+from ansible.module_utils.imagenet_ops.core.polling import Delays, Poll
 
 RunCommand = Callable[[list[str]], tuple[int, str, str]]
 
 # The name of the link, before the volume's id without its dash.
 LINK_PREFIX = "nvme-Amazon_Elastic_Block_Store_"
 VOLUME_ID = re.compile(r"vol-[0-9a-f]{8,32}")
-POLL_SECONDS = 0.25
+DELAYS = Delays(first=0.25)
 
 # Exit status of `blkid -p` (its manual page): 0 something was found, 2 nothing was, 8 several signatures contradict.
 BLKID_NOTHING = 2
@@ -97,14 +98,11 @@ def link_path(host: Host, volume_id: str) -> str:
 
 def wait_for_device(host: Host, volume_id: str, link: str, timeout_seconds: float) -> str:
     """Return the real path of the device behind ``link`` as soon as it is there with the serial of ``volume_id``."""
-    deadline = host.clock() + timeout_seconds
-    while True:
-        missing = missing_reason(host, volume_id, link)
-        if missing is None:
-            return os.path.realpath(link)
-        if host.clock() >= deadline:
+    poll = Poll(DELAYS, host.clock() + timeout_seconds, host.sleep, host.clock)
+    while missing := missing_reason(host, volume_id, link):
+        if not poll.wait():
             raise missing
-        host.sleep(POLL_SECONDS)
+    return os.path.realpath(link)
 
 
 def missing_reason(host: Host, volume_id: str, link: str) -> OpsError | None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
+from ansible.module_utils.imagenet_ops.core.polling import Delays
 from ansible.module_utils.imagenet_ops.ebs import jobs as jobs_module
 from ansible.module_utils.imagenet_ops.ebs.jobs import Answer, Ec2Jobs, Job, Volume, state_of, told
 
@@ -101,7 +102,7 @@ def test_an_old_volume_is_looked_at_alone_while_calls_are_on_their_way(
     ec2: FakeEc2, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else the first volumes of a large fleet wait for the last to be asked for."""
-    monkeypatch.setattr(jobs_module, "FIRST_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(jobs_module, "DELAYS", Delays(first=0.01, growth=1.25, longest=5.0))
     monkeypatch.setattr(jobs_module, "BUSY_POLL_SECONDS", 0.02)
     looks: list[list[str]] = []
     looked = threading.Event()
