@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-from ansible.module_utils.imagenet_ops.ebs.fleet import Deployment, Removal, VolumeSettings
+from ansible.module_utils.imagenet_ops.ebs.fleet import Deployment, VolumeSettings
 from ansible.module_utils.imagenet_ops.ebs.jobs import CLIENT_CONFIG, Ec2Jobs
+from ansible.module_utils.imagenet_ops.ebs.removal import Removal
 from botocore.config import Config
 
 from bench.measure import Cost, interleaved, median, run

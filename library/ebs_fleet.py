@@ -195,8 +195,9 @@ api_calls:
 from typing import Any
 
 from ansible.module_utils.imagenet_ops.core.module import run
-from ansible.module_utils.imagenet_ops.ebs.fleet import Deployment, Removal, VolumeSettings
+from ansible.module_utils.imagenet_ops.ebs.fleet import Deployment, VolumeSettings
 from ansible.module_utils.imagenet_ops.ebs.jobs import CLIENT_CONFIG, Ec2Jobs
+from ansible.module_utils.imagenet_ops.ebs.removal import Removal
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
 
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from ansible.module_utils.imagenet_ops.ebs.fleet import Removal
 from ansible.module_utils.imagenet_ops.ebs.jobs import Ec2Jobs
+from ansible.module_utils.imagenet_ops.ebs.removal import Removal
 
 from tests.integration.harness import Lab, kill_family, running_lab
 

@@ -12,9 +12,6 @@ How it stays right when anything is killed at any moment:
 
 from __future__ import annotations
 
-import hashlib
-import json
-import string
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,11 +20,24 @@ from ansible.module_utils.imagenet_ops.aws.calls import tags_of
 from ansible.module_utils.imagenet_ops.aws.errors import error_code, error_message, sdk_errors
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.ebs.jobs import Answer, Ec2Jobs, Job, Volume, fail, told
+from ansible.module_utils.imagenet_ops.ebs.removal import Removal, check_tags
+from ansible.module_utils.imagenet_ops.ebs.volumes import (
+    DEVICE_SUFFIXES,
+    INSTANCE_TAG,
+    attachment_to,
+    attachments,
+    client_token,
+    device_name,
+    device_suffix,
+    is_attached,
+    is_gone,
+    owner_of,
+    possible_attachments,
+    read_instance,
+    tagged_volumes,
+)
 
-INSTANCE_TAG = "InstanceId"
 USABLE_STATES = ("creating", "available", "in-use")
-GOING_STATES = ("deleting", "deleted")
-GONE_INSTANCE_STATES = ("shutting-down", "terminated")
 # EC2 is eventually consistent: what was just changed may be missing from its answers for so long.
 APPEAR_SECONDS = 15.0
 # Often enough for a device name or a Nitro slot that hangs; one that hangs every time is for a person to look at.
@@ -39,9 +49,6 @@ TOKEN_SERIES = 100
 FEW_ATTACHMENTS = 2
 # The volume that a token stands for no longer exists, or was made with other settings.
 TOKEN_SPENT_CODES = ("IdempotentParameterMismatch", "InvalidVolume.NotFound")
-# Ends of device names: f to p are recommended for EBS volumes, the others are allowed (EC2 User Guide, "Device names
-# for volumes"). sdf and xvdf are one slot. The name plays no part in finding the device (see host/devices.py).
-DEVICE_SUFFIXES = [*"fghijklmnop", *(first + second for first in "bc" for second in string.ascii_lowercase)]
 
 
 @dataclass(frozen=True)
@@ -444,183 +451,3 @@ class Deployment:
     def _is_current(self, volume: Volume) -> bool:
         """Say whether ``volume`` is of the version that was asked for."""
         return self.tags.items() <= tags_of(volume).items()
-
-
-# It is being detached already, or just was: by another run, or since its instance was terminated.
-DETACHED_CODES = ("IncorrectState", "InvalidAttachment.NotFound")
-
-
-class Removal:
-    """Detaches and deletes volumes that carry the tags, and no others."""
-
-    def __init__(self, ec2: Ec2Jobs, tags: dict[str, str], kept_tags: Mapping[str, str] | None = None) -> None:
-        """Keep what every step needs; only volumes with all of ``tags`` are touched, none with all of ``kept_tags``."""
-        check_tags(tags)
-        self.ec2 = ec2
-        self.tags = tags
-        self.kept_tags = kept_tags or {}
-
-    def absent(self, instance_ids: Iterable[str], *, check_mode: bool) -> dict[str, Any]:
-        """Return the module's result, after the volumes of these instances (none named: all) are gone."""
-        wanted = set(instance_ids)
-        volumes = [
-            volume
-            for volume in tagged_volumes(self.ec2, self.tags)
-            if volume["State"] not in GOING_STATES
-            and (not wanted or owner_of(volume) in wanted)
-            and not (self.kept_tags and self.kept_tags.items() <= tags_of(volume).items())
-        ]
-        jobs = [Job(owner_of(volume), volume_id=volume["VolumeId"], leaving=True) for volume in volumes]
-        for job, volume in zip(jobs, volumes):
-            if check_mode:
-                job.changed = True
-                job.detached = volume["State"] == "in-use"
-            else:
-                self.advance(job, volume)
-        self.ec2.work(jobs, self.advance)
-        deleted = sum(not job.reason for job in jobs)
-        return {
-            "changed": any(job.changed for job in jobs),
-            "volumes": {},
-            "superseded": {},
-            "failed_instances": _reasons(jobs),
-            "created": 0,
-            "attached": 0,
-            "detached": sum(job.detached for job in jobs),
-            "deleted": deleted,
-            "api_calls": self.ec2.api_calls,
-            "diff": {"before": f"{len(jobs)} volumes\n", "after": f"{len(jobs) - deleted} volumes\n"},
-        }
-
-    def advance(self, job: Job, volume: Volume | None) -> None:
-        """Take the next step to get rid of the volume of ``job``, just seen as ``volume`` (None: not seen)."""
-        if volume is None or volume["State"] in GOING_STATES:
-            job.waiting_since = None
-        elif volume["State"] in ("available", "error"):
-            self.ec2.submit(job, self._deleted, self.ec2.client.delete_volume, VolumeId=job.volume_id)
-        elif volume["State"] == "in-use" and not job.detached:
-            request = {"VolumeId": job.volume_id, "InstanceId": owner_of(volume)}
-            self.ec2.submit(job, self._detached, self.ec2.client.detach_volume, **request)
-        else:
-            self.ec2.wait_for(job)
-
-    def _detached(self, job: Job, answer: Answer) -> None:
-        try:
-            answer.result()
-        except sdk_errors() as error:
-            if error_code(error) not in DETACHED_CODES:
-                fail(job, f"volume {job.volume_id} was not detached: {told(error)}")
-                return
-        job.detached = job.changed = True
-        self.ec2.wait_for(job)
-
-    def _deleted(self, job: Job, answer: Answer) -> None:
-        try:
-            answer.result()
-        except sdk_errors() as error:
-            if error_code(error) != "InvalidVolume.NotFound":
-                fail(job, f"volume {job.volume_id} was not deleted: {told(error)}")
-                return
-        job.changed = True
-
-
-def _reasons(jobs: Iterable[Job]) -> dict[str, str]:
-    """Return why volumes are left, by instance (or volume, of one that has none): an instance may have several."""
-    reasons: dict[str, list[str]] = {}
-    for job in jobs:
-        if job.reason:
-            reasons.setdefault(job.instance_id or job.volume_id, []).append(job.reason)
-    return {name: ". ".join(texts) for name, texts in reasons.items()}
-
-
-def check_tags(tags: dict[str, str]) -> None:
-    """Raise OpsError unless ``tags`` can tell the project's volumes from all others."""
-    if not tags.get("Project"):
-        raise OpsError(
-            "Tags of the fleet's volumes",
-            "there is no Project among them, and volumes are found, reused and deleted by their tags",
-            "Give at least Project, Dataset, DatasetVersion and Role",
-        )
-
-
-def read_instance(job: Job, instance: dict[str, Any] | None) -> None:
-    """Keep in ``job`` what is known of its instance; one that cannot be served fails it."""
-    if instance is None:
-        fail(job, f"instance {job.instance_id} does not exist in this Region. Correct the inventory")
-        return
-    job.zone = instance["Placement"]["AvailabilityZone"]
-    mappings = instance.get("BlockDeviceMappings", [])
-    job.used_devices = {device_suffix(mapping["DeviceName"]) for mapping in mappings}
-    volumes = [mapping["Ebs"] for mapping in mappings if "Ebs" in mapping]
-    job.deleted_with_instance = {ebs["VolumeId"] for ebs in volumes if ebs["DeleteOnTermination"]}
-    state = instance["State"]["Name"]
-    if state != "running":
-        fail(job, f"instance {job.instance_id} is {state}. Start it, or leave it out with --limit")
-
-
-def is_gone(instance: dict[str, Any] | None) -> bool:
-    """Say whether an instance has ended for good; EC2 forgets one an hour after that."""
-    return instance is None or instance["State"]["Name"] in GONE_INSTANCE_STATES
-
-
-def attachments(instance: dict[str, Any], instance_type: dict[str, Any]) -> tuple[int, float]:
-    """Return how many attachments an instance has, and the most that its type takes (infinite where EC2 does not say).
-
-    ``MaximumEbsAttachments`` of a type whose limit is ``shared`` has the first network interface, the NVMe disks and
-    the accelerators taken off already; every further network interface takes a volume's place (EC2 User Guide, "Amazon
-    EBS volume limits for Amazon EC2 instances").
-    """
-    limits = instance_type.get("EbsInfo", {})
-    is_shared = limits.get("AttachmentLimitType") == "shared"
-    used = possible_attachments(instance) if is_shared else len(instance.get("BlockDeviceMappings", []))
-    return used, limits.get("MaximumEbsAttachments") or float("inf")
-
-
-def possible_attachments(instance: dict[str, Any]) -> int:
-    """Return how many attachments an instance has if its type's limit is ``shared``, the most that it can have."""
-    return len(instance.get("BlockDeviceMappings", [])) + max(0, len(instance.get("NetworkInterfaces", [])) - 1)
-
-
-def tagged_volumes(ec2: Ec2Jobs, tags: dict[str, str]) -> list[Volume]:
-    """Return all volumes that carry ``tags``."""
-    filters = {f"tag:{name}": [value] for name, value in tags.items()}
-    return list(ec2.describe("describe_volumes", "Volumes", filters))
-
-
-def owner_of(volume: Volume) -> str:
-    """Return the instance that ``volume`` is attached to, else the one that it was made for, else ""."""
-    for attachment in volume.get("Attachments", []):
-        return str(attachment["InstanceId"])
-    return tags_of(volume).get(INSTANCE_TAG, "")
-
-
-def attachment_to(volume: Volume | None, instance_id: str) -> dict[str, Any] | None:
-    """Return the attachment of ``volume`` to the instance, or None."""
-    attachments: list[dict[str, Any]] = [] if volume is None else volume.get("Attachments", [])
-    return next((attachment for attachment in attachments if attachment["InstanceId"] == instance_id), None)
-
-
-def is_attached(volume: Volume | None, instance_id: str) -> bool:
-    """Say whether ``volume`` is attached to the instance, and not only on its way there."""
-    attachment = attachment_to(volume, instance_id)
-    return attachment is not None and attachment["State"] == "attached"
-
-
-def device_suffix(name: str) -> str:
-    """Return what tells one slot from another: ``f`` for /dev/sdf and for xvdf, ``a`` for /dev/sda1."""
-    end = name.rsplit("/", 1)[-1]
-    for prefix in ("xvd", "sd"):
-        if end.startswith(prefix):
-            return end[len(prefix) :].rstrip(string.digits)
-    return end
-
-
-def device_name(suffix: str) -> str:
-    """Return the name to attach by: one letter goes with sd, two with xvd (EC2 User Guide, as above)."""
-    return f"/dev/sd{suffix}" if len(suffix) == 1 else f"/dev/xvd{suffix}"
-
-
-def client_token(snapshot_id: str, instance_id: str, tags: dict[str, str], number: int) -> str:
-    """Return the ClientToken (64 characters, as many as EC2 takes) of the ``number``-th volume for that instance."""
-    identity = json.dumps([snapshot_id, instance_id, sorted(tags.items()), number])
-    return hashlib.sha256(identity.encode()).hexdigest()
