@@ -27,6 +27,7 @@ NEEDS_NONE = {
         "EBS takes 100 to 300",
         "it is less than nothing",
         "it is not one of EBS (vol- and hexadecimal digits)",
+        "format_allowed, owner and group write to the volume, and it is to be mounted read-only",
     ],
     "the message shows the URL or the line that is wrong": [
         "is no http, https, s3 or file URL",

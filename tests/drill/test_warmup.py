@@ -146,7 +146,7 @@ def test_hosts_that_cannot_be_reached_leave_no_fast_snapshot_restore_on(prepared
 def test_a_host_that_fails_leaves_no_fast_snapshot_restore_on(prepared: Lab) -> None:
     prepared.ssh("gpu-8", "sudo mkdir -p /data && sudo mount -t tmpfs mine /data")
     run = deploy(prepared, "gpu-8", "fsr", *HOUR, expect_success=False)
-    assert "mine is mounted there already: it was left alone" in row(run, "gpu-8")["result"]
+    assert "mine is already mounted there; not unmounted" in row(run, "gpu-8")["result"]
     assert fast_restore(prepared) == OFF
     prepared.ssh("gpu-8", "sudo umount /data")
 

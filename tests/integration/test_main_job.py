@@ -410,7 +410,7 @@ def test_a_new_version_takes_the_place_of_the_old_one(lab: Lab) -> None:
     (old,) = fleet_volumes(lab, "gpu-2")
     lab.ssh("gpu-2", f"nohup sleep 600 < {RECORDS}/train.rec > /dev/null 2>&1 & echo $! > /tmp/reader")
     held = lab.playbook("playbooks/deploy.yml", "--limit", "gpu-2", expect_success=False)
-    assert "(sleep): it was left alone. Run again when they have ended" in held.text
+    assert "(sleep); not unmounted. Rerun when these processes exit" in held.text
     assert len(fleet_volumes(lab, "gpu-2")) == 2
     before = lab.ssh("gpu-2", "cat /data/imagenet/manifest.json")
     assert hashlib.sha256(before.encode()).hexdigest()[:12] != newest

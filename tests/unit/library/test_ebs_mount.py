@@ -26,9 +26,36 @@ def test_what_is_asked_for_reaches_the_host(
         return {"changed": check_mode, "device": host.run_command(["echo", "by-id"])[1].strip()}
 
     monkeypatch.setattr(ebs_mount, "mount_volume", fake)
-    answer = run_module(capsys, volume_id="vol-01234567", path="/data", replaces=["vol-1"], _ansible_check_mode=True)
+    common = {"volume_id": "vol-01234567", "path": "/data"}
+    answer = run_module(capsys, **common, replace_volume_ids=["vol-1"], _ansible_check_mode=True)
     assert (answer["changed"], answer["device"]) == (True, "by-id")
-    assert asked == [MountRequest("vol-01234567", "/data", "ext4", ("vol-1",), disturb=False, timeout_seconds=120)]
+    assert asked.pop() == MountRequest("vol-01234567", "/data", replace_volume_ids=("vol-1",))
+    run_module(
+        capsys, **common, read_only=False, mount_by="uuid", format_allowed=True, mkfs_options="-m 0", owner="ec2-user"
+    )
+    assert asked.pop() == MountRequest(
+        "vol-01234567",
+        "/data",
+        read_only=False,
+        mount_by="uuid",
+        format_allowed=True,
+        mkfs_options=("-m", "0"),
+        owner="ec2-user",
+    )
+
+
+def test_the_names_of_options_of_earlier_releases_are_understood(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    requests: list[MountRequest] = []
+
+    def fake(_: Any, request: MountRequest, **__: bool) -> dict[str, Any]:
+        requests.append(request)
+        return {"changed": False}
+
+    monkeypatch.setattr(ebs_mount, "mount_volume", fake)
+    run_module(capsys, volume_id="vol-01234567", path="/data", replaces=["vol-1"], disturb=True)
+    assert requests == [MountRequest("vol-01234567", "/data", replace_volume_ids=("vol-1",), lazy_unmount=True)]
 
 
 def test_a_volume_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -207,18 +204,6 @@ def test_what_is_mounted_on_top_counts(tmp_path: Path) -> None:
 def run_here(command: list[str]) -> tuple[int, str, str]:
     result = subprocess.run(command, check=False, capture_output=True, text=True)
     return result.returncode, result.stdout, result.stderr
-
-
-@pytest.fixture
-def loop_device(tmp_path: Path) -> Iterator[str]:
-    if os.geteuid() != 0 or shutil.which("losetup") is None or not os.path.exists("/dev/loop-control"):
-        pytest.skip("a loop device needs root, losetup and /dev/loop-control")
-    image = tmp_path / "volume"
-    with image.open("wb") as file:
-        file.truncate(16 << 20)
-    device = subprocess.check_output(["losetup", "--find", "--show", str(image)], text=True).strip()
-    yield device
-    subprocess.check_call(["losetup", "--detach", device])
 
 
 def test_the_real_programs_on_a_real_device(loop_device: str, tmp_path: Path) -> None:
