@@ -23,14 +23,14 @@ PAIRS = [f"gpu-{number}:gpu-{number + 1}" for number in range(1, 11, 2)]
 CHANGES = 4
 # What a run for all hosts prints after that, in this order: five of these are a kill.
 LINES = (
-    "TASK [fleet_volumes : See which hosts have no volume yet]",
-    "TASK [Decide how the volumes become warm]",
+    "TASK [fleet_volumes : Find hosts without a volume]",
+    "TASK [Choose the warm-up strategy]",
     "TASK [fleet_host : Mount the volume read-only]",
     "TASK [python_environment : Install | Read the host's platform and Python version]",
     "TASK [python_environment : Install | Copy the wheels to the host]",
-    "TASK [python_environment : Install | Make the environment]",
+    "TASK [python_environment : Install | Create the environment]",
     "TASK [dataset_verify : Verify the data set against its manifest]",
-    "TASK [fleet_report : Show what every host got]",
+    "TASK [fleet_report : Show the result of every host]",
 )
 FLEET = [{"Name": "tag:Project", "Values": ["imagenet-ops"]}, {"Name": "tag:Role", "Values": ["fleet"]}]
 

@@ -104,7 +104,7 @@ def test_at_a_provisioned_rate_ebs_warms_the_volumes_in_waves_that_the_quota_all
     """The rates of two volumes are more than the quota; the lab refuses a volume that goes over it."""
     rate = ("-e", "fleet_warmup_rate_mib_s=200", "-e", f"fleet_warmup_quota_mib_s={QUOTA_MIB_S}")
     run = deploy(prepared, "gpu-3:gpu-4", "rate", *rate)
-    assert run.text.count("TASK [Let the volumes of this wave be initialized") == 1, "one wave before the last"
+    assert run.text.count("TASK [Wait for the initialization of this wave") == 1, "one wave before the last"
     assert "dataset_warm | reading" not in run.text
     for host in ("gpu-3", "gpu-4"):
         assert (row(run, host)["warm"], row(run, host)["result"]) == ("100", "ok")
@@ -156,7 +156,7 @@ def test_what_a_killed_run_left_on_is_switched_off_by_the_next_whatever_that_is_
     assert fast_restore(prepared) == (["us-east-1a"], ["us-east-1a"])
     snapshot_again(prepared)
     run = prepared.playbook("playbooks/deploy.yml", "--limit", "gpu-2")
-    assert run.task_changed("fleet_warmup : Switch fast snapshot restore off")
+    assert run.task_changed("fleet_warmup : Disable fast snapshot restore")
     assert fast_restore(prepared) == OFF
 
 

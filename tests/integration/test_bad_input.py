@@ -42,19 +42,19 @@ def scratch(lab: Lab) -> Iterator[Lab]:
             ["aws_access_key=WRONG"],
             "The security token included in the request is invalid",
         ),
-        (["download_host_zone=us-east-1z"], "There is no availability zone us-east-1z in us-east-1"),
+        (["download_host_zone=us-east-1z"], "us-east-1z is not an availability zone of us-east-1"),
         (
             ["backup_bucket_name=imagenet-ops-taken"],
             "imagenet-ops-taken exists and does not belong to account 123456789012",
         ),
-        (["backup_bucket_name=Not_A_Bucket"], "'Not_A_Bucket' is no name of an S3 bucket"),
+        (["backup_bucket_name=Not_A_Bucket"], "'Not_A_Bucket' is not a valid S3 bucket name"),
         (
             ['{"download_host_ssh_cidrs": []}'],
-            "download_host_ssh_cidrs is empty: the security group of the download host",
+            "download_host_ssh_cidrs is empty: no network could reach the SSH port of the download host",
         ),
-        (["download_host_public_key_file=/nowhere.pub"], "There is no public key /nowhere.pub"),
-        (['{"imagenet_accept_terms": false}'], "say it once in your inventory: imagenet_accept_terms: true"),
-        (['{"data_volume_size_gib": 0}'], "Raise data_volume_size_gib"),
+        (["download_host_public_key_file=/nowhere.pub"], "SSH public key /nowhere.pub does not exist"),
+        (['{"imagenet_accept_terms": false}'], "set it in your inventory: imagenet_accept_terms: true"),
+        (['{"data_volume_size_gib": 0}'], "Increase data_volume_size_gib"),
     ],
 )
 def test_preflight_names_what_is_wrong(lab: Lab, arguments: list[str], text: str) -> None:
@@ -67,7 +67,7 @@ def test_nothing_is_fetched_before_the_terms_are_accepted(scratch: Lab) -> None:
     run = scratch.playbook("playbooks/steps/fetch.yml", *scratch_set(scratch), *refused, expect_success=False)
     text = " ".join(run.text.split())
     assert "ImageNet is for non-commercial research and education only" in text
-    assert "say it once in your inventory: imagenet_accept_terms: true" in text
+    assert "set it in your inventory: imagenet_accept_terms: true" in text
 
 
 def test_an_unknown_version_is_named(lab: Lab) -> None:

@@ -78,9 +78,9 @@ def snapshots_by_role(lab: Lab) -> dict[str, dict[str, Any]]:
 
 def test_prepare_killed_while_it_fills_the_volume_for_the_fleet_and_run_again(lab: Lab) -> None:
     """Two kills: with the volume mounted and half full, and with its snapshot begun. Nothing is made twice or left."""
-    lab.kill_playbook_at("TASK [deploy_snapshot : Create | Copy records, labels and manifest]", "playbooks/prepare.yml")
+    lab.kill_playbook_at("TASK [fleet_snapshot : Create | Copy records, labels and manifest]", "playbooks/prepare.yml")
     assert snapshots_by_role(lab) == {}
-    lab.kill_playbook_at("TASK [dataset_snapshot : Read the manifest", "playbooks/prepare.yml")
+    lab.kill_playbook_at("TASK [data_volume_snapshot : Read the DatasetVersion", "playbooks/prepare.yml")
     assert list(snapshots_by_role(lab)) == ["deploy_snapshot"]
 
 
@@ -156,7 +156,7 @@ def test_a_kept_host_runs_every_step_again_without_a_change(lab: Lab) -> None:
     first = lab.playbook("playbooks/prepare.yml", *settings, expect_warnings=True)
     assert "quality 95 is now 90); it is packed again" in first.text
     assert not first.task_changed("dataset_archives : Fetch the archives")
-    assert not first.task_changed("dataset_layout : Lay the splits out as one directory per class")
+    assert not first.task_changed("dataset_layout : Extract the splits into one directory per class")
     assert first.task_changed("dataset_records : Pack the splits into records")
     before = ours(lab)
     assert len(before["snapshots"]) == 4
@@ -167,7 +167,7 @@ def test_a_kept_host_runs_every_step_again_without_a_change(lab: Lab) -> None:
         "playbooks/steps/backup.yml", *settings, "-e", "backup_bucket_abandoned_upload_days=3", "--check"
     )
     assert other.task_changed("backup_bucket : Preview the changes")
-    assert "Bucket imagenet-ops-lab would get other settings: lifecycle" in other.text
+    assert "Bucket imagenet-ops-lab would be changed: lifecycle" in other.text
 
 
 @pytest.fixture
@@ -227,9 +227,7 @@ def test_a_bucket_that_was_there_before_is_used_as_it_is(lab: Lab, partners_buck
     assert "alice/thesis.txt" in names
     assert any(name.endswith("/manifest.json") for name in names)
     adopted = lab.playbook(*step, "-e", "backup_bucket_adopt=true")
-    assert adopted.task_changed(
-        "backup_bucket : Create the bucket, private, versioned, encrypted and reached by TLS alone"
-    )
+    assert adopted.task_changed("backup_bucket : Create the bucket, private, versioned, encrypted, TLS only")
     after = settings_of(lab, partners_bucket)
     assert [statement["Sid"] for statement in after["policy"]] == ["Partner", "TlsOnly"]
     assert after["policy"][0] == before["policy"][0]
@@ -269,7 +267,7 @@ def test_the_trees_give_the_bytes_of_the_archives(lab: Lab) -> None:
     settings = ("-e", "data_jpeg_quality=90", "-e", "dataset_records_source=tree", "-e", "dataset_verify_reader=mxnet")
     run = lab.playbook("playbooks/steps/pack.yml", *settings)
     assert run.task_changed("dataset_records : Pack the splits into records")
-    assert not run.task_changed("dataset_verify : MXNet | Read every record as training does")
+    assert not run.task_changed("dataset_verify : MXNet | Read every record with ImageRecordIter")
     assert lab.ssh(host, "sha256sum /data/imagenet/manifest.json") == before
 
 
@@ -281,7 +279,7 @@ def test_release_terminates_the_kept_host(lab: Lab) -> None:
 def test_check_mode_of_deploy_says_what_it_would_do(lab: Lab) -> None:
     before = ours(lab)
     run = lab.playbook("playbooks/deploy.yml", "--check", "--diff")
-    assert run.task_changed("fleet_volumes : Create and attach a volume for every host, all in one call")
+    assert run.task_changed("fleet_volumes : Create and attach a volume for every host")
     assert ours(lab) == before
 
 
@@ -304,7 +302,7 @@ def test_a_failing_host_leaves_the_others_alone(lab: Lab) -> None:
     served = lab.facts()["splits"]
     for row in rows:
         if row[0] == "gpu-3":
-            assert row[-1] == "Look at the environment on the host: Not a directory"
+            assert row[-1] == "Look up the installed environment: Not a directory"
         else:
             records = f"{served['train']['images']} + {served['validation']['images']}"
             assert [row[3], row[4], row[6], row[-1]] == ["gp3", version, records, "ok"]
@@ -393,7 +391,7 @@ def test_a_wrong_setting_fails_every_host_with_the_reason(lab: Lab) -> None:
 
 def test_deploy_may_end_with_the_reader_that_training_uses(lab: Lab) -> None:
     run = lab.playbook("playbooks/deploy.yml", "--limit", "gpu-1", "-e", "dataset_verify_reader=mxnet")
-    assert not run.task_changed("dataset_verify : MXNet | Read every record as training does")
+    assert not run.task_changed("dataset_verify : MXNet | Read every record with ImageRecordIter")
     assert run.table("host", "result")[0][-1] == "ok"
     assert lab.playbook("playbooks/deploy.yml", "--limit", "gpu-1", "-e", "dataset_verify_reader=mxnet").all_unchanged()
 

@@ -95,7 +95,7 @@ def test_a_host_that_the_inventory_does_not_list_ends_the_run(lab: Lab) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["playbooks/deploy.yml", "--limit", "elsewhere"], "No host of this run matches 'gpu': nothing was done."),
+        (["playbooks/deploy.yml", "--limit", "elsewhere"], "No host of this run matches 'gpu': nothing to do."),
         (["playbooks/restore.yml", "-e", "restore_hosts=trainers"], "No host of this run matches 'trainers'"),
     ],
 )

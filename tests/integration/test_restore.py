@@ -72,7 +72,7 @@ def test_records_to_a_host_without_ebs(lab: Lab, version: str) -> None:
     )
     records = (*options, "-e", "dataset_restore_content=records", "-e", f"data_version={version}")
     lab.ssh("gpu-1", "sudo rm -rf /opt/imagenet-ops")  # it may have the environment that an earlier test needed
-    assert lab.playbook(*records, "--check").task_changed("python_environment : Install | Make the environment")
+    assert lab.playbook(*records, "--check").task_changed("python_environment : Install | Create the environment")
     run = lab.playbook(*records)
     assert run.task_changed("dataset_restore : Restore the data set")
     listed = lab.ssh("gpu-1", VERIFY.format(root="/srv/data/imagenet")).splitlines()
@@ -120,7 +120,7 @@ def test_a_drill_of_a_damaged_backup_fails_names_the_object_and_cleans_up(
         )
     finally:
         lab.s3().put_object(Bucket=BUCKET, Key=key, Body=whole)
-    assert "The restore drill of imagenet has failed" in run.text
+    assert "The restore drill of imagenet failed" in run.text
     (report,) = reports(tmp_path)
     assert report["passed"] is False
     assert f"s3://{BUCKET}/imagenet/{version}/recordio/train.rec: its bytes are not those" in report["why"]

@@ -87,9 +87,9 @@ def test_old_versions_go_and_what_is_in_use_stays(ageing: Ageing) -> None:
 
     before = existing(lab)
     predicted = lab.playbook(PLAYBOOK, *one, "--check", "--diff")
-    assert predicted.task_changed("version_retirement : Remove what belongs to old versions and is not in use")
+    assert predicted.task_changed("version_retirement : Remove unused resources of old versions")
     assert existing(lab) == before
-    rows = predicted.table("kind", "what becomes of it")
+    rows = predicted.table("kind", "result")
     zero, first, second, third, newest = ageing.snapshots
     assert verdicts(rows) == {
         zero: "would be removed",
@@ -104,7 +104,7 @@ def test_old_versions_go_and_what_is_in_use_stays(ageing: Ageing) -> None:
     assert f"-snapshot {zero} {ageing.versions[0]}" in predicted.text
 
     done = lab.playbook(PLAYBOOK, *one)
-    assert verdicts(done.table("kind", "what becomes of it"))[zero] == "removed"
+    assert verdicts(done.table("kind", "result"))[zero] == "removed"
     assert re.search(r"removed: 3, at most 0\.\d\d USD a month", done.text)
     assert existing(lab) == sorted([first, second, newest])
     assert ec2.describe_volumes(Filters=[{"Name": "volume-id", "Values": [idle]}])["Volumes"] == []
@@ -122,7 +122,7 @@ def test_backups_of_old_versions_go_where_that_is_asked(ageing: Ageing) -> None:
     assert lab.playbook(PLAYBOOK, *bucket).all_unchanged()
     asked = (*bucket, "-e", "version_retirement_backups=true")
     predicted = lab.playbook(PLAYBOOK, *asked, "--check")
-    assert verdicts(predicted.table("kind", "what becomes of it"))[f"s3://{BUCKET}/{old}"] == "would be removed"
+    assert verdicts(predicted.table("kind", "result"))[f"s3://{BUCKET}/{old}"] == "would be removed"
     assert len(s3.list_object_versions(Bucket=BUCKET)["Versions"]) == 6
     assert not lab.playbook(PLAYBOOK, *asked).all_unchanged()
     left = {entry["Key"] for entry in s3.list_object_versions(Bucket=BUCKET)["Versions"]}
@@ -133,4 +133,4 @@ def test_backups_of_old_versions_go_where_that_is_asked(ageing: Ageing) -> None:
 def test_a_bucket_must_be_named(ageing: Ageing) -> None:
     unnamed = (*CONFIRMED, "-e", "version_retirement_backups=true", "-e", "backup_bucket_name=")
     run = ageing.lab.playbook(PLAYBOOK, *unnamed, expect_success=False)
-    assert "There is no backup_bucket_name" in run.text
+    assert "backup_bucket_name is not set" in run.text

@@ -71,14 +71,14 @@ HOME = {"region": "us-east-1", "kms_key_id": "alias/imagenet"}
 
 def test_check_mode_begins_no_copy(shared: Shared) -> None:
     run = shared.lab.playbook(PLAYBOOK, *wanted([COPY]), "--check", "--diff")
-    assert run.task_changed("snapshot_sharing : Begin the copies")
+    assert run.task_changed("snapshot_sharing : Start the copies")
     assert f"{THERE}: a copy under {shared.keys[THERE]}" in run.text
     assert snapshots(THERE) == []
 
 
 def test_a_copy_is_made_once_with_its_tags_and_its_key(shared: Shared) -> None:
     run = shared.lab.playbook(PLAYBOOK, *wanted([COPY]))
-    assert run.task_changed("snapshot_sharing : Begin the copies")
+    assert run.task_changed("snapshot_sharing : Start the copies")
     (copied,) = snapshots(THERE)
     assert copied["KmsKeyId"] == shared.keys[THERE]
     tags = {tag["Key"]: tag["Value"] for tag in copied["Tags"]}
@@ -113,7 +113,7 @@ def test_accounts_get_the_copies_under_keys_of_one_s_own(shared: Shared) -> None
     assert permitted("us-east-1", home["SnapshotId"]) == {OTHER_ACCOUNT_ID, THIRD_ACCOUNT_ID}
     assert permitted(THERE, there["SnapshotId"]) == {OTHER_ACCOUNT_ID, THIRD_ACCOUNT_ID}
     assert permitted("us-east-1", shared.snapshot) == set()
-    assert f"The policy of {shared.keys[THERE]} has to hold these statements" in run.text
+    assert f"The policy of {shared.keys[THERE]} must have these statements" in run.text
     assert f"arn:aws:iam::{OTHER_ACCOUNT_ID}:root" in run.text
     assert shared.lab.playbook(PLAYBOOK, *arguments).all_unchanged()
     assert len(snapshots("us-east-1")) == 2
