@@ -60,12 +60,14 @@ class ActionModule(ActionBase):
     _clock: Callable[[], float] = staticmethod(time.monotonic)
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the module's own answer; in check mode, and told not to wait, the module runs as any other."""
+        """Return the module's own answer; in check mode, and if it does not wait, the module runs as any other."""
         super().run(tmp, task_vars)
         self._vars = task_vars or {}
         self._module = self._task.action.rsplit(".", 1)[-1]
         self._host = str(self._vars.get("inventory_hostname", "host"))
-        if self._task.check_mode or not boolean(self._task.args.get("wait", True), strict=False):
+        # A module that only reads waits only where a task says so.
+        waits = boolean(self._task.args.get("wait", not self._module.endswith("_info")), strict=False)
+        if self._task.check_mode or not waits:
             return self._execute_module(task_vars=self._vars)
         # The job removes this folder at its end, so Ansible takes no care of it, not even where no job came about.
         folder = self._make_tmp_path()

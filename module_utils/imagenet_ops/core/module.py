@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Callable, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 
 
-def run(module: AnsibleModule, work: Callable[[], dict[str, Any]]) -> NoReturn:
+def run(module: AnsibleModule, work: Callable[[], Mapping[str, Any]]) -> NoReturn:
     """Call ``work`` and leave: with its result, or with the text of the OpsError that it raised.
 
     ``work`` returns the module's result and must say ``changed`` in it. Any other exception is a fault of ours, and

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, Callable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Callable, TypedDict
 
 from ansible.module_utils.imagenet_ops.aws.calls import call_list, tags_of
 from ansible.module_utils.imagenet_ops.aws.clients import Ec2Client
@@ -19,12 +19,30 @@ PAGE_RESULTS = 1000
 UNREACHABLE_SECONDS_MAX = 900.0
 
 
-def find_snapshots(client: Ec2Client, filters: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the snapshots that fit ``filters`` (a value or a list of values by name), the newest last.
+class SnapshotInfo(TypedDict):
+    """A snapshot: ``volume_size`` in GiB, ``full_snapshot_size_in_bytes`` 0 if AWS does not report it, times in ISO."""
 
-    Each has ``snapshot_id``, ``state``, ``progress``, ``volume_size`` (GiB),
-    ``full_snapshot_size_in_bytes`` (of the data, 0 where AWS does not say), ``start_time`` (ISO 8601) and ``tags``.
-    Raises OpsError where EC2 refuses.
+    snapshot_id: str
+    state: str
+    progress: str
+    volume_size: int
+    full_snapshot_size_in_bytes: int
+    start_time: str
+    tags: dict[str, str]
+
+
+class SnapshotsResult(TypedDict):
+    """The result of the module ebs_snapshot_info."""
+
+    changed: bool
+    snapshots: list[SnapshotInfo]
+    waited: bool
+
+
+def find_snapshots(client: Ec2Client, filters: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the snapshots that fit ``filters`` (a value or a list of values by name), as EC2 describes them.
+
+    Raises OpsError if EC2 refuses.
     """
     wanted = [
         {"Name": name, "Values": [str(value) for value in (values if isinstance(values, list) else [values])]}
@@ -32,19 +50,25 @@ def find_snapshots(client: Ec2Client, filters: Mapping[str, Any]) -> list[dict[s
     ]
     operation = "describe_snapshots"
     request: dict[str, Any] = {"Filters": wanted, "MaxResults": PAGE_RESULTS}
-    found = call_list(client, operation, "Snapshots", f"EC2 {operation}", **request)
-    return [
-        {
-            "snapshot_id": snapshot["SnapshotId"],
-            "state": snapshot["State"],
-            "progress": snapshot.get("Progress") or "",
-            "volume_size": snapshot["VolumeSize"],
-            "full_snapshot_size_in_bytes": snapshot.get("FullSnapshotSizeInBytes") or 0,
-            "start_time": snapshot["StartTime"].isoformat(),
-            "tags": tags_of(snapshot),
-        }
-        for snapshot in sorted(found, key=lambda snapshot: snapshot["StartTime"])
-    ]
+    return list(call_list(client, operation, "Snapshots", f"EC2 {operation}", **request))
+
+
+def result(snapshots: Iterable[dict[str, Any]], *, waited: bool = False) -> SnapshotsResult:
+    """Return the module's result: ``snapshots``, as EC2 described them, the newest last."""
+    ordered = sorted(snapshots, key=lambda snapshot: snapshot["StartTime"])
+    return {"changed": False, "snapshots": [_info(snapshot) for snapshot in ordered], "waited": waited}
+
+
+def _info(snapshot: dict[str, Any]) -> SnapshotInfo:
+    return {
+        "snapshot_id": snapshot["SnapshotId"],
+        "state": snapshot["State"],
+        "progress": snapshot.get("Progress") or "",
+        "volume_size": snapshot["VolumeSize"],
+        "full_snapshot_size_in_bytes": snapshot.get("FullSnapshotSizeInBytes") or 0,
+        "start_time": snapshot["StartTime"].isoformat(),
+        "tags": tags_of(snapshot),
+    }
 
 
 class SnapshotWait:
@@ -65,53 +89,53 @@ class SnapshotWait:
         self.sleep = sleep
         self.clock = clock
 
-    def wait(self, snapshot_ids: Sequence[str], progress: Progress) -> dict[str, Any]:
-        """Return the result of the module ebs_snapshot_wait, once all are complete.
+    def wait(self, found: list[dict[str, Any]], progress: Progress) -> list[dict[str, Any]]:
+        """Return the snapshots ``found`` (as EC2 described them) as they are once all are complete.
 
-        Raises OpsError where a snapshot failed or does not exist, where time is over, or where EC2 refuses to say.
+        Raises OpsError if a snapshot failed or was deleted, after the timeout, and if EC2 refuses.
         """
-        poll = Poll(self.delays, self.clock() + self.timeout_seconds, self.sleep, self.clock)
-        found = self._look(snapshot_ids, give_up_at=self.clock())
+        check_states(found)
+        complete = [snapshot for snapshot in found if is_complete(snapshot)]
+        pending = [snapshot for snapshot in found if not is_complete(snapshot)]
+        ids = [snapshot["SnapshotId"] for snapshot in pending]
+        total_gib = sum(snapshot["VolumeSize"] for snapshot in pending)
         last_look = self.clock()
-        total_gib = sum(snapshot["VolumeSize"] for snapshot in found)
-        progress.start(f"snapshot {' '.join(snapshot_ids)}", total_gib, "GiB", done=done_gib(found))
-        waited = not all_complete(found)
-        while not all_complete(found):
+        poll = Poll(self.delays, last_look + self.timeout_seconds, self.sleep, self.clock)
+        progress.start(f"snapshot {' '.join(ids)}", total_gib, "GiB", done=done_gib(pending))
+        while not all(map(is_complete, pending)):
             if not poll.wait():
                 raise OpsError(
-                    f"Snapshot {' '.join(snapshot_ids)}",
-                    f"it is not complete after {self.timeout_seconds:g} s ({done_gib(found)} of {total_gib} GiB)",
-                    "It goes on by itself: run again, or allow more time",
+                    f"Snapshot {' '.join(ids)}",
+                    f"it is not complete after {self.timeout_seconds:g} s ({done_gib(pending)} of {total_gib} GiB)",
+                    "It continues in the background: rerun, or allow more time",
                 )
-            found = self._look(snapshot_ids, give_up_at=last_look + UNREACHABLE_SECONDS_MAX)
-            progress.update(done_gib(found))
+            pending = self._look(ids, give_up_at=last_look + UNREACHABLE_SECONDS_MAX)
+            check_states(pending)
+            progress.update(done_gib(pending))
             last_look = self.clock()
         progress.finish()
-        return {"changed": False, "waited": waited, "size_gib": total_gib}
+        return [*complete, *pending]
 
     def _look(self, snapshot_ids: Sequence[str], give_up_at: float) -> list[dict[str, Any]]:
-        """Return the snapshots as they are now, and keep trying until ``give_up_at`` where EC2 does not answer."""
+        """Return the snapshots as they are now; an EC2 that does not answer is queried again until ``give_up_at``."""
         poll = Poll(self.delays, give_up_at, self.sleep, self.clock)
         while True:
             try:
-                found: list[dict[str, Any]] = self.client.describe_snapshots(SnapshotIds=list(snapshot_ids))[
-                    "Snapshots"
-                ]
+                answer = self.client.describe_snapshots(SnapshotIds=list(snapshot_ids))
             except sdk_errors() as error:
                 if poll.wait():
                     continue
                 raise explain(error, f"Snapshot {' '.join(snapshot_ids)}") from error
-            for snapshot in found:
-                check_state(snapshot)
+            found: list[dict[str, Any]] = answer["Snapshots"]
             return found
 
 
-def all_complete(snapshots: Sequence[dict[str, Any]]) -> bool:
-    """Say whether each of ``snapshots`` is complete."""
-    return all(snapshot["State"] == "completed" for snapshot in snapshots)
+def is_complete(snapshot: dict[str, Any]) -> bool:
+    """Say whether volumes can be made of ``snapshot``."""
+    return bool(snapshot["State"] == "completed")
 
 
-def done_gib(snapshots: Sequence[dict[str, Any]]) -> int:
+def done_gib(snapshots: Iterable[dict[str, Any]]) -> int:
     """Return how much of the volumes is in the snapshots, by their ``Progress`` ("37%", empty at the beginning)."""
     return sum(
         snapshot["VolumeSize"] * int((snapshot.get("Progress") or "0").rstrip("%") or 0) // 100
@@ -119,11 +143,12 @@ def done_gib(snapshots: Sequence[dict[str, Any]]) -> int:
     )
 
 
-def check_state(snapshot: dict[str, Any]) -> None:
-    """Raise OpsError where ``snapshot`` will never be complete."""
-    if snapshot["State"] not in ("pending", "completed"):
-        raise OpsError(
-            f"Snapshot {snapshot['SnapshotId']}",
-            f"it is in state {snapshot['State']}: {snapshot.get('StateMessage') or 'AWS gives no reason'}",
-            "Delete it and run playbooks/steps/snapshot.yml again",
-        )
+def check_states(snapshots: Iterable[dict[str, Any]]) -> None:
+    """Raise OpsError if one of ``snapshots`` will never be complete."""
+    for snapshot in snapshots:
+        if snapshot["State"] not in ("pending", "completed"):
+            raise OpsError(
+                f"Snapshot {snapshot['SnapshotId']}",
+                f"it is in state {snapshot['State']}: {snapshot.get('StateMessage') or 'AWS gives no reason'}",
+                "Delete it and rerun playbooks/steps/snapshot.yml",
+            )

@@ -83,7 +83,8 @@ class Playbook:
         self.folder = folder
         self.async_dir = folder / "async"
         (folder / "library").mkdir()
-        (folder / "library" / "recordio_pack.py").write_text(MODULE)
+        for module in ("recordio_pack", "ebs_snapshot_info"):
+            (folder / "library" / f"{module}.py").write_text(MODULE)
         (folder / "state").mkdir()
         (folder / "ansible.cfg").write_text(
             f"[defaults]\nlibrary={folder}/library\nmodule_utils={ROOT}/module_utils\n"
@@ -91,10 +92,10 @@ class Playbook:
         )
 
     def run(
-        self, *options: str, keywords: dict[str, Any] | None = None, **arguments: Any
+        self, *options: str, module: str = "recordio_pack", keywords: dict[str, Any] | None = None, **arguments: Any
     ) -> subprocess.CompletedProcess[str]:
         task = {
-            "recordio_pack": {"state_dir": str(self.folder / "state"), **arguments},
+            module: {"state_dir": str(self.folder / "state"), **arguments},
             "register": "answer",
             **(keywords or {}),
         }
@@ -164,6 +165,16 @@ def test_told_not_to_wait_the_module_runs_as_any_other(playbook: Playbook) -> No
     ran = playbook.run(wait="no")
     assert (ran.returncode, answer_in(ran.stdout)["job"]) == (0, False)
     assert answer_in(playbook.run(wait="yes").stdout)["job"] is True
+
+
+@pytest.mark.parametrize(("wait", "waits"), [(None, False), ("no", False), ("yes", True)])
+def test_a_module_that_only_reads_waits_only_where_the_task_says_so(
+    playbook: Playbook, wait: str | None, *, waits: bool
+) -> None:
+    assert (
+        answer_in(playbook.run(module="ebs_snapshot_info", wait="{{ omit }}" if wait is None else wait).stdout)["job"]
+        is waits
+    )
 
 
 def test_an_error_of_the_module_comes_through_unchanged(playbook: Playbook) -> None:

@@ -13,11 +13,14 @@ from ansible.module_utils.imagenet_ops.ebs.snapshots import (
     SnapshotWait,
     done_gib,
     find_snapshots,
+    result,
 )
 from botocore.exceptions import EndpointConnectionError
 
 from tests.fakes.clients import StubEc2
 from tests.fakes.ec2 import refused
+
+START = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
 
 class FakeSnapshots(StubEc2):
@@ -40,7 +43,13 @@ class FakeSnapshots(StubEc2):
         progress = f"{percent}%" if percent else ""
         return {
             "Snapshots": [
-                {**one, "SnapshotId": name, "VolumeSize": self.sizes_gib[name], "Progress": progress}
+                {
+                    **one,
+                    "SnapshotId": name,
+                    "VolumeSize": self.sizes_gib[name],
+                    "Progress": progress,
+                    "StartTime": START,
+                }
                 for name in request["SnapshotIds"]
             ]
         }
@@ -50,16 +59,18 @@ class FakeSnapshots(StubEc2):
         if self.progress_path.exists():
             self.seen.append(json.loads(self.progress_path.read_text()))
 
-    def wait(self, folder: Path, timeout_seconds: float = 86400) -> dict[str, Any]:
-        progress = Progress(str(folder), "ebs_snapshot_wait", interval_seconds=0)
+    def wait(self, folder: Path, timeout_seconds: float = 86400) -> list[str]:
+        """Return the states of the snapshots in the end."""
+        progress = Progress(str(folder), "ebs_snapshot_info", interval_seconds=0)
         self.progress_path = Path(progress.path)
         waiting = SnapshotWait(self, 15, timeout_seconds, self.sleep, lambda: self.now)
-        return waiting.wait(list(self.sizes_gib), progress)
+        found = self.describe_snapshots(SnapshotIds=list(self.sizes_gib))["Snapshots"]
+        return [snapshot["State"] for snapshot in waiting.wait(found, progress)]
 
 
 def test_progress_is_told_until_all_are_complete(tmp_path: Path) -> None:
     snapshots = FakeSnapshots({"snap-1": 1000, "snap-2": 60})
-    assert snapshots.wait(tmp_path) == {"changed": False, "waited": True, "size_gib": 1060}
+    assert snapshots.wait(tmp_path) == ["completed", "completed"]
     assert 6000 <= snapshots.now <= 6015
     done = [seen["done"] for seen in snapshots.seen]
     assert done == sorted(done)
@@ -72,7 +83,7 @@ def test_progress_is_told_until_all_are_complete(tmp_path: Path) -> None:
 def test_one_that_is_complete_already_is_not_waited_for(tmp_path: Path) -> None:
     snapshots = FakeSnapshots({"snap-1": 8})
     snapshots.state = "completed"
-    assert snapshots.wait(tmp_path)["waited"] is False
+    assert snapshots.wait(tmp_path) == ["completed"]
     assert snapshots.now == 0
 
 
@@ -82,8 +93,8 @@ def test_one_that_failed_tells_why(tmp_path: Path) -> None:
     with pytest.raises(OpsError) as caught:
         snapshots.wait(tmp_path)
     assert str(caught.value) == (
-        "Snapshot snap-1: it is in state error: Given key ID is not accessible. Delete it and run "
-        "playbooks/steps/snapshot.yml again"
+        "Snapshot snap-1: it is in state error: Given key ID is not accessible. Delete it and rerun "
+        "playbooks/steps/snapshot.yml"
     )
 
 
@@ -92,8 +103,8 @@ def test_time_that_is_over(tmp_path: Path) -> None:
     with pytest.raises(OpsError) as caught:
         snapshots.wait(tmp_path, timeout_seconds=600)
     assert str(caught.value) == (
-        "Snapshot snap-1: it is not complete after 600 s (20 of 200 GiB). It goes on by itself: run again, or allow "
-        "more time"
+        "Snapshot snap-1: it is not complete after 600 s (20 of 200 GiB). It continues in the background: rerun, or "
+        "allow more time"
     )
 
 
@@ -108,7 +119,7 @@ def test_a_lost_network_is_borne_for_a_while(tmp_path: Path) -> None:
             snapshots.errors = [lost] * 50
 
     snapshots.sleep = lose_network  # type: ignore[method-assign]
-    assert snapshots.wait(tmp_path)["waited"] is True
+    assert snapshots.wait(tmp_path) == ["completed"]
 
     snapshots.now, snapshots.errors = 0.0, []
 
@@ -125,16 +136,16 @@ def test_a_lost_network_is_borne_for_a_while(tmp_path: Path) -> None:
     assert snapshots.now == 1500 - 15 + UNREACHABLE_SECONDS_MAX
 
 
-def test_a_first_look_that_is_refused_is_the_end(tmp_path: Path) -> None:
+def test_one_that_is_complete_is_neither_waited_for_nor_left_out(tmp_path: Path) -> None:
     snapshots = FakeSnapshots({"snap-1": 8})
-    snapshots.errors = [
-        refused("DescribeSnapshots", "InvalidSnapshot.NotFound", "The snapshot 'snap-1' does not exist.")
-    ]
-    with pytest.raises(
-        OpsError, match=r"Snapshot snap-1: InvalidSnapshot\.NotFound: The snapshot 'snap-1' does not exist"
-    ):
-        snapshots.wait(tmp_path)
-    assert snapshots.now == 0
+    progress = Progress(str(tmp_path), "ebs_snapshot_info", interval_seconds=0)
+    snapshots.progress_path = Path(progress.path)
+    complete = {"SnapshotId": "snap-0", "State": "completed", "VolumeSize": 500}
+    (pending,) = snapshots.describe_snapshots(SnapshotIds=["snap-1"])["Snapshots"]
+    waiting = SnapshotWait(snapshots, 15, 86400, snapshots.sleep, lambda: snapshots.now)
+    found = waiting.wait([pending, complete], progress)
+    assert [snapshot["SnapshotId"] for snapshot in found] == ["snap-0", "snap-1"]
+    assert json.loads(Path(progress.path).read_text())["total"] == 8
 
 
 class Pages(StubEc2):
@@ -164,7 +175,9 @@ class Pages(StubEc2):
 
 def test_snapshots_are_found_by_filters_the_newest_last() -> None:
     pages = Pages()
-    found = find_snapshots(pages, {"tag:Role": ["snapshot", "deploy_snapshot"], "status": "pending"})
+    found = result(find_snapshots(pages, {"tag:Role": ["snapshot", "deploy_snapshot"], "status": "pending"}))[
+        "snapshots"
+    ]
     assert [one["snapshot_id"] for one in found] == ["snap-2", "snap-3", "snap-1"]
     assert found[0] == {
         "snapshot_id": "snap-2",

@@ -1,4 +1,4 @@
-"""Runs ebs_snapshot_wait as a job that outlives the connection, and shows its progress (long_task.py)."""
+"""Runs ebs_snapshot_info, if it waits, as a job that outlives the connection, and shows its progress (long_task.py)."""
 
 from __future__ import annotations
 
