@@ -100,7 +100,7 @@ def _beside_tar(bench: Bench) -> None:
         theirs.mkdir()
 
     loop = 'for t in *.tar; do d="${t%.tar}"; mkdir "$d"; tar -xf "$t" -C "$d"; rm "$t"; done'
-    request = {"split": "train", "layout": "class_archives", "archive": str(archive), "dest": str(ours)}
+    request = {"name_rules": "train", "layout": "class_archives", "archive": str(archive), "dest": str(ours)}
     rounds = interleaved(
         {
             "ours": _ours(bench, "train", forget, **request, expected_images=count),
@@ -154,7 +154,7 @@ def _beside_the_script(bench: Bench) -> None:
 
     lines = [f"cd {theirs}", *(f"mkdir -p {wnid}" for wnid in sorted(set(wnids)))]
     lines += [f"mv {name} {wnid}/" for name, wnid in zip(names, wnids, strict=True)]
-    request = {"split": "validation", "layout": "labelled_files", "labels": str(labels), "expected_images": count}
+    request = {"name_rules": "validation", "layout": "labelled_files", "labels": str(labels), "expected_images": count}
     request |= {"directory": str(ours), "dest": str(ours)}
     reruns: list[float] = []
 

@@ -4,39 +4,38 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: recordio_pack
-short_description: Pack trees of images into RecordIO files, restartable and byte-exact
+short_description: Pack images into RecordIO files
 description:
-  - Packs each split's tree into C(<split>.rec), C(<split>.idx) and C(<split>.lst) below C(<root>/recordio), writes
-    C(<root>/labels.tsv) and, last of all, C(<root>/manifest.json) with counts, sizes and SHA-256 of everything.
-  - With O(resize_filter=linear) the files are, byte for byte, what C(im2rec.py) of MXNet 1.9.1 writes from the same
-    tree and list, whatever the number of workers.
-  - The class index, which is the label, is the place of the directory's name in the sorted list of classes; all splits
-    share one list. Classes come from O(devkit), else from the directories of the first split. An unknown directory,
-    images outside of a class directory and images in a directory within one are errors, because C(im2rec.py) would
-    shift labels there.
-  - May be killed at any moment and run again. It goes on from its last journal point, at most some seconds back, and
-    ends with the same bytes. What is finished is not read again while names and sizes of the images, the settings and
-    the records' files are unchanged.
-  - Where settings or source have changed, the split is packed anew and a warning says what changed. Old and new are
-    never mixed, and files in use stay as they are until their successors are complete. This takes space for both.
-  - Where a finished file was damaged or removed since, the split is packed again, with a warning.
+  - Packs each split into C(<split>.rec), C(<split>.idx) and C(<split>.lst) below C(<root>/recordio), writes
+    C(<root>/labels.tsv) and finally C(<root>/manifest.json) with counts, sizes and SHA-256 of all files.
+  - With O(resize_filter=linear) the files are byte-identical to those that C(im2rec.py) of MXNet 1.9.1 writes from the
+    same tree and list, for any number of workers.
+  - The label is the class index, the position of the class in the sorted list of classes; all splits share one list.
+    Classes come from O(devkit), else from the directories of the first split. An unknown directory, images outside of a
+    class directory and images in a directory within one are errors, because C(im2rec.py) would shift the labels.
+  - Can be killed at any time and rerun. It resumes from its last checkpoint, at most a few seconds back, and gives the
+    same bytes. Completed splits are not read again while names and sizes of the images, the settings and the record
+    files are unchanged.
+  - If settings or source have changed, the split is packed again and a warning says what changed. Old and new records
+    are never mixed, and files are replaced only when their successors are complete. This takes space for both.
+  - If a finished file was damaged or deleted, the split is packed again, with a warning.
 version_added: "1.0.0"
 author: The authors of imagenet-ops
 options:
   dataset:
-    description: Name of the data set, as it stands in the manifest.
+    description: Name of the data set, as in the manifest.
     type: str
     required: true
   root:
-    description: Folder of the data set. Everything is written below it.
+    description: Folder of the data set. All files are written below it.
     type: path
     required: true
   state_dir:
-    description: Folder of journals and progress, on the same volume. Created if missing.
+    description: Folder for checkpoints and progress, on the same volume. Created if missing.
     type: path
     required: true
   splits:
-    description: The splits to pack. The manifest describes these and no others.
+    description: The splits to pack. The manifest describes only these.
     type: list
     elements: dict
     required: true
@@ -47,65 +46,65 @@ options:
         required: true
       source:
         description: The tree, C(<source>/<class>/<image>). Files other than C(.JPEG), C(.jpg) and C(.png) are not
-          packed. One of I(source) and I(archive) is needed; the records are the same either way.
+          packed. Either I(source) or I(archive) is required; the records are the same.
         type: path
       archive:
         description:
-          - The archive that the images are in. It is read once, from front to back, without being unpacked. What its
-            images become is spooled in O(scratch_dir), which takes up to twice the size of the records; that much must
-            be free before it begins.
+          - The archive with the images. It is read once, sequentially, without being unpacked. The transformed images
+            are spooled in O(scratch_dir), which needs free space of up to twice the size of the records.
         type: path
       layout:
-        description: How the archive is made, as of M(imagenet_layout).
+        description: Layout of the archive, as in M(imagenet_layout).
         type: str
         choices: [class_archives, class_directories, labelled_files]
         default: class_archives
       folder:
-        description: The directory of the archive that the split lies in, as of M(imagenet_layout).
+        description: The directory of the split in the archive, as in M(imagenet_layout).
         type: str
         default: ""
       labels:
-        description: The file with the labels of C(labelled_files), as of M(imagenet_layout), in place of the O(devkit).
+        description: The file with the labels for C(labelled_files), as in M(imagenet_layout), instead of the O(devkit).
         type: path
-      names:
-        description: Which names are right in the archive, as I(split) of M(imagenet_layout).
+      name_rules:
+        description: Which names are valid in the archive, as in M(imagenet_layout).
         type: str
+        aliases: [names]
         choices: [train, validation, any]
         default: any
       expected_images:
-        description: How many images there must be; V(0) means that it is not checked.
+        description: Required number of images; V(0) for any number.
         type: int
         default: 0
       class_images_min:
-        description: How many images each class must have at least; V(0) means that a class may lack images.
+        description: Required minimum of images in each class; V(0) for none.
         type: int
         default: 0
       class_images_max:
-        description: How many images each class may have at most; V(0) means that it is not checked.
+        description: Allowed maximum of images in each class; V(0) for any number.
         type: int
         default: 0
   expected_classes:
-    description: How many classes there must be; V(0) means that it is not checked.
+    description: Required number of classes; V(0) for any number.
     type: int
     default: 0
   devkit:
     description:
-      - The ILSVRC development kit (C(ILSVRC2012_devkit_t12.tar.gz)). It lists the classes, and gives C(labels.tsv)
-        their words.
-      - Without it the first split's classes are the classes, and the words stay empty.
-      - Archives with the layout V(labelled_files) need it, or a file with labels.
+      - The ILSVRC development kit (C(ILSVRC2012_devkit_t12.tar.gz)). It lists the classes, and their words for
+        C(labels.tsv).
+      - Without it, the classes are those of the first split, and the words are empty.
+      - Archives with the layout V(labelled_files) require it, or a file with labels.
     type: path
   label_order:
     description:
-      - A text file that lists the classes in the order of their labels, a line for each; what follows a tab (or a
-        space, in a line without a tab) is ignored. Without it, the classes are sorted, as C(im2rec.py) has them.
+      - A text file with the classes in the order of their labels, one on each line; text after a tab (or after a
+        space, in a line without a tab) is ignored. Without it, the classes are sorted, as in C(im2rec.py).
     type: path
   short_side_pixels:
     description: Length of the short side after resizing. V(0) keeps each image's size.
     type: int
     default: 256
   enlarge:
-    description: Whether images whose short side is smaller are enlarged, as C(im2rec.py) does, or keep their size.
+    description: Whether to enlarge images with a smaller short side, as C(im2rec.py) does.
     type: bool
     default: true
   channels:
@@ -115,11 +114,11 @@ options:
     default: 3
   pass_through:
     description:
-      - Whether to pack the bytes as they are. Resizing, quality and colour play no part then; what is no JPEG or PNG,
-        is empty or cut short, or says that it exceeds O(max_image_pixels), is bad as otherwise, but nothing is decoded.
+      - Whether to pack the original bytes. Settings for size, quality and colour are ignored. Images that are not JPEG
+        or PNG, empty, truncated, or larger than O(max_image_pixels) by their headers are bad, but none is decoded.
       - The EXIF orientation, which is applied otherwise, stays in the image for the reader to apply.
-      - The size of the records is known before they are written. It is shown in the progress, and as RV(bytes) in check
-        mode for trees.
+      - The size of the records is known before they are written. It is in the progress, and for trees in RV(bytes) of
+        check mode.
     type: bool
     default: false
   quality:
@@ -128,60 +127,58 @@ options:
     default: 95
   resize_filter:
     description:
-      - V(linear) gives the bytes of C(im2rec.py). V(area) averages, which looks better and takes about a third more
-        time.
+      - V(linear) gives the bytes of C(im2rec.py). V(area) averages, which looks better and takes about a third
+        longer.
     type: str
     choices: [linear, area]
     default: linear
   max_image_pixels:
-    description: An image with more pixels than this, before or after resizing, is bad. It bounds the memory that one
-      image takes.
+    description: An image with more pixels than this, before or after resizing, is bad. This bounds the memory for one
+      image.
     type: int
     default: 100000000
   shuffle:
-    description: Whether to shuffle the records, in the way of C(im2rec.py). If V(false) they are in sorted order.
+    description: Whether to shuffle the records, as C(im2rec.py) does. Otherwise they are in sorted order.
     type: bool
     default: true
   shuffle_seed:
-    description: Seed of the shuffle. C(im2rec.py) always takes 100.
+    description: Seed of the shuffle. C(im2rec.py) always uses 100.
     type: int
     default: 100
   shards:
     description:
-      - Into how many files each split is divided. V(1) makes C(train.rec), V(16) makes
-        C(train-00000-of-00016.rec) and so on, each with its index and list and with a stretch of the order.
+      - Number of files for each split. V(1) makes C(train.rec), V(16) makes C(train-00000-of-00016.rec) and so on, each
+        with its own index and list.
     type: int
     default: 1
   scratch_dir:
-    description: Where archives are spooled; C(<root>/.scratch) by default. It is empty again at the end.
+    description: Folder where archives are spooled; C(<root>/.scratch) by default. It is empty at the end.
     type: path
   shuffle_memory_mib:
-    description: How much of the page cache, in MiB, may be used while the images of an archive are brought into the
-      order of the records.
+    description: How much of the page cache, in MiB, may be used to shuffle the images of an archive.
     type: int
     default: 256
   on_bad_image:
     description:
-      - What to do with a file that is no JPEG or PNG, is truncated, empty or damaged, or exceeds O(max_image_pixels).
-      - V(fail) stops at the first one and names it. After it was replaced in the tree, or this option changed, packing
-        goes on from there.
-      - V(skip) leaves it out of the three files and names it in the manifest with the reason. All other ids stay the
-        same.
-      - V(quarantine) is V(skip), and puts a copy of the image into C(<root>/quarantine/<split>/<class>/) for people to
-        look at. The tree or archive is not changed.
-      - CMYK and grey JPEGs and PNGs (whatever they are named) are not bad. They become three-channel JPEGs and are
-        counted.
+      - What to do with a file that is not a JPEG or PNG, is truncated, empty or damaged, or exceeds
+        O(max_image_pixels).
+      - V(fail) stops at the first one and reports it. Packing resumes there when it was replaced in the tree, or when
+        this option was changed.
+      - V(skip) leaves it out of the records and lists it in the manifest with the reason. All other ids stay the same.
+      - V(quarantine) does the same as V(skip), and copies the image to C(<root>/quarantine/<split>/<class>/). The tree
+        or archive is not changed.
+      - CMYK and grey JPEGs and PNGs (with any extension) are not bad. They become three-channel JPEGs and are counted.
     type: str
     choices: [fail, skip, quarantine]
     default: fail
   workers:
-    description: Number of threads; V(0) means all processors that affinity and cgroup quota leave to the module.
+    description: Number of threads; V(0) for all processors that affinity and cgroup quota allow.
     type: int
     default: 0
 attributes:
   check_mode:
-    description: Lists the trees, compares the counts, and says whether anything would be packed and how many
-      records; of an archive that was not packed yet, the expected numbers.
+    description: Lists the trees, compares the counts, and reports whether anything would be packed and how many
+      records; for an archive that was not packed yet, the expected numbers.
     support: full
   diff_mode:
     description: Shows version, settings and numbers of records before and after.
@@ -213,7 +210,7 @@ EXAMPLES = r"""
         class_images_max: 50
   register: packed
 
-- name: Pack straight from the archive, in 16 shards
+- name: Pack directly from the archives, in 16 shards
   recordio_pack:
     dataset: imagenet
     root: /data/imagenet
@@ -223,13 +220,13 @@ EXAMPLES = r"""
     splits:
       - name: train
         archive: /data/imagenet/archives/ILSVRC2012_img_train.tar
-        names: train
+        name_rules: train
       - name: validation
         archive: /data/imagenet/archives/ILSVRC2012_img_val.tar
         layout: labelled_files
-        names: validation
+        name_rules: validation
 
-- name: Pack both splits of Imagenette straight from their one archive
+- name: Pack both splits of Imagenette directly from their common archive
   recordio_pack:
     dataset: imagenette
     root: /data/imagenette
@@ -244,7 +241,7 @@ EXAMPLES = r"""
         layout: class_directories
         folder: imagenette2/val
 
-- name: Pack at a short side of 480 pixels and leave bad images out
+- name: Pack with a short side of 480 pixels and skip bad images
   recordio_pack:
     dataset: flowers
     root: /data/flowers
@@ -260,18 +257,18 @@ EXAMPLES = r"""
 RETURN = r"""
 dataset_version:
   description:
-    - The first 12 hex digits of the manifest's SHA-256. The same archives with the same settings give the same
-      everywhere.
-    - Empty in check mode if a split would be packed, for it is not known then.
+    - The first 12 hex digits of the manifest's SHA-256. The same archives with the same settings give the same version
+      on every machine.
+    - Empty in check mode if a split would be packed.
   returned: success
   type: str
   sample: 3fb2a90c41d7
 manifest_sha256:
-  description: SHA-256 of C(manifest.json); empty where RV(dataset_version) is.
+  description: SHA-256 of C(manifest.json); empty if RV(dataset_version) is.
   returned: success
   type: str
 records:
-  description: Number of records of each split; in check mode the number of images where the split would be packed.
+  description: Number of records of each split; in check mode the number of images if the split would be packed.
   returned: success
   type: dict
   sample: {"train": 1281167, "validation": 50000}
@@ -281,16 +278,16 @@ classes:
   type: int
   sample: 1000
 bytes:
-  description: Size of the records' files together, in bytes. In check mode a split that would be packed counts with the
-    size of its C(.rec) where that is known (a tree, O(pass_through)), else not at all.
+  description: Total size of the record files in bytes. In check mode, a split that would be packed counts with the size
+    of its C(.rec) if that is known (a tree, O(pass_through)).
   returned: success
   type: int
 bad_images:
-  description: How many images were left out as bad.
+  description: Number of bad images, which have no record.
   returned: success
   type: int
 samples:
-  description: A few of the bad images, with the reason. The manifest names all.
+  description: A few of the bad images, with the reason. The manifest lists all.
   returned: success
   type: list
   elements: str
@@ -313,7 +310,7 @@ else:
 
 
 def _split(options: dict[str, Any], devkit: str | None) -> SplitRequest:
-    rules = ArchiveRules(options["names"], options["layout"], devkit, options["labels"], options["folder"])
+    rules = ArchiveRules(options["name_rules"], options["layout"], devkit, options["labels"], options["folder"])
     counts = {name: options[name] for name in ("expected_images", "class_images_min", "class_images_max")}
     return SplitRequest(options["name"], options["source"], options["archive"], rules, **counts)
 
@@ -339,7 +336,12 @@ def main() -> None:
                     },
                     "folder": {"type": "str", "default": ""},
                     "labels": {"type": "path"},
-                    "names": {"type": "str", "choices": ["train", "validation", "any"], "default": "any"},
+                    "name_rules": {
+                        "type": "str",
+                        "choices": ["train", "validation", "any"],
+                        "default": "any",
+                        "aliases": ["names"],
+                    },
                     "expected_images": {"type": "int", "default": 0},
                     "class_images_min": {"type": "int", "default": 0},
                     "class_images_max": {"type": "int", "default": 0},
@@ -354,7 +356,7 @@ def main() -> None:
             "quality": {"type": "int", "default": 95},
             "enlarge": {"type": "bool", "default": True},
             "channels": {"type": "int", "choices": [1, 3], "default": 3},
-            # Ansible takes the name for that of a password.
+            # Ansible takes the name for a password.
             "pass_through": {"type": "bool", "default": False, "no_log": False},
             "resize_filter": {"type": "str", "choices": ["linear", "area"], "default": "linear"},
             "max_image_pixels": {"type": "int", "default": 100_000_000},

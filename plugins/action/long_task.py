@@ -1,9 +1,9 @@
-"""Runs a module of hours so that people see how far it is, and so that it outlives the connection.
+"""Runs a module that takes hours, shows its progress, and survives a lost connection.
 
 The action plugins of the long modules are this class. The module runs on its host as an asynchronous job; every few
-seconds one shell command reads the progress that the module writes to ``<state_dir>/<module>.progress.json`` and looks
-whether the job still lives. A connection that is lost is tried again while the job goes on. Should the controller be
-lost, the next run of the playbook waits for the job (by the module's lock) and finds its work done.
+seconds one shell command reads the progress that the module writes to ``<state_dir>/<module>.progress.json`` and checks
+whether the job is alive. A lost connection is retried while the job continues. If the controller is lost, the next run
+of the playbook waits for the job (by the module's lock) and finds its work completed.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from ansible.errors import AnsibleConnectionFailure
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
-# The job may take as long as a download of the whole data set over a slow line; after that it is killed.
+# Longer than a download of the whole data set over a slow line takes; after that the job is killed.
 JOB_LIMIT_SECONDS = 30 * 24 * 3600
-# Looks come close together at first, so that a short job is not kept waiting for by more than a quarter of its time.
+# Polls are frequent at first, so that a short job is not delayed by more than a quarter of its time.
 FIRST_POLL_SECONDS = 0.3
 POLL_GROWTH = 1.25
-# Settings that a user may change as variables.
+# Settings that a user can change by variables.
 DEFAULTS = {
-    "imagenet_ops_poll_seconds": 5.0,  # the longest time between two looks at the job
+    "imagenet_ops_poll_seconds": 5.0,  # the longest time between two polls of the job
     "imagenet_ops_progress_seconds": 5.0,  # the shortest time between two lines of progress
-    "imagenet_ops_unreachable_seconds": 900.0,  # how long a lost connection is tried again
+    "imagenet_ops_unreachable_seconds": 900.0,  # how long a lost connection is retried
 }
-# What separates the parts of the answer to a look; it occurs in no JSON.
+# Separates the parts of the output of a poll; it cannot occur in JSON.
 SEPARATOR = "\x1e"
-# Keys that belong to the asynchronous job and not to the module's answer.
+# Keys of the asynchronous job that are not part of the module's result.
 JOB_KEYS = ("ansible_job_id", "started", "finished", "results_file")
 
 
 class Job(NamedTuple):
-    """An asynchronous job on a host: its id, the file of its answer, that of the module's progress, its own folder."""
+    """An asynchronous job on a host: its id, the files of its result and progress, and its folder."""
 
     job_id: str
     results_path: str
@@ -45,8 +45,8 @@ class Job(NamedTuple):
     folder: str
 
 
-class Look(NamedTuple):
-    """What was seen of a job: whether it is at its end, whether its processes live, and the module's progress."""
+class JobStatus(NamedTuple):
+    """The status of a job: whether it has finished, whether its processes are alive, and the module's progress."""
 
     finished: bool
     alive: bool
@@ -60,7 +60,7 @@ class ActionModule(ActionBase):
     _clock: Callable[[], float] = staticmethod(time.monotonic)
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the module's own answer; in check mode, and if it does not wait, the module runs as any other."""
+        """Return the result of the module. In check mode, and unless it is to wait, it runs as any other module."""
         super().run(tmp, task_vars)
         self._vars = task_vars or {}
         self._module = self._task.action.rsplit(".", 1)[-1]
@@ -69,7 +69,7 @@ class ActionModule(ActionBase):
         waits = boolean(self._task.args.get("wait", not self._module.endswith("_info")), strict=False)
         if self._task.check_mode or not waits:
             return self._execute_module(task_vars=self._vars)
-        # The job removes this folder at its end, so Ansible takes no care of it, not even where no job came about.
+        # The job deletes this folder at its end, so Ansible does not, not even if the job could not be started.
         folder = self._make_tmp_path()
         started = self._start()
         if "ansible_job_id" not in started:
@@ -78,13 +78,13 @@ class ActionModule(ActionBase):
         answer = self._follow(self._job(started, folder))
         for key in JOB_KEYS:
             answer.pop(key, None)
-        # What starting the job found out about the host, such as its Python.
+        # Facts that starting the job discovered, such as the Python interpreter.
         if "ansible_facts" in started:
             answer.setdefault("ansible_facts", started["ansible_facts"])
         return answer
 
     def _start(self) -> dict[str, Any]:
-        """Start the job and return what Ansible says of it, or its reason for not starting it."""
+        """Start the job and return its id and files, or the failure."""
         self._task.async_val = JOB_LIMIT_SECONDS
         try:
             return self._execute_module(task_vars=self._vars, wrap_async=True)
@@ -97,7 +97,7 @@ class ActionModule(ActionBase):
         return Job(started["ansible_job_id"], started["results_file"], progress_path, folder)
 
     def _follow(self, job: Job) -> dict[str, Any]:
-        """Look at ``job`` until it has ended, through lost connections, and return the module's answer."""
+        """Poll ``job`` until it has finished, reconnecting as needed, and return the result of the module."""
         reporter = Reporter(self._line_start(), self._setting("imagenet_ops_progress_seconds"), self._clock)
         delay_seconds = FIRST_POLL_SECONDS
         last_contact, connected = self._clock(), True
@@ -105,17 +105,17 @@ class ActionModule(ActionBase):
             self._sleep(delay_seconds)
             delay_seconds = min(delay_seconds * POLL_GROWTH, self._setting("imagenet_ops_poll_seconds"))
             try:
-                look = self._look(job)
-                if look.finished:
+                status = self._poll(job)
+                if status.finished:
                     return self._collect(job)
             except AnsibleConnectionFailure as error:
-                self._bear(error, last_contact, first=connected)
+                self._tolerate(error, last_contact, first=connected)
                 connected = False
                 continue
             last_contact, connected = self._clock(), True
-            if not look.alive:
+            if not status.alive:
                 return self._lost(job)
-            line = reporter.line(look.progress, details=not self._task.no_log)
+            line = reporter.line(status.progress, details=not self._task.no_log)
             if line:
                 self._display.display(line)
 
@@ -125,45 +125,45 @@ class ActionModule(ActionBase):
     def _line_start(self) -> str:
         return f"{self._host} | {self._module} | "
 
-    def _look(self, job: Job) -> Look:
-        answer = self._low_level_execute_command(look_command(job))
+    def _poll(self, job: Job) -> JobStatus:
+        answer = self._low_level_execute_command(poll_command(job))
         parts = str(answer.get("stdout", "")).split(SEPARATOR)
         if len(parts) != 4:
             reason = str(answer.get("stderr") or answer.get("stdout") or "no output").strip()
-            raise AnsibleConnectionFailure(f"the host did not answer as it should: {reason}")
-        return read_look(parts[1:])
+            raise AnsibleConnectionFailure(f"unexpected output of the poll command: {reason}")
+        return parse_status(parts[1:])
 
-    def _bear(self, error: AnsibleConnectionFailure, last_contact: float, *, first: bool) -> None:
-        """Put up with a lost connection, up to a limit; the job does not need it."""
+    def _tolerate(self, error: AnsibleConnectionFailure, last_contact: float, *, first: bool) -> None:
+        """Tolerate a lost connection up to a limit, since the job does not need it. Raises AnsibleConnectionFailure."""
         limit_seconds = self._setting("imagenet_ops_unreachable_seconds")
         if self._clock() - last_contact >= limit_seconds:
             raise AnsibleConnectionFailure(
-                f"{self._module} on {self._host}: no connection for {duration(limit_seconds)}: {error}. The job itself "
-                "goes on. Mend the connection and run the playbook again: it waits for the job and finds its work done"
-            ) from None  # Ansible would add the cause's text a second time
+                f"{self._module} on {self._host}: no connection for {duration(limit_seconds)} ({error}); the job is "
+                "still running. Restore connectivity and rerun: the playbook waits for the job and uses its result"
+            ) from None  # Ansible would add the text of the cause again
         if first:
-            self._display.display(f"{self._line_start()}no connection; the job goes on, trying again")
+            self._display.display(f"{self._line_start()}connection lost, job still running; reconnecting")
         self._display.vvv(f"{self._line_start()}{error}")
 
     def _collect(self, job: Job) -> dict[str, Any]:
-        """Return the answer of a finished job and remove its file."""
+        """Return the result of a finished job and delete its file."""
         directory, name = os.path.split(job.results_path)
         request = {"jid": name, "_async_dir": directory}
         answer = self._execute_module("ansible.legacy.async_status", request, task_vars=self._vars)
         self._remove_answer(job)
         if "cmd" in answer:
-            # Ansible's wrapper could not start the module ("outdata"), or found no answer in what it printed ("data").
+            # Ansible's wrapper could not start the module ("outdata"), or its output had no result ("data").
             reason = answer["msg"] if "outdata" in answer else answer.get("stderr") or "killed, or out of memory"
-            return self._failure(f"its process ended without an answer ({str(reason).strip()})")
+            return self._failure(f"the job exited without a result ({str(reason).strip()})")
         return answer
 
     def _lost(self, job: Job) -> dict[str, Any]:
         self._remove_answer(job)
         self._remove_tmp_path(job.folder, force=True)
-        return self._failure("the job is gone without an answer (killed, or the host was restarted)")
+        return self._failure("the job exited without a result (killed, out of memory, or the host was rebooted)")
 
     def _failure(self, why: str) -> dict[str, Any]:
-        todo = "Look at the host's memory and at dmesg, then run the playbook again: finished work is kept"
+        todo = "Check the host's memory and dmesg, then rerun: completed work is kept"
         return {"failed": True, "changed": False, "msg": f"{self._module} on {self._host}: {why}. {todo}"}
 
     def _remove_answer(self, job: Job) -> None:
@@ -171,10 +171,9 @@ class ActionModule(ActionBase):
 
 
 class Reporter:
-    """Makes lines of progress, at most one in ``interval_seconds`` and none that says nothing new."""
+    """Makes lines of progress, at most one in ``interval_seconds``, and none without news."""
 
     def __init__(self, line_start: str, interval_seconds: float, clock: Callable[[], float]) -> None:
-        """Keep what every line begins with, and the clock that paces them."""
         self.line_start = line_start
         self.interval_seconds = interval_seconds
         self.clock = clock
@@ -185,19 +184,19 @@ class Reporter:
         """Return the line to print for ``progress`` now, or ""; without ``details`` it holds numbers alone."""
         if progress is None or self.clock() - self._last_time < self.interval_seconds:
             return ""
-        line = self.line_start + progress_text(progress, details=details)
+        line = self.line_start + describe_progress(progress, details=details)
         if line == self._last_line:
             return ""
         self._last_line, self._last_time = line, self.clock()
         return line
 
 
-def look_command(job: Job) -> str:
-    """Return the shell command that tells how ``job`` is.
+def poll_command(job: Job) -> str:
+    """Return the shell command that prints the status of ``job``.
 
-    It prints, each after a separator: "dead" if no process of the job lives; the file of its answer; the progress, if
-    the module wrote it since the job began. The processes are looked at first: a job that ends in between has written
-    its answer by the time that it is read. The job's id is written so that this command does not find itself.
+    It prints, each after a separator: "dead" if no process of the job is alive; the file of its result; the progress,
+    if the module wrote it since the job began. The processes are checked first: a job that exits in between has written
+    its result by the time that it is read. The job's id is written so that this command does not match itself.
     """
     job_id = job.job_id.split(".", 1)[0]
     results = shlex.quote(job.results_path).replace(job_id, f"{job_id[0]}''{job_id[1:]}")
@@ -211,17 +210,17 @@ def look_command(job: Job) -> str:
     )
 
 
-def read_look(parts: list[str]) -> Look:
-    """Return what the three parts of the answer to `look_command` say."""
+def parse_status(parts: list[str]) -> JobStatus:
+    """Parse the three parts of the output of `poll_command`."""
     processes, results, progress = parts
     answer = read_object(results)
-    # The wrapper of Ansible writes "started" until the module's own answer takes the place.
+    # Ansible's wrapper writes "started" until the result of the module replaces it.
     finished = answer is not None and "started" not in answer
-    return Look(finished, processes.strip() != "dead", read_object(progress))
+    return JobStatus(finished, processes.strip() != "dead", read_object(progress))
 
 
 def read_object(text: str) -> dict[str, Any] | None:
-    """Return the JSON object in ``text``, or None where there is none yet."""
+    """Return the JSON object in ``text``, or None if there is none yet."""
     try:
         value = json.loads(text)
     except ValueError:
@@ -229,8 +228,8 @@ def read_object(text: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def progress_text(progress: dict[str, Any], *, details: bool) -> str:
-    """Return progress (see state.Progress) in words: ``train: 400/1,003 images, 39 %, 380 images/s, ETA 2 s``."""
+def describe_progress(progress: dict[str, Any], *, details: bool) -> str:
+    """Describe progress (see core.progress): ``train: 400/1,003 images, 39 %, 380 images/s, ETA 2 s``."""
     done, total, unit = progress["done"], progress["total"], progress["unit"]
     rate, eta = progress["rate_per_second"], progress["eta_seconds"]
     scale, total_unit = byte_unit(total) if unit == "bytes" else (1, unit)
@@ -246,7 +245,7 @@ def progress_text(progress: dict[str, Any], *, details: bool) -> str:
 
 
 def byte_unit(size_bytes: float) -> tuple[int, str]:
-    """Return the decimal unit that suits ``size_bytes``, and how many bytes it has."""
+    """Return the decimal unit for ``size_bytes``: its size in bytes, and its name."""
     for power, name in ((4, "TB"), (3, "GB"), (2, "MB"), (1, "kB")):
         if size_bytes >= 1000**power:
             return 1000**power, name
@@ -254,14 +253,14 @@ def byte_unit(size_bytes: float) -> tuple[int, str]:
 
 
 def number(value: float, scale: int) -> str:
-    """Return ``value`` in units of ``scale`` with separators, and one decimal unless it is a count or large."""
+    """Format ``value`` in units of ``scale``: with separators, and one decimal unless it is a count or large."""
     scaled = value / scale
     whole = scale == 1 and (scaled >= 10 or scaled == int(scaled))
     return f"{scaled:,.0f}" if whole else f"{scaled:,.1f}"
 
 
 def duration(seconds: float) -> str:
-    """Return a time for people, in its two largest units: ``2 s``, ``3 min 20 s``, ``5 h 1 min``, ``4 d 23 h``."""
+    """Format a time in its two largest units: ``2 s``, ``3 min 20 s``, ``5 h 1 min``, ``4 d 23 h``."""
     rest = round(seconds)
     parts: list[str] = []
     for size, name in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")):

@@ -1,4 +1,4 @@
-"""Filters that tell the project's own AWS resources from everybody else's, by their tags."""
+"""Filters that select the project's own AWS resources by their tags."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Resource = Mapping[str, Any]
 
 
 def carrying_tags(resources: Iterable[Resource], tags: Mapping[str, str], attribute: str = "tags") -> list[Resource]:
-    """Return the resources that carry all of ``tags``; ``attribute`` is where each keeps its own, as a mapping."""
+    """Return the resources that carry all of ``tags``; ``attribute`` is the key of each resource's tags, a mapping."""
     return [resource for resource in resources if _carries(resource, tags, attribute)]
 
 
@@ -24,7 +24,7 @@ def _carries(resource: Resource, tags: Mapping[str, str], attribute: str) -> boo
 
 
 class FilterModule:
-    """What Ansible asks a file of filters for."""
+    """The interface of a filter plugin file."""
 
     def filters(self) -> dict[str, Callable[..., list[Resource]]]:
         """Return the filters by name."""

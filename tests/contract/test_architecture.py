@@ -102,7 +102,7 @@ def test_arrows_between_packages() -> None:
         ("pack/pack", "dataset/manifest", 0),
         ("pack/pack", "pack/split", 0),
         ("dataset/verify", "pack/writer", 1),
-        ("layout/journal", "download/verified", 1),
+        ("layout/checkpoint", "download/verified", 1),
         ("core/files", "aws/errors", 1),
     ],
 )

@@ -150,7 +150,7 @@ def _do(job: dict[str, Any]) -> int:
     vars(restore).update(_SMALL_BYTES=64 * 1024, _RECORD_INTERVAL_SECONDS=0.0)
     vars(shard_stream).update(_RANGE_BYTES=64 * 1024, _READ_BYTES=16 * 1024)
     vars(tree_restore).update(_READ_BYTES=16 * 1024, _LARGE_FILE_BYTES=48 * 1024)
-    vars(extract)["_JOURNAL_SECONDS"] = 0
+    vars(extract)["_CHECKPOINT_SECONDS"] = 0
     vars(tree_writer)["_BATCH_FILES"] = 2
     vars(copy).update(_BLOCK_BYTES=16 * 1024, _SYNC_BYTES=48 * 1024)
     # A kill leaves the page cache alone, and a real sync would wait for whatever else the machine writes.

@@ -1,7 +1,7 @@
 """Packs with the real engine, each time in a process of its own that kills itself at a given write, sync or rename.
 
 Reads lines of JSON, [split (the arguments of SplitRequest), root, workers, quality, number of the operation to be
-killed at or 0], and answers each with the status that the process ended with. Journals after each chunk of 3 images,
+killed at or 0], and answers each with the status that the process ended with. Checkpoints after each batch of 3 images,
 and shuffles a spool in buckets of some images, so that there is much to interrupt.
 """
 
@@ -75,7 +75,7 @@ def exit_if_unexpected(warning: str) -> None:
 
 def main() -> None:
     checkpoint.JOURNAL_INTERVAL_SECONDS = 0.0
-    tree_source._CHUNK_IMAGES = spool._BATCH_IMAGES = 3
+    tree_source._BATCH_IMAGES = spool._BATCH_IMAGES = 3
     # A kill leaves the page cache alone, and a real sync would wait for whatever else the machine writes.
     unwritten = os.open(__file__, os.O_RDONLY)
     vars(spool_source).update(

@@ -26,14 +26,14 @@ def tar(entries: list[tuple[str, bytes]]) -> bytes:
 
 
 def train(data: Path, archive: Path | None, **settings: Any) -> LayoutRequest:
-    defaults: dict[str, Any] = {"split": "train", "layout": "class_archives", "dest": str(data / "train")}
+    defaults: dict[str, Any] = {"name_rules": "train", "layout": "class_archives", "dest": str(data / "train")}
     if archive is not None:
         defaults["archive"] = str(archive)
     return LayoutRequest(state_dir=str(data / ".state"), **{**defaults, **settings})
 
 
 def validation(data: Path, archives: Path, **settings: Any) -> LayoutRequest:
-    settings = {"archive": str(archives / VALIDATION), "split": "validation", **settings}
+    settings = {"archive": str(archives / VALIDATION), "name_rules": "validation", **settings}
     return LayoutRequest(
         layout="labelled_files",
         dest=settings.pop("dest", str(data / "validation")),

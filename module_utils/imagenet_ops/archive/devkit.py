@@ -1,8 +1,9 @@
-"""The ILSVRC2012 development kit: which classes there are, and which of them each validation image shows.
+"""The ILSVRC2012 development kit: the classes, and the class of each validation image.
 
 Its readme describes ``data/meta.mat`` (a MATLAB struct array ``synsets``; those without children are the classes, with
 the lowest ILSVRC2012_IDs) and ``data/ILSVRC2012_validation_ground_truth.txt`` (one ILSVRC2012_ID a line, in ascending
-order of the image files' names). The IDs are in no order of WNIDs, and no archive's order plays a part.
+order of the image files' names). The IDs are not in the order of the WNIDs, and the order within an archive is
+irrelevant.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ansible.module_utils.imagenet_ops.core.errors import OpsError
 
 _META = "data/meta.mat"
 _GROUND_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
-# The real files have 1 MB at most; something much larger is no development kit.
+# The real files have at most 1 MB; something much larger is not a development kit.
 _LARGEST_FILE_BYTES = 64 * 1024 * 1024
 
 
@@ -38,24 +39,24 @@ def read_synsets(devkit: str) -> list[Synset]:
     meta = _read(devkit, _META)
     synsets = _synsets_of(devkit, meta)
     if len({synset.wnid for synset in synsets}) != len(synsets) or not synsets:
-        raise _broken(devkit, f"{_META} names no class, or one twice")
+        raise _broken(devkit, f"{_META} lists no class, or a class twice")
     return sorted(synsets, key=lambda synset: synset.ilsvrc_id)
 
 
 def read_words(devkit: str) -> dict[str, str]:
-    """Return the words of each class by WNID. Raises OpsError."""
+    """Return the words of each class by WNID; ``devkit`` as in `read_synsets`. Raises OpsError."""
     return {synset.wnid: synset.words for synset in read_synsets(devkit)}
 
 
 def read_validation_labels(devkit: str) -> dict[str, str]:
-    """Return the WNID of each validation image by its file name. Raises OpsError."""
+    """Return the WNID of each validation image by its file name; ``devkit`` as in `read_synsets`. Raises OpsError."""
     wnids = {synset.ilsvrc_id: synset.wnid for synset in read_synsets(devkit)}
     lines = _read(devkit, _GROUND_TRUTH).decode("ascii", errors="replace").split()
     labels = {}
     for number, line in enumerate(lines, start=1):
         wnid = wnids.get(int(line)) if line.isdigit() else None
         if wnid is None:
-            raise _broken(devkit, f"line {number} of {_GROUND_TRUTH} is {line!r}, which is the ID of no class")
+            raise _broken(devkit, f"line {number} of {_GROUND_TRUTH} is {line!r}, which is not the ID of a class")
         labels[f"ILSVRC2012_val_{number:08d}.JPEG"] = wnid
     return labels
 
@@ -68,8 +69,8 @@ def _synsets_of(devkit: str, meta: bytes) -> list[Synset]:
     except ImportError as error:
         raise OpsError(
             f"Development kit {devkit}",
-            f"its meta.mat needs numpy and scipy to be read ({error})",
-            "Install them for the Python that runs the module, as the role python_environment does",
+            f"reading its meta.mat requires numpy and scipy ({error})",
+            "Install them for the Python that runs the module (role python_environment)",
         ) from error
     try:
         rows: Any = np.atleast_1d(loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"])
@@ -79,7 +80,7 @@ def _synsets_of(devkit: str, meta: bytes) -> list[Synset]:
             if int(row["num_children"]) == 0
         ]
     except Exception as error:
-        # The reader meets damaged files with whatever exception its place in the code gives.
+        # On a damaged file the reader raises whatever exception its code happens to.
         raise _broken(devkit, f"{_META} cannot be read ({type(error).__name__}: {error})") from error
 
 
@@ -101,10 +102,10 @@ def _read(devkit: str, name: str) -> bytes:
                     return b"" if content is None else content.read(_LARGEST_FILE_BYTES)
     except (OSError, EOFError, tarfile.TarError) as error:
         raise _broken(devkit, f"it cannot be read ({error})") from error
-    raise _broken(devkit, f"{name} is not in it")
+    raise _broken(devkit, f"it has no {name}")
 
 
 def _broken(devkit: str, why: str) -> OpsError:
     return OpsError(
-        f"Development kit {devkit}", why, "Fetch ILSVRC2012_devkit_t12.tar.gz again; archive_fetch checks its MD5"
+        f"Development kit {devkit}", why, "Fetch ILSVRC2012_devkit_t12.tar.gz again (archive_fetch checks its MD5)"
     )

@@ -1,6 +1,6 @@
-"""Reads the images of an archive in one sequential pass, each with its class, and refuses whatever is not the data set.
+"""Reads the images of an archive in one sequential pass, each with its class, and rejects what is not in the data set.
 
-A pass may begin after any image that an earlier one gave (`ResumePoint`), so a run that was killed reads nothing twice.
+A pass may start after any image of an earlier one (`ResumePoint`), so a run that was killed reads nothing twice.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 from ansible.module_utils.imagenet_ops.archive.devkit import read_validation_labels
-from ansible.module_utils.imagenet_ops.archive.entry import DIRECTORY, FILE, DamagedArchiveError, Entry
 from ansible.module_utils.imagenet_ops.archive.labels import read_label_file
-from ansible.module_utils.imagenet_ops.archive.tar import BLOCK_BYTES, TarReader, members
+from ansible.module_utils.imagenet_ops.archive.member import DIRECTORY, FILE, DamagedArchiveError, Member
+from ansible.module_utils.imagenet_ops.archive.tar import BLOCK_BYTES, TarReader, read_members
 from ansible.module_utils.imagenet_ops.archive.zip import ZipReader, is_zip
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 
@@ -27,15 +27,15 @@ LABELLED_FILES = "labelled_files"
 # What lies beside an image and belongs to it: its annotation, X.xml of X.JPEG.
 ANNOTATION_SUFFIX = ".xml"
 
-# A class of a data set that nobody here knows: a letter or digit, and then what a path and a journal can hold.
+# A class of an unknown data set: a letter or digit, followed by what a path and a checkpoint can hold.
 _PLAIN_NAME = r"[^\W_]([^/\\\0-\x1f\x7f\ud800-\udfff]*[^/\\\0-\x1f\x7f\ud800-\udfff\s])?"
-_UNKNOWN_TODO = "See whether layout, folder and names of the split are those of this archive, and whether it is whole"
-# Larger entries are no images; the largest of ILSVRC2012 has 15 MB.
+_UNKNOWN_TODO = "Check layout, folder and name rules of the split, and that the archive is complete"
+# Larger members are not images; the largest of ILSVRC2012 has 15 MB.
 _LARGEST_IMAGE_BYTES = 256 * 1024 * 1024
 
 
 class ResumePoint(NamedTuple):
-    """Where to go on reading: after an image, or between class archives; fit for JSON.
+    """Where to resume reading: after an image, or between class archives; serializable as JSON.
 
     ``offset`` counts the bytes of the unpacked archive (of the file, if it is a zip). Within a class archive
     ``class_name`` is its class, and ``class_end`` the offset at which it ends.
@@ -53,7 +53,7 @@ class ArchiveImage(NamedTuple):
     """An image: its class, its plain file name and its bytes.
 
     ``offset`` is where the bytes begin in the unpacked archive (where their header does, in a zip), ``after`` is where
-    a later pass may go on.
+    a later pass may resume.
     """
 
     class_name: str
@@ -65,16 +65,16 @@ class ArchiveImage(NamedTuple):
 
 @dataclass(frozen=True)
 class ArchiveRules:
-    """Which names are right, and how an image comes to its class.
+    """Which names are valid, and how an image gets its class.
 
     ``layout`` is CLASS_ARCHIVES (an archive of archives, one for each class), CLASS_DIRECTORIES (``<class>/<image>``)
     or LABELLED_FILES (images whose classes are in a file with ``labels``, in a form of `labels`, or in the
-    ``devkit``). ``split`` says which names are right: those of ILSVRC2012's ``train`` or ``validation``, or ``any``.
-    ``folder`` is the directory of the archive in which the split lies (``imagenette2/train``); what is elsewhere is
-    another split's.
+    ``devkit``). ``name_rules`` is which names are valid: ILSVRC2012's ``train`` or ``validation``, or ``any``.
+    ``folder`` is the directory of the archive in which the split lies (``imagenette2/train``); what is elsewhere
+    belongs to other splits.
     """
 
-    split: str
+    name_rules: str
     layout: str
     devkit: str | None = None
     labels: str | None = None
@@ -82,29 +82,29 @@ class ArchiveRules:
 
     def is_class(self, name: str) -> bool:
         """Return whether ``name`` can be a class: a WordNet id, or for other data sets any plain name."""
-        return re.fullmatch(_PLAIN_NAME if self.split == "any" else r"n\d{8}", name) is not None
+        return re.fullmatch(_PLAIN_NAME if self.name_rules == "any" else r"n\d{8}", name) is not None
 
     def is_image(self, class_name: str, name: str) -> bool:
-        """Return whether ``name`` can be an image; ``class_name`` is empty where the name does not tell it."""
-        if self.split == "train":
+        """Return whether ``name`` can be an image; ``class_name`` is empty where the name does not imply it."""
+        if self.name_rules == "train":
             return re.fullmatch(rf"{class_name or 'n[0-9]{8}'}_[0-9]+\.JPEG", name) is not None
-        if self.split == "validation":
+        if self.name_rules == "validation":
             return re.fullmatch(r"ILSVRC2012_val_[0-9]{8}\.JPEG", name) is not None
         return re.fullmatch(r"[^/\0-\x1f]+\.(jpe?g|png)", name, re.IGNORECASE) is not None and not name.startswith(".")
 
     def path_within(self, path: str) -> str:
-        """Return ``path``, that of an entry of the archive, as it is below ``folder``; "" where it is not there."""
+        """Return ``path``, that of a member of the archive, as it is below ``folder``; "" where it is not there."""
         folder = self.folder.strip("/")
         if not folder:
             return path
         return path[len(folder) + 1 :] if path.startswith(f"{folder}/") else ""
 
     def passes_over(self, path: str) -> bool:
-        """Return whether ``path``, below ``folder``, is nothing of the data set and yet no reason to refuse it.
+        """Return whether ``path``, below ``folder``, is not part of the data set and yet no error.
 
-        That is what desktops leave behind, and in data sets that nobody here knows also a read-me beside the images.
+        These are the files that desktops leave behind, and in unknown data sets also a read-me beside the images.
         """
-        if self.split != "any" or self.layout == CLASS_ARCHIVES:
+        if self.name_rules != "any" or self.layout == CLASS_ARCHIVES:
             return False
         parts = path.split("/")
         left_behind = parts[-1].startswith(".") or parts[0] == "__MACOSX" or parts[-1] in ("Thumbs.db", "desktop.ini")
@@ -115,11 +115,11 @@ class ArchiveRules:
         label = labels.get(name)
         if label is None or not self.is_class(label):
             place = "development kit" if self.labels is None else "file with labels"
-            why = "has no label for it" if label is None else f"gives it {label!r}, which is not named like a class"
+            why = "has no label for it" if label is None else f"labels it {label!r}, which is not a valid class name"
             raise OpsError(
                 f"Image {name}",
                 f"the {place} {self.labels or self.devkit} {why}",
-                f"Use the {place} that belongs to the images; nothing was put into the tree",
+                f"Use the {place} of these images; the tree was not changed",
             )
         return label
 
@@ -137,7 +137,7 @@ def labels_for(rules: ArchiveRules) -> dict[str, str]:
 def require_archive(path: str) -> int:
     """Return the size of the archive at ``path`` in bytes. Raises OpsError where there is none."""
     if not os.path.isfile(path):
-        raise OpsError(f"Archive {path}", "there is no such file", "Fetch it first, with archive_fetch")
+        raise OpsError(f"Archive {path}", "there is no such file", "Fetch it first with archive_fetch")
     return os.path.getsize(path)
 
 
@@ -148,14 +148,14 @@ class ImageArchive:
     """
 
     def __init__(self, path: str, rules: ArchiveRules, labels: Mapping[str, str] | None) -> None:
-        """Look at the file. Raises OpsError where there is none."""
+        """Read the size of the file. Raises OpsError where there is none."""
         self.path = path
         self.size_bytes = require_archive(path)
         self._rules = rules
         self._labels = labels or {}
 
     def __enter__(self) -> ImageArchive:  # noqa: PYI034 (Self is newer than Python 3.9)
-        """Open the file. Raises OpsError where it is a zip archive whose list of entries is damaged."""
+        """Open the file. Raises OpsError where it is a zip archive with a damaged central directory."""
         self._reader = open_archive(self.path)
         return self
 
@@ -164,7 +164,7 @@ class ImageArchive:
         self._reader.__exit__(*exception)
 
     def remaining_bytes(self, start: ResumePoint) -> int | None:
-        """Return about how many bytes the images from ``start`` on have; None where only unpacking would tell."""
+        """Return the approximate size of the images from ``start`` on; None if only unpacking could show it."""
         return self._reader.remaining_bytes(start.offset)
 
     @property
@@ -173,11 +173,11 @@ class ImageArchive:
         return self._reader.file_position
 
     def images(self, start: ResumePoint = BEGIN, finished: Collection[str] = ()) -> Iterator[ArchiveImage]:
-        """Yield the images from ``start`` to the end, in the archive's order; once each time that it is opened.
+        """Yield the images from ``start`` to the end, in the archive's order; once per opening.
 
-        ``finished`` are classes whose archives earlier passes read: one of them again is refused, as is a name that
-        this pass meets twice. Raises OpsError, with the entry and its offset, for what does not belong to the data set
-        and for damage, and where there is no image at all.
+        ``finished`` are classes whose archives earlier passes read. A second archive of one of them is an error, as is
+        a duplicate name within this pass. Raises OpsError, with the member and its offset, for what is not in the data
+        set and for damage, and if there is no image at all.
         """
         refusals = self._refusals()
         if self._rules.layout == CLASS_ARCHIVES:
@@ -188,103 +188,105 @@ class ImageArchive:
         first = next(images, None)
         if first is None and start == BEGIN:
             where = f"its directory {self._rules.folder}" if self._rules.folder else "it"
-            todo = "Name the right archive, or the right folder and layout of it"
-            raise OpsError(f"Archive {self.path}", f"{where} holds no image", todo)
+            todo = "Correct the archive, or its folder and layout"
+            raise OpsError(f"Archive {self.path}", f"{where} has no images", todo)
         if first is not None:
             yield first
             yield from images
 
     def _refusals(self, within: str = "") -> Refusals:
-        # Nobody here knows what was published of another data set; there the profile may be wrong as well.
-        return Refusals(self.path, within, _UNKNOWN_TODO) if self._rules.split == "any" else Refusals(self.path, within)
+        # The published archives of other data sets are unknown here, so the profile may be wrong as well.
+        return (
+            Refusals(self.path, within, _UNKNOWN_TODO)
+            if self._rules.name_rules == "any"
+            else Refusals(self.path, within)
+        )
 
     def _of_class_archives(self, start: ResumePoint, refusals: Refusals, seen: set[str]) -> Iterator[ArchiveImage]:
         reader = self._reader
         if not isinstance(reader, TarReader):
-            todo = "Name another layout, or a tar archive of them"
-            raise OpsError(
-                f"Archive {self.path}", "class_archives are read from a tar archive, and this is a zip", todo
-            )
+            todo = "Use another layout, or a tar archive"
+            raise OpsError(f"Archive {self.path}", "class_archives requires a tar archive, and this is a zip", todo)
         position = start.offset
         if start.class_name:
             seen.add(start.class_name)
             reader.skip_to(start.offset)
             yield from self._of_class(reader, start.class_name, start.class_end)
-            # An entry's data is followed by zeros up to the next whole block.
+            # A member's data is followed by zeros up to the next whole block.
             position = -(-start.class_end // BLOCK_BYTES) * BLOCK_BYTES
-        for entry in refusals.files(reader.entries(position)):
-            path = self._rules.path_within(entry.name)
+        for member in refusals.files(reader.members(position)):
+            path = self._rules.path_within(member.name)
             if not path:
                 continue
-            class_name, extension = os.path.splitext(refusals.plain(entry, path))
+            class_name, extension = os.path.splitext(refusals.plain(member, path))
             if extension != ".tar" or not self._rules.is_class(class_name):
-                raise refusals.error(entry, "is not named like the archive of a class")
+                raise refusals.error(member, "is not a valid name for the archive of a class")
             if class_name in seen:
-                raise refusals.error(entry, "is there twice")
+                raise refusals.error(member, "is a duplicate")
             seen.add(class_name)
-            images = self._of_class(reader, class_name, entry.data_offset + entry.size)
+            images = self._of_class(reader, class_name, member.data_offset + member.size)
             first = next(images, None)
             if first is None:
-                raise refusals.error(entry, "holds no image")
+                raise refusals.error(member, "has no images")
             yield first
             yield from images
 
     def _of_class(self, reader: TarReader, class_name: str, class_end: int) -> Iterator[ArchiveImage]:
         """Yield what is left of the archive of one class."""
         within = self._refusals(f"{class_name}.tar")
-        return within.translated(self._of_class_entries(within, reader, class_name, class_end))
+        return within.translated(self._of_class_members(within, reader, class_name, class_end))
 
-    def _of_class_entries(
+    def _of_class_members(
         self, within: Refusals, reader: TarReader, class_name: str, class_end: int
     ) -> Iterator[ArchiveImage]:
         names: set[str] = set()
-        for entry in within.files(members(reader, class_end)):
-            name = within.plain(entry, entry.name)
+        for member in within.files(read_members(reader, class_end)):
+            name = within.plain(member, member.name)
             if not self._rules.is_image(class_name, name):
-                raise within.error(entry, f"is not named like an image of {class_name}")
-            self._refuse_twice_or_too_large(within, entry, name, names)
-            after = ResumePoint(entry.end, class_name, class_end)
-            yield ArchiveImage(class_name, name, reader.content(entry), entry.data_offset, after)
+                raise within.error(member, f"is not a valid image name for class {class_name}")
+            self._refuse_twice_or_too_large(within, member, name, names)
+            after = ResumePoint(member.end, class_name, class_end)
+            yield ArchiveImage(class_name, name, reader.content(member), member.data_offset, after)
 
     def _of_files(self, start: ResumePoint, refusals: Refusals) -> Iterator[ArchiveImage]:
         """Yield the images that lie in the archive itself, in the directories of their classes or by their labels."""
         names: dict[str, set[str]] = {}
-        for entry in refusals.files(self._reader.entries(start.offset)):
-            path = self._rules.path_within(entry.name)
+        for member in refusals.files(self._reader.members(start.offset)):
+            path = self._rules.path_within(member.name)
             if not path or self._rules.passes_over(path):
                 continue
-            class_name, name = self._place(refusals, entry, path)
-            self._refuse_twice_or_too_large(refusals, entry, name, names.setdefault(class_name, set()))
-            content = self._reader.content(entry)
-            yield ArchiveImage(class_name, name, content, entry.data_offset, ResumePoint(entry.end))
+            class_name, name = self._place(refusals, member, path)
+            self._refuse_twice_or_too_large(refusals, member, name, names.setdefault(class_name, set()))
+            content = self._reader.content(member)
+            yield ArchiveImage(class_name, name, content, member.data_offset, ResumePoint(member.end))
 
-    def _place(self, refusals: Refusals, entry: Entry, path: str) -> tuple[str, str]:
+    def _place(self, refusals: Refusals, member: Member, path: str) -> tuple[str, str]:
         """Return the class and the name of the image at ``path`` below the split's folder."""
         rules = self._rules
         if rules.layout == LABELLED_FILES:
-            name = refusals.plain(entry, path)
+            name = refusals.plain(member, path)
             if not rules.is_image("", name):
-                raise refusals.error(entry, f"is not named like an image of the {rules.split} split")
+                raise refusals.error(member, f"is not a valid image name for the {rules.name_rules} split")
             return rules.label_of(self._labels, name), name
         class_name, slash, name = path.partition("/")
         if not slash or "/" in name:
-            raise refusals.error(entry, "is not in the directory of a class (<class>/<image>)")
+            raise refusals.error(member, "is not in a class directory (<class>/<image>)")
         if not rules.is_class(class_name):
-            raise refusals.error(entry, "is in a directory that is not named like a class")
+            raise refusals.error(member, "is in a directory whose name is not a valid class")
         if not rules.is_image(class_name, name):
-            raise refusals.error(entry, f"is not named like an image of {class_name}")
+            raise refusals.error(member, f"is not a valid image name for class {class_name}")
         return class_name, name
 
-    def _refuse_twice_or_too_large(self, refusals: Refusals, entry: Entry, name: str, names: set[str]) -> None:
-        if entry.size > _LARGEST_IMAGE_BYTES:
-            raise refusals.error(entry, f"has {entry.size} bytes, too many for an image")
+    def _refuse_twice_or_too_large(self, refusals: Refusals, member: Member, name: str, names: set[str]) -> None:
+        if member.size > _LARGEST_IMAGE_BYTES:
+            raise refusals.error(member, f"has {member.size} bytes, which is too large for an image")
         if name in names:
-            raise refusals.error(entry, "is there twice")
+            raise refusals.error(member, "is a duplicate")
         names.add(name)
 
 
 def open_archive(path: str) -> TarReader | ZipReader:
-    """Return a reader of the archive at ``path``. Raises OpsError where it is damaged in a way that shows at once."""
+    """Return a reader of the archive at ``path``. Raises OpsError if its first or last bytes are damaged."""
     try:
         return ZipReader(path) if is_zip(path) else TarReader(path)
     except DamagedArchiveError as error:
@@ -293,61 +295,61 @@ def open_archive(path: str) -> TarReader | ZipReader:
 
 @dataclass(frozen=True)
 class Refusals:
-    """Says what is wrong with an entry of ``archive``, and what to do.
+    """Makes the errors for members of ``archive``.
 
-    ``within`` is empty, or the class archive that the entry lies in.
+    ``within`` is empty, or the class archive that the member lies in.
     """
 
     archive: str
     within: str = ""
-    todo: str = "This is not the archive that was published; fetch it again, archive_fetch compares its MD5"
+    todo: str = "This is not the published archive; fetch it again (archive_fetch compares its MD5)"
 
-    def error(self, entry: Entry, why: str) -> OpsError:
-        """Return the error for an entry that has no place in the data set."""
+    def error(self, member: Member, why: str) -> OpsError:
+        """Return the error for a member that is not in the data set."""
         place = f"{self.within}: " if self.within else ""
-        why = f"{place}the entry {entry.name!r} at byte {entry.offset} {why}"
+        why = f"{place}the member {member.name!r} at byte {member.offset} {why}"
         return OpsError(f"Archive {self.archive}", why, self.todo)
 
     def damage(self, error: DamagedArchiveError) -> OpsError:
-        """Return the error for an archive that cannot be read on."""
+        """Return the error for an archive that is damaged at some byte."""
         place = f"the class archive {self.within}" if self.within else "the archive"
         return OpsError(
             f"Archive {self.archive}",
             f"{place} is damaged at byte {error.offset}: {error}",
-            "Fetch it again, archive_fetch compares its MD5; what was laid out before that byte is kept",
+            "Fetch it again (archive_fetch compares its MD5); the images before that byte are kept",
         )
 
-    def content(self, reader: TarReader | ZipReader, entry: Entry) -> bytes:
-        """Return the data of ``entry``, which ``reader`` yielded last."""
+    def content(self, reader: TarReader | ZipReader, member: Member) -> bytes:
+        """Return the data of ``member``, which ``reader`` yielded last."""
         try:
-            return reader.content(entry)
+            return reader.content(member)
         except DamagedArchiveError as error:
             raise self.damage(error) from error
 
     def translated(self, items: Iterator[_Item]) -> Iterator[_Item]:
-        """Yield ``items``; where the archive turns out to be damaged, raise the OpsError that says so."""
+        """Yield ``items``; where the archive turns out to be damaged, raise that as an OpsError."""
         try:
             yield from items
         except DamagedArchiveError as error:
             raise self.damage(error) from error
 
-    def files(self, entries: Iterator[Entry]) -> Iterator[Entry]:
-        """Yield the files among ``entries``, their paths in plain form.
+    def files(self, members: Iterator[Member]) -> Iterator[Member]:
+        """Yield the files among ``members``, their paths in plain form.
 
-        A path that leads out of the archive is refused, and so is what is neither a file nor a directory.
+        Raises OpsError for a path outside of the archive, and for what is neither a file nor a directory.
         """
-        for entry in entries:
-            parts = [part for part in entry.name.split("/") if part not in ("", ".")]
-            if entry.name.startswith("/") or ".." in parts or "\0" in entry.name:
-                raise self.error(entry, "has a path that leads out of the archive")
-            if entry.kind == DIRECTORY:
+        for member in members:
+            parts = [part for part in member.name.split("/") if part not in ("", ".")]
+            if member.name.startswith("/") or ".." in parts or "\0" in member.name:
+                raise self.error(member, "has a path outside of the archive")
+            if member.kind == DIRECTORY:
                 continue
-            if entry.kind != FILE or not parts:
-                raise self.error(entry, f"is a {entry.kind}" if parts else "has no name")
-            yield entry._replace(name="/".join(parts))
+            if member.kind != FILE or not parts:
+                raise self.error(member, f"is a {member.kind}" if parts else "has no name")
+            yield member._replace(name="/".join(parts))
 
-    def plain(self, entry: Entry, path: str) -> str:
-        """Return ``path`` if it is a plain name."""
+    def plain(self, member: Member, path: str) -> str:
+        """Return ``path`` if it is a plain name; raise OpsError otherwise."""
         if "/" in path:
-            raise self.error(entry, "has a path where a plain name belongs")
+            raise self.error(member, "is in a directory, but must be at the top level")
         return path

@@ -1,4 +1,4 @@
-"""Reads files that say which class each image of a flat archive shows; the form is recognised by the first line.
+"""Reads files with the class of each image of a flat archive; the first line shows the format.
 
 * A synset list: a WNID a line, in ascending order of the image files' names. For ILSVRC2012's validation images that is
   ``imagenet_2012_validation_synset_labels.txt`` of the TensorFlow models repository, whose preprocessing script
@@ -24,10 +24,10 @@ _OBJECT_WORDS = 5
 
 
 def read_label_file(path: str) -> dict[str, str]:
-    """Return the class of each image by its file name. Raises OpsError, with the line, for what is no label."""
+    """Return the class of each image by its file name. Raises OpsError, with the line, for an invalid label."""
     lines = _lines(path)
     if not lines:
-        raise _broken(path, "it holds no label")
+        raise _broken(path, "it has no labels")
     if _WNID.fullmatch(lines[0].strip()):
         return _synset_list(path, lines)
     return _table(path, lines)
@@ -40,11 +40,11 @@ def _lines(path: str) -> list[str]:
     except OSError as error:
         raise _broken(path, f"it cannot be read ({error.strerror})") from error
     if len(content) > _LARGEST_FILE_BYTES:
-        raise _broken(path, f"it has more than {_LARGEST_FILE_BYTES} bytes, too many for labels")
+        raise _broken(path, f"it has more than {_LARGEST_FILE_BYTES} bytes, which is too large for labels")
     try:
         return content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise _broken(path, f"it is no text in UTF-8 (byte {error.start})") from error
+        raise _broken(path, f"it is not UTF-8 text (byte {error.start})") from error
 
 
 def _synset_list(path: str, lines: list[str]) -> dict[str, str]:
@@ -52,7 +52,7 @@ def _synset_list(path: str, lines: list[str]) -> dict[str, str]:
     for number, line in enumerate(lines, start=1):
         wnid = line.strip()
         if not _WNID.fullmatch(wnid):
-            raise _broken(path, f"line {number} is {wnid[:40]!r}, and not a WordNet id such as n01440764")
+            raise _broken(path, f"line {number} is {wnid[:40]!r}, not a WordNet id such as n01440764")
         labels[f"ILSVRC2012_val_{number:08d}.JPEG"] = wnid
     return labels
 
@@ -64,24 +64,24 @@ def _table(path: str, lines: list[str]) -> dict[str, str]:
         header = [column.strip() for column in next(rows)]
         wanted = next((pair for pair in (_KAGGLE, _GENERIC) if set(pair) <= set(header)), None)
         if wanted is None:
-            raise _broken(path, f"its first line is {lines[0][:60]!r}: neither a WordNet id nor the columns of a CSV")
+            raise _broken(path, f"its first line is {lines[0][:60]!r}: neither a WordNet id nor a known CSV header")
         columns = [header.index(name) for name in wanted]
         for row in rows:
             if not row:
                 continue
             if len(row) != len(header):
-                raise _broken(path, f"line {rows.line_num} has {len(row)} columns, and the first has {len(header)}")
+                raise _broken(path, f"line {rows.line_num} has {len(row)} columns, the header has {len(header)}")
             name, label = (row[column].strip() for column in columns)
             if wanted == _KAGGLE:
                 name, label = f"{name}.JPEG", _class_of_objects(path, rows.line_num, label)
             if not name or not label:
-                raise _broken(path, f"line {rows.line_num} lacks a name or a label")
+                raise _broken(path, f"line {rows.line_num} has no file name or no label")
             if labels.setdefault(name, label) != label:
-                raise _broken(path, f"line {rows.line_num} gives {name} another class than an earlier one")
+                raise _broken(path, f"line {rows.line_num} has another class for {name} than an earlier line")
     except csv.Error as error:
-        raise _broken(path, f"line {rows.line_num} is no line of a CSV ({error})") from error
+        raise _broken(path, f"line {rows.line_num} is not valid CSV ({error})") from error
     if not labels:
-        raise _broken(path, "it holds no label")
+        raise _broken(path, "it has no labels")
     return labels
 
 
@@ -89,7 +89,7 @@ def _class_of_objects(path: str, line: int, objects: str) -> str:
     words = objects.split()
     classes = set(words[::_OBJECT_WORDS])
     if len(words) % _OBJECT_WORDS or len(classes) != 1:
-        raise _broken(path, f"line {line} does not name one class with its boxes")
+        raise _broken(path, f"line {line} must have boxes of exactly one class")
     return classes.pop()
 
 
@@ -97,5 +97,5 @@ def _broken(path: str, why: str) -> OpsError:
     return OpsError(
         f"Labels {path}",
         why,
-        "Name a list of WordNet ids, a CSV with ImageId,PredictionString, or one with file,label",
+        "Use a list of WordNet ids, a CSV with ImageId,PredictionString, or a CSV with file,label",
     )

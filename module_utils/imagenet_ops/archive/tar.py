@@ -1,9 +1,9 @@
-"""Reads tar archives in one sequential pass, strictly, with the byte offset of everything in reach.
+"""Reads tar archives strictly, in one sequential pass, with the byte offset of every member.
 
-The standard library's tarfile takes a damaged header for the end of the archive and says nothing, knows no archive
-within an archive without a copy, and cannot begin in the middle; all three matter here. This reader knows the ustar
+The standard library's tarfile silently takes a damaged header for the end of the archive, cannot read a nested
+archive without a copy, and cannot start in the middle; all three matter here. This reader knows the ustar
 format and what GNU tar and pax added for long names and large sizes (POSIX.1-2017, pax, "ustar Interchange Format";
-GNU tar manual, "Basic Tar Format"). Whatever is not a file or a directory is left to the caller to refuse.
+GNU tar manual, "Basic Tar Format"). The caller rejects what is neither a file nor a directory.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import zlib
 from collections.abc import Iterator
 from typing import Protocol
 
-from ansible.module_utils.imagenet_ops.archive.entry import DIRECTORY, FILE, DamagedArchiveError, Entry
+from ansible.module_utils.imagenet_ops.archive.member import DIRECTORY, FILE, DamagedArchiveError, Member
 
 BLOCK_BYTES = 512
-# What the file is read in: large, as a disk of the cheap kind wants it.
+# Large reads, for the throughput of spinning disks.
 _BUFFER_BYTES = 1024 * 1024
-# A name or a set of attributes longer than this is no honest one.
+# A longer name or set of attributes is not genuine.
 _LARGEST_EXTENSION_BYTES = 1024 * 1024
 _ZERO_BLOCK = bytes(BLOCK_BYTES)
-# What the standard library's readers of compressed files meet damage with.
+# What the standard library's decompressors raise for damaged data.
 _UNPACKING_ERRORS = (EOFError, zlib.error, lzma.LZMAError, OSError)
 
 _KINDS = {
@@ -51,7 +51,7 @@ class ForwardReader(Protocol):
         """Return exactly ``count`` bytes. Raises DamagedArchiveError where there are fewer."""
 
     def skip_to(self, position: int) -> None:
-        """Go on at ``position``, which is not before the present one."""
+        """Continue at ``position``, which is not before the current one. Raises DamagedArchiveError."""
 
 
 class TarReader:
@@ -84,30 +84,30 @@ class TarReader:
             data = self._file.read(count)
         except _UNPACKING_ERRORS as error:
             if getattr(error, "errno", None) is not None:
-                raise  # the disk's, not that of bz2 or gzip
+                raise  # an error of the disk, not of bz2 or gzip
             raise DamagedArchiveError(self.position, f"its compressed data is damaged ({error})") from error
         if len(data) < count:
             # What was skipped may have been beyond the end already.
             end = self.position + len(data) if self.compressed else os.fstat(self._raw.fileno()).st_size
-            raise DamagedArchiveError(end, f"it ends {self.position + count - end} bytes too early")
+            raise DamagedArchiveError(end, f"it is truncated: {self.position + count - end} bytes are missing")
         self.position += count
         return data
 
     def remaining_bytes(self, position: int) -> int | None:
-        """Return how many bytes there are from ``position`` on; None where only unpacking would tell."""
+        """Return how many bytes there are from ``position`` on; None if only unpacking could show it."""
         return None if self.compressed else os.fstat(self._raw.fileno()).st_size - position
 
-    def entries(self, position: int) -> Iterator[Entry]:
-        """Yield the entries from ``position`` on, where one of them begins; see `members`."""
+    def members(self, position: int) -> Iterator[Member]:
+        """Yield the members from ``position`` on, where one of them begins; see `read_members`."""
         self.skip_to(position)
-        yield from members(self)
+        yield from read_members(self)
 
-    def content(self, entry: Entry) -> bytes:
-        """Return the data of the ``entry`` that was yielded last. Raises DamagedArchiveError."""
-        return self.read(entry.size)
+    def content(self, member: Member) -> bytes:
+        """Return the data of the ``member`` that was yielded last. Raises DamagedArchiveError."""
+        return self.read(member.size)
 
     def skip_to(self, position: int) -> None:
-        """Go on at ``position``, which is not before the present one."""
+        """Continue at ``position``, which is not before the current one. Raises DamagedArchiveError."""
         if self.compressed:
             while self.position < position:
                 self.read(min(_BUFFER_BYTES, position - self.position))
@@ -117,7 +117,7 @@ class TarReader:
 
 
 def _unpacked(raw: io.BufferedReader) -> io.BufferedIOBase:
-    """Return a reader of what ``raw`` holds, told by its first bytes (RFC 1952; the bzip2 and xz file formats)."""
+    """Return a reader of the content of ``raw``, by its magic number (RFC 1952; the bzip2 and xz file formats)."""
     begin = raw.peek(6)[:6]
     if begin.startswith(b"\x1f\x8b"):
         return gzip.GzipFile(fileobj=raw)
@@ -126,11 +126,11 @@ def _unpacked(raw: io.BufferedReader) -> io.BufferedIOBase:
     return lzma.LZMAFile(raw) if begin == b"\xfd7zXZ\0" else raw
 
 
-def members(reader: ForwardReader, end: int | None = None) -> Iterator[Entry]:
-    """Yield the entries of the archive that begins at the reader's position and ends before ``end`` (None: anywhere).
+def read_members(reader: ForwardReader, end: int | None = None) -> Iterator[Member]:
+    """Yield the members of the archive that begins at the reader's position and ends before ``end`` (None: anywhere).
 
-    The caller may read an entry's data, and need not. Raises DamagedArchiveError for a header whose checksum does not
-    fit, for one that cannot be, and where the two zero blocks that end an archive are missing.
+    The caller may read a member's data or not. Raises DamagedArchiveError for a header with a wrong checksum or an
+    impossible value, and where the two zero blocks that end an archive are missing.
     """
     name: str | None = None
     size: int | None = None
@@ -153,11 +153,11 @@ def members(reader: ForwardReader, end: int | None = None) -> Iterator[Entry]:
         elif kind in (b"K", b"g"):
             _extension(reader, data_size)
         else:
-            entry = _entry(header, name, data_size if size is None else size, first, reader.position)
-            if end is not None and entry.end > end:
-                raise DamagedArchiveError(offset, f"an entry of {entry.size} bytes does not fit into what is left")
-            yield entry
-            reader.skip_to(entry.end)
+            member = _member(header, name, data_size if size is None else size, first, reader.position)
+            if end is not None and member.end > end:
+                raise DamagedArchiveError(offset, f"a member of {member.size} bytes exceeds the end of the archive")
+            yield member
+            reader.skip_to(member.end)
             name, size, first = None, None, reader.position
 
 
@@ -172,11 +172,11 @@ def _read_header(reader: ForwardReader, end: int | None) -> bytes | None:
     # The sum of all bytes, with the checksum's own eight taken as spaces.
     total = sum(header) - sum(header[148:156]) + 8 * 0x20
     if total != _number(header[148:156], offset):
-        raise DamagedArchiveError(offset, "the checksum of a header does not fit")
+        raise DamagedArchiveError(offset, "header checksum mismatch")
     return header
 
 
-def _entry(header: bytes, name: str | None, size: int, offset: int, data_offset: int) -> Entry:
+def _member(header: bytes, name: str | None, size: int, offset: int, data_offset: int) -> Member:
     flag = header[156:157]
     if name is None:
         name = _text(header[:100].split(b"\0", 1)[0])
@@ -184,12 +184,12 @@ def _entry(header: bytes, name: str | None, size: int, offset: int, data_offset:
         prefix = header[345:500].split(b"\0", 1)[0]
         if header[257:263] == b"ustar\0" and prefix:
             name = f"{_text(prefix)}/{name}"
-    kind = _KINDS.get(flag, f"entry of the unknown type {flag.decode('latin-1')!r}")
+    kind = _KINDS.get(flag, f"member of the unknown type {flag.decode('latin-1')!r}")
     if kind == FILE and name.endswith("/"):
         kind = DIRECTORY
     if kind != FILE:
         size = 0
-    return Entry(name, kind, size, offset, data_offset, data_offset + -(-size // BLOCK_BYTES) * BLOCK_BYTES)
+    return Member(name, kind, size, offset, data_offset, data_offset + -(-size // BLOCK_BYTES) * BLOCK_BYTES)
 
 
 def _number(field: bytes, offset: int) -> int:
@@ -200,14 +200,14 @@ def _number(field: bytes, offset: int) -> int:
     if not digits:
         return 0
     if any(digit not in b"01234567" for digit in digits):
-        raise DamagedArchiveError(offset, "a number in a header is not one")
+        raise DamagedArchiveError(offset, "a header has an invalid number")
     return int(digits, 8)
 
 
 def _extension(reader: ForwardReader, size: int) -> bytes:
-    """Return the data of an entry that describes the next one."""
+    """Return the data of a member that describes the next one."""
     if size > _LARGEST_EXTENSION_BYTES:
-        raise DamagedArchiveError(reader.position, f"a name of {size} bytes is too long")
+        raise DamagedArchiveError(reader.position, f"a name of {size} bytes exceeds the limit")
     data = reader.read(size)
     reader.skip_to(reader.position + -size % BLOCK_BYTES)
     return data
@@ -219,12 +219,12 @@ def _pax(data: bytes, offset: int) -> dict[str, str]:
     while data:
         length, _, _ = data.partition(b" ")
         if not length.isdigit() or data[int(length) - 1 : int(length)] != b"\n":
-            raise DamagedArchiveError(offset, "a pax header is damaged")
+            raise DamagedArchiveError(offset, "a pax header is invalid")
         key, _, value = data[len(length) + 1 : int(length) - 1].partition(b"=")
         attributes[_text(key)] = _text(value)
         data = data[int(length) :]
     if not attributes.get("size", "0").isdigit():
-        raise DamagedArchiveError(offset, "a pax header is damaged")
+        raise DamagedArchiveError(offset, "a pax header is invalid")
     return attributes
 
 

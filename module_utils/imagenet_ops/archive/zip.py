@@ -1,7 +1,7 @@
-"""Reads zip archives in the order in which their entries lie, so that the disk is read forwards as with a tar.
+"""Reads the members of zip archives in the order of their offsets, so that the disk is read sequentially.
 
-The standard library's zipfile does the reading: the list of entries at the archive's end, the compression, and the CRC
-of each. Whatever is not a plain file or a directory is left to the caller to refuse.
+The standard library's zipfile reads the central directory, unpacks each member and checks its CRC. The caller rejects
+what is neither a plain file nor a directory.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 
-from ansible.module_utils.imagenet_ops.archive.entry import DIRECTORY, FILE, DamagedArchiveError, Entry
+from ansible.module_utils.imagenet_ops.archive.member import DIRECTORY, FILE, DamagedArchiveError, Member
 
-# The "version made by" of systems that keep a mode in an entry (PKWARE's APPNOTE.TXT, 4.4.2.2).
+# The "version made by" of systems that keep a mode in a member (PKWARE's APPNOTE.TXT, 4.4.2.2).
 _UNIX_SYSTEMS = (3, 19)
 _KINDS = {
     0: FILE,  # a program that keeps no mode
@@ -26,7 +26,7 @@ _KINDS = {
     stat.S_IFSOCK: "socket",
 }
 _ENCRYPTED = 0x1  # of the general purpose bit flag (APPNOTE.TXT, 4.4.4)
-_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")  # of a first entry, and of an archive without one
+_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")  # of a first member, and of an archive without one
 
 
 def is_zip(path: str) -> bool:
@@ -36,7 +36,7 @@ def is_zip(path: str) -> bool:
 
 
 class ZipReader:
-    """The entries of the zip archive at ``path``, in the order of their bytes. A context manager.
+    """The members of the zip archive at ``path``, in the order of their bytes. A context manager.
 
     ``file_position`` is how far the file is read.
     """
@@ -44,16 +44,16 @@ class ZipReader:
     compressed = True
 
     def __init__(self, path: str) -> None:
-        """Read the list of entries. Raises DamagedArchiveError."""
+        """Read the central directory. Raises DamagedArchiveError."""
         self.file_position = 0
         with open(path, "rb") as file:
             size = file.seek(0, 2)
         try:
             self._zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, NotImplementedError) as error:
-            raise DamagedArchiveError(size, f"the list of entries at its end cannot be read ({error})") from error
+            raise DamagedArchiveError(size, f"its central directory cannot be read ({error})") from error
         self._infos = sorted(self._zip.infolist(), key=lambda info: info.header_offset)
-        # Where the list of entries begins; what is before belongs to the last entry.
+        # Where the central directory begins, and the last member ends.
         self._end = self._zip.start_dir
         self._current: zipfile.ZipInfo | None = None
 
@@ -66,37 +66,37 @@ class ZipReader:
         self._zip.close()
 
     def remaining_bytes(self, position: int) -> int:
-        """Return how many bytes the entries from ``position`` on have, unpacked."""
+        """Return the unpacked size in bytes of the members from ``position`` on."""
         return sum(info.file_size for info in self._infos if info.header_offset >= position)
 
-    def entries(self, position: int) -> Iterator[Entry]:
-        """Yield the entries whose headers are not before ``position``."""
+    def members(self, position: int) -> Iterator[Member]:
+        """Yield the members whose headers are not before ``position``."""
         ends = [*(info.header_offset for info in self._infos[1:]), self._end]
         for info, end in zip(self._infos, ends):
             if info.header_offset >= position:
                 self._current = info
                 offset = info.header_offset
-                yield Entry(info.orig_filename, _kind(info), info.file_size, offset, offset, end)
+                yield Member(info.orig_filename, _kind(info), info.file_size, offset, offset, end)
                 self.file_position = end
 
-    def content(self, entry: Entry) -> bytes:
-        """Return the data of the ``entry`` that was yielded last. Raises DamagedArchiveError."""
+    def content(self, member: Member) -> bytes:
+        """Return the data of the ``member`` that was yielded last. Raises DamagedArchiveError."""
         if self._current is None:
-            raise ValueError("no entry was yielded")
+            raise ValueError("no member was yielded")
         try:
             content = self._zip.read(self._current)
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-            raise DamagedArchiveError(entry.offset, f"its data cannot be read ({error})") from error
-        if len(content) != entry.size:
-            raise DamagedArchiveError(entry.offset, f"it has {len(content)} bytes and not {entry.size}")
-        self.file_position = entry.end
+            raise DamagedArchiveError(member.offset, f"its data cannot be read ({error})") from error
+        if len(content) != member.size:
+            raise DamagedArchiveError(member.offset, f"it has {len(content)} bytes instead of {member.size}")
+        self.file_position = member.end
         return content
 
 
 def _kind(info: zipfile.ZipInfo) -> str:
     if info.flag_bits & _ENCRYPTED:
-        return "file that is encrypted"
+        return "encrypted file"
     if info.is_dir():
         return DIRECTORY
     mode = info.external_attr >> 16 if info.create_system in _UNIX_SYSTEMS else 0
-    return _KINDS.get(stat.S_IFMT(mode), f"entry of the unknown mode {mode:o}")
+    return _KINDS.get(stat.S_IFMT(mode), f"member of the unknown mode {mode:o}")

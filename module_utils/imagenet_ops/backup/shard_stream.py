@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 
-from ansible.module_utils.imagenet_ops.archive.entry import DamagedArchiveError
+from ansible.module_utils.imagenet_ops.archive.member import DamagedArchiveError
 from ansible.module_utils.imagenet_ops.core.errors import CancelledError, TransientError
 from ansible.module_utils.imagenet_ops.core.retry import Attempts
 from ansible.module_utils.imagenet_ops.download.s3 import BucketSource

@@ -17,8 +17,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 
-from ansible.module_utils.imagenet_ops.archive.entry import FILE, DamagedArchiveError, Entry
-from ansible.module_utils.imagenet_ops.archive.tar import members
+from ansible.module_utils.imagenet_ops.archive.member import FILE, DamagedArchiveError, Member
+from ansible.module_utils.imagenet_ops.archive.tar import read_members
 from ansible.module_utils.imagenet_ops.aws.s3 import Bucket, ListedObject
 from ansible.module_utils.imagenet_ops.backup.shard_stream import ShardStream
 from ansible.module_utils.imagenet_ops.backup.tar_shards import Shard, ShardReader, plan_shards
@@ -35,7 +35,7 @@ from ansible.module_utils.imagenet_ops.core.files import fsync_directory, read_j
 from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.download.s3 import BucketSource
 from ansible.module_utils.imagenet_ops.download.source import Facts
-from ansible.module_utils.imagenet_ops.layout.journal import count_as_laid_out
+from ansible.module_utils.imagenet_ops.layout.checkpoint import count_as_laid_out
 from ansible.module_utils.imagenet_ops.layout.tree_writer import TreeWriter
 
 _JOURNAL_FORMAT = 1
@@ -319,15 +319,15 @@ class TreeRestore:
         """Write the files of a tar; raises OpsError where it is not the one that was backed up."""
         files = 0
         try:
-            for entry in members(stream, shard.size_bytes):
-                self._check_entry(entry, shard)
+            for member in read_members(stream, shard.size_bytes):
+                self._check_member(member, shard)
                 files += 1
-                folder, _, name = entry.name.rpartition("/")
+                folder, _, name = member.name.rpartition("/")
                 writer.make_directory(folder)
-                if entry.size > _LARGE_FILE_BYTES:
-                    _write_large(os.path.join(writer.root, entry.name), stream, entry.size)
+                if member.size > _LARGE_FILE_BYTES:
+                    _write_large(os.path.join(writer.root, member.name), stream, member.size)
                 else:
-                    writer.write(folder, name, stream.read(entry.size))
+                    writer.write(folder, name, stream.read(member.size))
             stream.skip_to(shard.size_bytes)
         except DamagedArchiveError as error:
             raise self._refused(shard, f"at byte {error.offset} {error}") from error
@@ -343,12 +343,16 @@ class TreeRestore:
         if files != shard.files:
             raise self._refused(shard, f"it holds {files} files, and {index_name(self.split)} says {shard.files}")
 
-    def _check_entry(self, entry: Entry, shard: IndexedShard) -> None:
-        if entry.kind != FILE:
-            raise self._refused(shard, f"it holds a {entry.kind}, {entry.name!r}, and a tree has nothing but files")
-        is_inside = os.path.normpath(entry.name) == entry.name and entry.name.partition("/")[0] not in ("", ".", "..")
-        if not is_inside or "\0" in entry.name:
-            raise self._refused(shard, f"it holds a file that would lie outside of the tree, {entry.name!r}")
+    def _check_member(self, member: Member, shard: IndexedShard) -> None:
+        if member.kind != FILE:
+            raise self._refused(shard, f"it holds a {member.kind}, {member.name!r}, and a tree has nothing but files")
+        is_inside = os.path.normpath(member.name) == member.name and member.name.partition("/")[0] not in (
+            "",
+            ".",
+            "..",
+        )
+        if not is_inside or "\0" in member.name:
+            raise self._refused(shard, f"it holds a file that would lie outside of the tree, {member.name!r}")
 
     def _refused(self, shard: IndexedShard, why: str) -> OpsError:
         return OpsError(

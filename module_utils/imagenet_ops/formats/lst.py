@@ -1,4 +1,4 @@
-"""The lines of a .lst: which record is which image, under which label."""
+"""The lines of a .lst: the image and the label of each record."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ListLine(NamedTuple):
 
 
 def parse_list_line(line: str, where: str) -> ListLine:
-    """Return what a ``line`` of a .lst says; raises OpsError naming ``where`` (file and line) if it is not one."""
+    """Parse a ``line`` of a .lst. Raises OpsError, with ``where`` (file and line), for an invalid one."""
     fields = line.rstrip("\n").split("\t")
     try:
         record_id, label, path = fields
@@ -24,6 +24,6 @@ def parse_list_line(line: str, where: str) -> ListLine:
     except ValueError as error:
         raise OpsError(
             where,
-            f"it does not hold an id, a label and a path: {line[:80]!r}",
+            f"it does not have an id, a label and a path: {line[:80]!r}",
             "The file is damaged; restore it from the backup or pack the data set again",
         ) from error

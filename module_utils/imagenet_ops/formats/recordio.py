@@ -1,12 +1,12 @@
 """The RecordIO format: records, their reader and their writer, and the header of an image record.
 
 The format is that of dmlc-core (include/dmlc/recordio.h, src/recordio.cc), the header that of MXNet
-(src/io/image_recordio.h, python/mxnet/recordio.py). tests/conformance holds both against mxnet 1.9.1.
+(src/io/image_recordio.h, python/mxnet/recordio.py). tests/conformance compares both with mxnet 1.9.1.
 
 A record on disk is ``u32 magic, u32 word, data, zero bytes to a multiple of 4``, little-endian. The word's upper 3 bits
-are a flag, its lower 29 the length of the data. A reader that lost its place looks for the magic at multiples of 4, so
-the data must not hold it there: where it does, the record is cut into parts at each such place, the magic itself is
-left out, and the parts carry the flags 1 (first), 2 (middle) and 3 (last). Flag 0 is a record in one part.
+are a flag, its lower 29 the length of the data. A reader that lost its position searches for the magic at multiples of
+4, so the data must not have it there. If it does, the record is split into parts at each such offset, without the magic
+itself, and the parts have the flags 1 (first), 2 (middle) and 3 (last). Flag 0 is a record in one part.
 
 The index has a line ``id<tab>offset<newline>`` for each record, in the order of the records.
 """
@@ -67,22 +67,22 @@ def _aligned_magic(data: bytes) -> list[int]:
     """Return the offsets, multiples of 4, at which ``data`` holds the magic."""
     if len(data) < len(MAGIC):
         return []
-    # Ten times faster than bytes.find, which would take a hundredth of all the time of packing.
+    # Ten times faster than bytes.find, which would take one percent of the time of packing.
     words = np.frombuffer(data, "<u4", len(data) // 4)
     offsets: list[int] = (np.flatnonzero(words == _MAGIC_WORD) * 4).tolist()
     return offsets
 
 
 def _frame_in_parts(data: bytes, cuts: list[int]) -> bytes:
-    pieces = []
+    buffers = []
     begin = 0
     for cut in cuts:
         flag = _FIRST if begin == 0 else _MIDDLE
-        pieces += [_PART.pack(MAGIC, flag << 29 | cut - begin), data[begin:cut]]
+        buffers += [_PART.pack(MAGIC, flag << 29 | cut - begin), data[begin:cut]]
         begin = cut + len(MAGIC)
     last = data[begin:]
-    pieces += [_PART.pack(MAGIC, _LAST << 29 | len(last)), last, _PADDING[len(last) % 4]]
-    return b"".join(pieces)
+    buffers += [_PART.pack(MAGIC, _LAST << 29 | len(last)), last, _PADDING[len(last) % 4]]
+    return b"".join(buffers)
 
 
 def image_data(record_id: int, label: float, image: bytes | memoryview) -> bytes:
@@ -95,21 +95,21 @@ def frame_images(
 ) -> Sequence[bytes | memoryview]:
     """Return ``frame(image_data(record_id, label, image))`` of each image, at a fraction of the cost.
 
-    The pictures are copied once, into one block, and that is searched for the magic as a whole: after a picture went
-    through the codec little of this program is left in the processor's caches, and a search for each picture alone
-    would take several hundredths of the time of packing.
+    The pictures are copied once, into one block, which is searched for the magic as a whole: the codec evicts this
+    program from the processor's caches, and one search for each picture would take several percent of the time of
+    packing. Raises ValueError for a record that is longer than the format allows.
     """
-    pieces: list[bytes | memoryview] = []
+    buffers: list[bytes | memoryview] = []
     ends = []
     end = 0
     for record_id, label, image in zip(ids, labels, images):
         length = IMAGE_HEADER_BYTES + len(image)
         _check_length(length)
         padding = _PADDING[length % 4]
-        pieces += (_WHOLE_IMAGE.pack(MAGIC, length, 0, label, record_id, 0), image, padding)
+        buffers += (_WHOLE_IMAGE.pack(MAGIC, length, 0, label, record_id, 0), image, padding)
         end += _PART.size + length + len(padding)
         ends.append(end)
-    block = b"".join(pieces)
+    block = b"".join(buffers)
     # Every record begins on a multiple of 4 of the block, with the one magic that it may have.
     if len(_aligned_magic(block)) != len(ends):
         return [frame(image_data(*image)) for image in zip(ids, labels, images)]
@@ -118,12 +118,12 @@ def frame_images(
 
 
 def image_record_bytes(image_bytes: int) -> int:
-    """Return how long the record of an image of ``image_bytes`` is, but for 4 bytes for each aligned magic in it."""
+    """Return the length of the record of an image of ``image_bytes``, plus 4 bytes for each aligned magic in it."""
     return _PART.size + (IMAGE_HEADER_BYTES + image_bytes + 3) // 4 * 4
 
 
 def parse_image_data(data: bytes) -> ImageRecord:
-    """Return what the ``data`` of an image record says; raises ValueError where it is too short for its own header.
+    """Parse the ``data`` of an image record. Raises ValueError if it is too short for its own header.
 
     A header's flag above 0 is the number of float32 labels that follow it (MXNet's --pack-label).
     """
@@ -142,8 +142,8 @@ def parse_image_data(data: bytes) -> ImageRecord:
 class RecordWriter:
     """Appends records and their index lines to two open files.
 
-    ``rec_bytes`` and ``idx_bytes`` say how long the files are; both descriptors stand at these ends. Nothing is
-    buffered: what `write` returned from is in the files (durable only after the caller's fsync).
+    ``rec_bytes`` and ``idx_bytes`` are the lengths of the files; both descriptors are at their ends. Nothing is
+    buffered: when `write` returns, the records are in the files (durable only after the caller's fsync).
     """
 
     def __init__(self, rec_descriptor: int, idx_descriptor: int, rec_bytes: int = 0, idx_bytes: int = 0) -> None:
@@ -153,9 +153,9 @@ class RecordWriter:
         self.idx_bytes = idx_bytes
 
     def write(self, ids: Sequence[int], records: Sequence[bytes | memoryview]) -> None:
-        """Append ``records`` (each as from `frame`), whose .lst ids are ``ids``; OSError where the disk is full.
+        """Append ``records`` (each as from `frame`), whose .lst ids are ``ids``. Raises OSError if the disk is full.
 
-        Give it many at a time, for the cost is in the system calls, but no more than the 1024 that one call takes.
+        Pass many records at a time, for the cost is in the system calls, but at most 1024 (IOV_MAX).
         """
         lines = []
         offset = self.rec_bytes
@@ -169,18 +169,18 @@ class RecordWriter:
         self.idx_bytes += len(index)
 
 
-def write_all(descriptor: int, pieces: Sequence[bytes | memoryview]) -> None:
-    """Write ``pieces``, at most 1024, one after another to a descriptor. Raises OSError where the disk is full."""
-    written = os.writev(descriptor, pieces)
-    if written < sum(map(len, pieces)):  # a signal came, or the disk is about to be full
-        write_all(descriptor, [b"".join(pieces)[written:]])
+def write_all(descriptor: int, buffers: Sequence[bytes | memoryview]) -> None:
+    """Write ``buffers``, at most 1024, one after another to a descriptor. Raises OSError if the disk is full."""
+    written = os.writev(descriptor, buffers)
+    if written < sum(map(len, buffers)):  # a signal came, or the disk is almost full
+        write_all(descriptor, [b"".join(buffers)[written:]])
 
 
 class RecordReader:
     """Reads records one after another from a buffered binary ``file``; ``path`` is for its errors.
 
-    ``offset`` is where the next record begins. Every error is an OpsError that names the byte: a record that is cut
-    short is never taken for the end.
+    ``offset`` is where the next record begins. Every error is an OpsError with the byte offset: a truncated record is
+    never taken for the end.
     """
 
     def __init__(self, file: BinaryIO, path: str) -> None:
@@ -189,12 +189,12 @@ class RecordReader:
         self._file = file
 
     def seek(self, offset: int) -> None:
-        """Go to the record at ``offset``."""
+        """Continue with the record at ``offset``."""
         self._file.seek(offset)
         self.offset = offset
 
     def read(self) -> bytes | None:
-        """Return the data of the next record, whole; None at the end of the file."""
+        """Return the data of the next record; None at the end of the file. Raises OpsError for a damaged one."""
         part = self._read_part()
         if part is None:
             return None
@@ -202,7 +202,7 @@ class RecordReader:
         if flag == _WHOLE:
             return data
         if flag != _FIRST:
-            raise self._error("the record begins with a later part of another")
+            raise self._error("a record begins with a middle or last part")
         parts = [data]
         while flag != _LAST:
             part = self._read_part()
@@ -210,7 +210,7 @@ class RecordReader:
                 raise self._error("the file ends between two parts of a record")
             flag, data = part
             if flag not in (_MIDDLE, _LAST):
-                raise self._error("a new record begins before the last part of the one before")
+                raise self._error("a record begins before the last part of the previous one")
             parts.append(data)
         return MAGIC.join(parts)
 
@@ -219,19 +219,19 @@ class RecordReader:
         if not head:
             return None
         if len(head) < _PART.size:
-            raise self._error("the file ends in the middle of a record's first 8 bytes")
+            raise self._error("the file ends within the first 8 bytes of a record")
         magic, word = _PART.unpack(head)
         if magic != MAGIC:
-            raise self._error(f"no record begins here (found {magic.hex()}, not the magic {MAGIC.hex()})")
+            raise self._error(f"no record begins here (found {magic.hex()}, expected the magic {MAGIC.hex()})")
         flag, length = word >> 29, word & MAX_DATA_BYTES
         if flag > _LAST:
-            raise self._error(f"a part of a record has the unknown flag {flag}")
+            raise self._error(f"a record part has the unknown flag {flag}")
         padding = _PADDING[length % 4]
         content = self._file.read(length + len(padding))
         if len(content) < length + len(padding):
-            raise self._error(f"the record is cut short: {len(content)} of {length + len(padding)} bytes are there")
+            raise self._error(f"the record is truncated: {len(content)} of {length + len(padding)} bytes")
         if padding and content[length:] != padding:
-            raise self._error("the padding after the record is not zero")
+            raise self._error("the padding of the record is not zero")
         self.offset += len(head) + len(content)
         return flag, content[:length] if padding else content
 

@@ -1,8 +1,8 @@
-"""Puts annotations beside the images that they belong to: ``<tree>/<class>/<image>.xml``, from an archive of them.
+"""Extracts annotations from an archive and puts each next to its image: ``<tree>/<class>/<image>.xml``.
 
-ILSVRC2012's bounding boxes come so, in PASCAL VOC's form, in ``ILSVRC2012_bbox_train_v2.tar.gz`` and
-``ILSVRC2012_bbox_val_v3.tgz``: X.xml describes X.JPEG (the development kit's readme). Only the name decides, so the
-archive's directories may be what they like. One pass writes what it finds, and another one writes the same.
+ILSVRC2012's bounding boxes, in the format of PASCAL VOC, are ``ILSVRC2012_bbox_train_v2.tar.gz`` and
+``ILSVRC2012_bbox_val_v3.tgz``: X.xml describes X.JPEG (the development kit's readme). Only the name counts; the
+directories of the archive may have any name. A second pass writes the same files again.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from ansible.module_utils.imagenet_ops.archive.entry import Entry
 from ansible.module_utils.imagenet_ops.archive.images import (
     ANNOTATION_SUFFIX,
     ArchiveRules,
@@ -18,6 +17,7 @@ from ansible.module_utils.imagenet_ops.archive.images import (
     open_archive,
     require_archive,
 )
+from ansible.module_utils.imagenet_ops.archive.member import Member
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.layout.tree_writer import TreeWriter
@@ -29,7 +29,7 @@ _AMBIGUOUS = ""
 
 
 class Annotated(NamedTuple):
-    """How many annotations lie beside their images, and how many of the archive have no image in the tree."""
+    """How many annotations are next to their images, and how many of the archive have no image in the tree."""
 
     annotations: int
     without_image: int
@@ -38,8 +38,8 @@ class Annotated(NamedTuple):
 def annotate(tree: str, archive: str, folder: str, progress: Progress) -> Annotated:
     """Write the annotations in ``folder`` of ``archive`` (zip, or tar in any compression) into the finished ``tree``.
 
-    What has no image in the tree is counted and left out. All of it is durable on return. Raises OpsError for damage,
-    for paths and links that lead elsewhere, and for an annotation that is there twice.
+    Annotations without an image in the tree are counted and skipped. All files are durable on return. Raises OpsError
+    for damage, for links and paths outside of the archive, and for duplicate annotations.
     """
     size_bytes = require_archive(archive)
     classes = _classes_by_stem(tree)
@@ -49,14 +49,14 @@ def annotate(tree: str, archive: str, folder: str, progress: Progress) -> Annota
     seen: set[str] = set()
     progress.start(f"Laying out {os.path.basename(archive)}", size_bytes, "bytes")
     with open_archive(archive) as reader, TreeWriter(tree) as writer:
-        for entry in refusals.translated(refusals.files(reader.entries(0))):
-            stem, extension = os.path.splitext(os.path.basename(rules.path_within(entry.name)))
+        for member in refusals.translated(refusals.files(reader.members(0))):
+            stem, extension = os.path.splitext(os.path.basename(rules.path_within(member.name)))
             if extension != ANNOTATION_SUFFIX or stem.startswith("."):
                 continue
-            _refuse(refusals, entry, stem in seen, ambiguous=classes.get(stem) == _AMBIGUOUS)
+            _refuse(refusals, member, stem in seen, ambiguous=classes.get(stem) == _AMBIGUOUS)
             seen.add(stem)
             if stem in classes:
-                writer.write(classes[stem], f"{stem}{ANNOTATION_SUFFIX}", refusals.content(reader, entry))
+                writer.write(classes[stem], f"{stem}{ANNOTATION_SUFFIX}", refusals.content(reader, member))
             else:
                 without_image += 1
             progress.update(reader.file_position)
@@ -64,17 +64,17 @@ def annotate(tree: str, archive: str, folder: str, progress: Progress) -> Annota
     progress.finish()
     if not seen:
         where = f"its directory {folder}" if folder else "it"
-        raise OpsError(f"Archive {archive}", f"{where} holds no annotation (*.xml)", "Name an archive of annotations")
+        raise OpsError(f"Archive {archive}", f"{where} has no annotations (*.xml)", "Use an archive of annotations")
     return Annotated(len(seen) - without_image, without_image)
 
 
-def _refuse(refusals: Refusals, entry: Entry, twice: bool, ambiguous: bool) -> None:
+def _refuse(refusals: Refusals, member: Member, twice: bool, ambiguous: bool) -> None:
     if twice:
-        raise refusals.error(entry, "is there twice")
+        raise refusals.error(member, "is a duplicate")
     if ambiguous:
-        raise refusals.error(entry, "belongs to more than one image of the tree")
-    if entry.size > _LARGEST_ANNOTATION_BYTES:
-        raise refusals.error(entry, f"has {entry.size} bytes, too many for an annotation")
+        raise refusals.error(member, "fits more than one image of the tree")
+    if member.size > _LARGEST_ANNOTATION_BYTES:
+        raise refusals.error(member, f"has {member.size} bytes, which is too large for an annotation")
 
 
 def _classes_by_stem(tree: str) -> dict[str, str]:

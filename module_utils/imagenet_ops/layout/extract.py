@@ -1,9 +1,9 @@
-"""Turns the archives of a data set into trees: ``<dest>/<class>/<image>``, for training by class as everyone reads it.
+"""Extracts the archives of a data set to trees: ``<dest>/<class>/<image>``, the common form for training by class.
 
-An archive is read once, forwards. The tree grows in ``<dest>.partial`` and gets its name when it is complete and its
-counts are right, so that nobody ever reads half of one. A journal in the state directory says up to which byte of the
-archive everything is safe on disk; a run that was killed goes on from there. Annotations are put beside the images of
-the complete tree.
+An archive is read once, sequentially. The tree grows in ``<dest>.partial`` and is renamed when it is complete and its
+counts are right, so that no reader sees half of it. A checkpoint in the state directory has the byte of the archive up
+to which all images are durable; a run that was killed resumes there. Annotations are put next to the images of the
+complete tree.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.core.files import exclusive, fsync_directory
 from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.layout.annotations import annotate
-from ansible.module_utils.imagenet_ops.layout.journal import (
+from ansible.module_utils.imagenet_ops.layout.checkpoint import (
     COMPLETE,
     EXTRACTED,
     EXTRACTING,
-    Journal,
+    Checkpoint,
     changed_since,
     check_counts,
     count_tree,
@@ -43,190 +43,190 @@ from ansible.module_utils.imagenet_ops.layout.journal import (
     is_complete,
     is_source,
     mark_complete,
-    read_journal,
+    read_checkpoint,
     source_of,
-    write_journal,
+    write_checkpoint,
 )
 from ansible.module_utils.imagenet_ops.layout.move import has_more, move, plan_moves
 from ansible.module_utils.imagenet_ops.layout.request import LayoutRequest
 from ansible.module_utils.imagenet_ops.layout.tree_writer import TreeWriter
 
-# Between journal points at most this much work is lost to a kill. They are made beside the reading: each sends to the
-# disk what was written so far, so that it is not idle until the page cache is full.
-_JOURNAL_SECONDS = 5.0
-_JOURNAL_BYTES = 128 * 1024**2
+# A kill loses at most the work since the last checkpoint. A thread makes the checkpoints: each syncs what was written
+# so far, so that the disk is not idle until the page cache is full.
+_CHECKPOINT_SECONDS = 5.0
+_CHECKPOINT_BYTES = 128 * 1024**2
 
 
 def lay_out(request: LayoutRequest, *, check_mode: bool = False) -> dict[str, Any]:
-    """Make sure that the tree is at ``request.dest``; return what imagenet_layout returns. Raises OpsError."""
+    """Ensure that the tree is at ``request.dest``; return the result of the module imagenet_layout. Raises OpsError."""
     request = _checked(request)
     try:
         if check_mode:
             return _predict(request)
         os.makedirs(request.state_dir, exist_ok=True)
         with exclusive(os.path.join(request.state_dir, "imagenet_layout.lock")):
-            journal, changed = _images(request)
-            before = "not laid out" if changed else _in_words(journal)
-            if request.annotations is not None and not _is_annotated(request, journal, request.annotations):
-                _annotate(request, journal, request.annotations)
+            checkpoint, changed = _images(request)
+            before = "not laid out" if changed else _describe(checkpoint)
+            if request.annotations is not None and not _is_annotated(request, checkpoint, request.annotations):
+                _annotate(request, checkpoint, request.annotations)
                 changed = True
-            return _result(request, journal, before) if changed else _result(request, journal)
+            return _result(request, checkpoint, before) if changed else _result(request, checkpoint)
     except OSError as error:
         raise disk_error(request.dest, error) from error
 
 
-def _images(request: LayoutRequest) -> tuple[Journal, bool]:
-    """Make sure that the tree has its images; return its journal, and whether something was done."""
-    journal = read_journal(request)
-    if journal is not None and not has_more(request) and is_complete(request, journal):
-        if journal.state != COMPLETE:
-            mark_complete(request, journal)
-        return journal, False
+def _images(request: LayoutRequest) -> tuple[Checkpoint, bool]:
+    """Ensure that the tree has its images; return its checkpoint, and whether anything was changed."""
+    checkpoint = read_checkpoint(request)
+    if checkpoint is not None and not has_more(request) and is_complete(request, checkpoint):
+        if checkpoint.state != COMPLETE:
+            mark_complete(request, checkpoint)
+        return checkpoint, False
     if request.directory is not None:
         return move(request, request.directory)
-    return _extract(request, journal), True
+    return _extract(request, checkpoint), True
 
 
 def _checked(request: LayoutRequest) -> LayoutRequest:
-    """Return ``request``, with ``dest`` free of a slash at its end; OpsError where its parts do not fit together."""
+    """Return ``request``, with an absolute ``dest``; raise OpsError for invalid combinations of options."""
     if (request.archive is None) == (request.directory is None):
-        why = "one of archive and directory is needed, and not both"
+        why = "exactly one of archive and directory is required"
     elif request.layout == LABELLED_FILES and request.devkit is None and request.labels is None:
-        why = "labelled_files need labels: a file with them, or the devkit"
+        why = "labelled_files requires labels or devkit"
     else:
         return replace(request, dest=os.path.abspath(request.dest))
-    raise OpsError("Options of imagenet_layout", why, "Correct them and run again")
+    raise OpsError("Options of imagenet_layout", why, "Correct them and rerun")
 
 
-def _result(request: LayoutRequest, journal: Journal, before: str | None = None) -> dict[str, Any]:
-    """Return what the module returns; ``before`` says in words what there was, where something was changed."""
+def _result(request: LayoutRequest, checkpoint: Checkpoint, before: str | None = None) -> dict[str, Any]:
+    """Return the result of the module; ``before`` describes what was there if anything was changed."""
     result = {
         "changed": before is not None,
-        "split": request.split,
-        "images": journal.images,
-        "classes": len(journal.classes),
-        "bytes": journal.bytes,
-        "annotations": journal.annotations.get("annotations", 0),
-        "annotations_without_image": journal.annotations.get("without_image", 0),
+        "split": request.name_rules,
+        "images": checkpoint.images,
+        "classes": len(checkpoint.classes),
+        "bytes": checkpoint.bytes,
+        "annotations": checkpoint.annotations.get("annotations", 0),
+        "annotations_without_image": checkpoint.annotations.get("without_image", 0),
     }
     if before is not None:
         name = os.path.basename(request.dest)
-        result["diff"] = {"before": f"{name}: {before}\n", "after": f"{name}: {_in_words(journal)}\n"}
+        result["diff"] = {"before": f"{name}: {before}\n", "after": f"{name}: {_describe(checkpoint)}\n"}
     return result
 
 
-def _in_words(journal: Journal) -> str:
-    words = f"{journal.images} images in {len(journal.classes)} classes"
-    annotations = journal.annotations.get("annotations", 0)
+def _describe(checkpoint: Checkpoint) -> str:
+    words = f"{checkpoint.images} images in {len(checkpoint.classes)} classes"
+    annotations = checkpoint.annotations.get("annotations", 0)
     return f"{words}, {annotations} annotations" if annotations else words
 
 
 # Annotations
 
 
-def _is_annotated(request: LayoutRequest, journal: Journal, archive: str) -> bool:
-    """Return whether the annotations of this archive are in the tree. Raises OpsError where some of them are not."""
-    done = journal.annotations
+def _is_annotated(request: LayoutRequest, checkpoint: Checkpoint, archive: str) -> bool:
+    """Return whether the annotations of this archive are in the tree. Raises OpsError if some are missing."""
+    done = checkpoint.annotations
     if "annotations" not in done or not is_source(archive, request.annotations_folder, done["source"]):
         return False
     found = count_tree(request.dest).annotations
     if found != done["annotations"]:
-        why = f"it holds {found} annotations, and when they were laid out it held {done['annotations']}"
-        raise changed_since(request, f"{why}: files were removed or added since")
+        why = f"it has {found} annotations, but had {done['annotations']} when they were laid out"
+        raise changed_since(request, f"{why}: files were added or removed")
     return True
 
 
-def _annotate(request: LayoutRequest, journal: Journal, archive: str) -> None:
-    """Put the annotations beside their images; a run that was killed meanwhile writes all of them once more."""
+def _annotate(request: LayoutRequest, checkpoint: Checkpoint, archive: str) -> None:
+    """Put the annotations next to their images; after a kill, all of them are written again."""
     require_archive(archive)
-    journal.annotations = {"source": source_of(archive, request.annotations_folder)}
-    write_journal(request, journal)
+    checkpoint.annotations = {"source": source_of(archive, request.annotations_folder)}
+    write_checkpoint(request, checkpoint)
     progress = Progress(request.state_dir, "imagenet_layout")
     counts = annotate(request.dest, archive, request.annotations_folder, progress)
     found = count_tree(request.dest).annotations
     if found != counts.annotations:
         raise OpsError(
             f"Tree {request.dest}",
-            f"it holds {found} annotations, and {archive} has {counts.annotations} for it",
-            "Remove those of another archive (*.xml) and run again",
+            f"it has {found} annotations, {archive} has {counts.annotations} for it",
+            "Delete the annotations (*.xml) of other archives and rerun",
         )
-    journal.annotations = {**journal.annotations, **counts._asdict()}
-    write_journal(request, journal)
+    checkpoint.annotations = {**checkpoint.annotations, **counts._asdict()}
+    write_checkpoint(request, checkpoint)
 
 
 # From an archive
 
 
-def _extract(request: LayoutRequest, journal: Journal | None) -> Journal:
-    """Read the archive from where the journal says, and give the tree its name."""
+def _extract(request: LayoutRequest, checkpoint: Checkpoint | None) -> Checkpoint:
+    """Read the archive from the checkpoint on, and rename the complete tree."""
     archive = request.archive or ""
     require_archive(archive)
     labels = labels_for(request.rules)
-    fresh = Journal(EXTRACTING, request.layout, source_of(archive, request.folder), digest(labels))
-    journal = _begin(request, journal, fresh)
-    if journal.state == EXTRACTING:
-        with _Extraction(request, archive, journal, labels) as extraction:
+    fresh = Checkpoint(EXTRACTING, request.layout, source_of(archive, request.folder), digest(labels))
+    checkpoint = _begin(request, checkpoint, fresh)
+    if checkpoint.state == EXTRACTING:
+        with _Extraction(request, archive, checkpoint, labels) as extraction:
             extraction.run()
-    check_counts(request, journal, request.partial)
-    _finish(request, journal)
-    return journal
+    check_counts(request, checkpoint, request.partial)
+    _finish(request, checkpoint)
+    return checkpoint
 
 
-def _begin(request: LayoutRequest, journal: Journal | None, fresh: Journal) -> Journal:
-    """Return the journal to go on with, and leave in ``.partial`` only what it knows of.
+def _begin(request: LayoutRequest, checkpoint: Checkpoint | None, fresh: Checkpoint) -> Checkpoint:
+    """Return the checkpoint to resume from, and remove from ``.partial`` the classes that it does not list.
 
-    A directory that we did not make is never touched: what is in ``.partial`` is ours when there is a journal.
+    A directory of somebody else is never touched: ``.partial`` is ours only if there is a checkpoint.
     """
     if os.path.isdir(request.dest) and os.listdir(request.dest):
         raise OpsError(
             f"Tree {request.dest}",
-            "it holds files that imagenet_layout did not put there",
-            "Move them away, or name another dest",
+            "it has files that imagenet_layout did not put there",
+            "Move them away, or use another dest",
         )
-    if journal is None and os.path.exists(request.partial):
+    if checkpoint is None and os.path.exists(request.partial):
         raise OpsError(
             f"Tree {request.partial}",
-            f"it is there, but its journal {request.journal} is not",
-            "Remove it and run again",
+            f"it exists, but its checkpoint {request.checkpoint_path} does not",
+            "Delete it and rerun",
         )
-    if journal is None or journal.state not in (EXTRACTING, EXTRACTED) or not journal.continues(fresh):
-        journal = fresh
+    if checkpoint is None or checkpoint.state not in (EXTRACTING, EXTRACTED) or not checkpoint.continues(fresh):
+        checkpoint = fresh
     if not os.path.isdir(request.partial):
-        journal = fresh
-    write_journal(request, journal)
+        checkpoint = fresh
+    write_checkpoint(request, checkpoint)
     os.makedirs(request.partial, mode=0o755, exist_ok=True)
     fsync_directory(os.path.dirname(request.partial))
     for entry in os.listdir(request.partial):
-        if entry not in journal.classes:
+        if entry not in checkpoint.classes:
             shutil.rmtree(os.path.join(request.partial, entry))
-    return journal
+    return checkpoint
 
 
-def _finish(request: LayoutRequest, journal: Journal) -> None:
-    """Put the complete tree in its place."""
+def _finish(request: LayoutRequest, checkpoint: Checkpoint) -> None:
+    """Rename the complete tree to its final path."""
     os.rename(request.partial, request.dest)
     fsync_directory(os.path.dirname(request.dest))
-    mark_complete(request, journal)
+    mark_complete(request, checkpoint)
 
 
 class _Extraction:
-    """One pass over an archive, from the journal's resume point to its end. A context manager."""
+    """One pass over an archive, from the checkpoint to the end. A context manager."""
 
-    def __init__(self, request: LayoutRequest, archive: str, journal: Journal, labels: Mapping[str, str]) -> None:
+    def __init__(self, request: LayoutRequest, archive: str, checkpoint: Checkpoint, labels: Mapping[str, str]) -> None:
         self._request = request
         self._archive = ImageArchive(archive, request.rules, labels)
-        self._journal = journal
+        self._checkpoint = checkpoint
         self._last_time = time.monotonic()
-        self._last_offset = journal.offset
-        self._point = ResumePoint(journal.offset, journal.class_name, journal.class_end)
-        self._keeping: Future[None] | None = None
+        self._last_offset = checkpoint.offset
+        self._point = ResumePoint(checkpoint.offset, checkpoint.class_name, checkpoint.class_end)
+        self._saving: Future[None] | None = None
         self._progress = Progress(request.state_dir, "imagenet_layout")
 
     def __enter__(self) -> _Extraction:  # noqa: PYI034 (Self is newer than Python 3.9)
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._archive)
             self._writer = stack.enter_context(TreeWriter(self._request.partial))
-            self._keeper = stack.enter_context(ThreadPoolExecutor(max_workers=1))
+            self._saver = stack.enter_context(ThreadPoolExecutor(max_workers=1))
             self._stack = stack.pop_all()
         return self
 
@@ -234,75 +234,75 @@ class _Extraction:
         self._stack.close()
 
     def run(self) -> None:
-        """Lay out what is left of the archive; afterwards all of it is durable, and the journal says so."""
-        journal = self._journal
+        """Lay out the rest of the archive; on return all of it is durable, and the checkpoint says so."""
+        checkpoint = self._checkpoint
         remaining_bytes = self._archive.remaining_bytes(self._point)
         if remaining_bytes is not None:
             require_space(self._request.dest, remaining_bytes)
         name = os.path.basename(self._archive.path)
-        self._progress.start(f"Laying out {name}", self._archive.size_bytes, "bytes", journal.offset)
+        self._progress.start(f"Extracting {name}", self._archive.size_bytes, "bytes", checkpoint.offset)
         for image in self._images():
             self._writer.make_directory(image.class_name)
             self._writer.write(image.class_name, image.name, image.content)
-            journal.count(image.class_name, len(image.content))
+            checkpoint.count(image.class_name, len(image.content))
             self._point = image.after
             self._progress.update(self._archive.file_position)
-            self._journal_point()
-        self._keep_last_point()
-        self._refuse_lost_files()
-        journal.state = EXTRACTED
-        write_journal(self._request, journal)
+            self._save_when_due()
+        self._save_last()
+        self._require_all_files()
+        checkpoint.state = EXTRACTED
+        write_checkpoint(self._request, checkpoint)
         self._progress.finish()
 
     def _images(self) -> Iterator[ArchiveImage]:
-        """Yield what is left of the archive; where reading it ends early, what came before is kept."""
-        finished = self._journal.classes if self._request.layout == CLASS_ARCHIVES else ()
+        """Yield the rest of the archive; if reading fails, save a checkpoint of what came before."""
+        finished = self._checkpoint.classes if self._request.layout == CLASS_ARCHIVES else ()
         try:
             yield from self._archive.images(self._point, finished)
         except (OpsError, KeyboardInterrupt):
-            self._keep_last_point()
+            self._save_last()
             raise
 
-    def _journal_point(self) -> None:
-        """Now and then make everything durable that was written so far, and then say so; both beside the reading."""
+    def _save_when_due(self) -> None:
+        """Every few seconds, sync what was written so far and save a checkpoint of it, in a thread of its own."""
         due = (
-            time.monotonic() - self._last_time >= _JOURNAL_SECONDS
-            or self._point.offset - self._last_offset >= _JOURNAL_BYTES
+            time.monotonic() - self._last_time >= _CHECKPOINT_SECONDS
+            or self._point.offset - self._last_offset >= _CHECKPOINT_BYTES
         )
-        if due and (self._keeping is None or self._keeping.done()):
+        if due and (self._saving is None or self._saving.done()):
             self._writer.flush()
             self._raise_failure()
-            self._keeping = self._keeper.submit(self._keep, self._snapshot())
+            self._saving = self._saver.submit(self._save, self._snapshot())
             self._last_time, self._last_offset = time.monotonic(), self._point.offset
 
-    def _keep_last_point(self) -> None:
+    def _save_last(self) -> None:
         self._writer.flush()
         self._raise_failure()
-        self._keep(self._snapshot())
+        self._save(self._snapshot())
 
-    def _snapshot(self) -> Journal:
-        """Return the journal of this moment, which the work that goes on does not change."""
-        self._journal.offset, self._journal.class_name, self._journal.class_end = self._point
-        classes, class_bytes = dict(self._journal.classes), dict(self._journal.class_bytes)
-        return replace(self._journal, classes=classes, class_bytes=class_bytes)
+    def _snapshot(self) -> Checkpoint:
+        """Return a copy of the checkpoint that the continuing work does not change."""
+        self._checkpoint.offset, self._checkpoint.class_name, self._checkpoint.class_end = self._point
+        classes, class_bytes = dict(self._checkpoint.classes), dict(self._checkpoint.class_bytes)
+        return replace(self._checkpoint, classes=classes, class_bytes=class_bytes)
 
-    def _keep(self, journal: Journal) -> None:
+    def _save(self, checkpoint: Checkpoint) -> None:
         sync_filesystem(self._request.partial)
-        write_journal(self._request, journal)
+        write_checkpoint(self._request, checkpoint)
 
     def _raise_failure(self) -> None:
-        if self._keeping is not None:
-            self._keeping.result()
-            self._keeping = None
+        if self._saving is not None:
+            self._saving.result()
+            self._saving = None
 
-    def _refuse_lost_files(self) -> None:
-        """Compare the tree with what was counted: a name that came before a restart and after it would show here."""
-        if count_tree(self._request.partial).classes != self._journal.classes:
+    def _require_all_files(self) -> None:
+        """Compare the tree with the counts: this finds a name that came both before a restart and after it."""
+        if count_tree(self._request.partial).classes != self._checkpoint.classes:
             raise OpsError(
                 f"Tree {self._request.partial}",
-                f"it does not hold the {self._journal.images} images of {self._archive.path}: a name is there twice, or"
-                " something else wrote to the tree",
-                f"Remove {self._request.partial} and {self._request.journal}, then run again",
+                f"it does not have the {self._checkpoint.images} images of {self._archive.path}: the archive has a"
+                " duplicate name, or another process wrote to the tree",
+                f"Delete {self._request.partial} and {self._request.checkpoint_path}, then rerun",
             )
 
 
@@ -310,31 +310,31 @@ class _Extraction:
 
 
 def _predict(request: LayoutRequest) -> dict[str, Any]:
-    """Return what `lay_out` would, without writing: by the journal, or by looking at the directory.
+    """Return what `lay_out` would return, without writing: by the checkpoint, or by listing the directory.
 
-    What an archive holds is known only after reading it, so the expected counts stand for its own, and annotations that
-    are to come are not counted; an archive that is not there yet is taken to be fetched by an earlier task of the play.
+    The content of an archive is known only after reading it, so the expected counts are returned, and future
+    annotations are not counted; a missing archive is assumed to be fetched by an earlier task of the play.
     """
-    journal, before = _foreseen_images(request)
-    if journal is None:
+    checkpoint, before = _foreseen_images(request)
+    if checkpoint is None:
         name = os.path.basename(request.dest)
-        expected = _result(request, Journal(EXTRACTING, request.layout, {}, ""), before)
+        expected = _result(request, Checkpoint(EXTRACTING, request.layout, {}, ""), before)
         after = f"{name}: {request.expected_images} images\n"
         counts = {"images": request.expected_images, "classes": request.expected_classes}
         return {**expected, **counts, "diff": {**expected["diff"], "after": after}}
-    if request.annotations is not None and (before or not _is_annotated(request, journal, request.annotations)):
-        result = _result(request, journal, before or _in_words(journal))
+    if request.annotations is not None and (before or not _is_annotated(request, checkpoint, request.annotations)):
+        result = _result(request, checkpoint, before or _describe(checkpoint))
         result["diff"]["after"] = f"{result['diff']['after'].rstrip()}, with annotations\n"
         return result
-    return _result(request, journal, before)
+    return _result(request, checkpoint, before)
 
 
-def _foreseen_images(request: LayoutRequest) -> tuple[Journal | None, str | None]:
-    """Return the journal of the tree that there would be, if that can be known, and in words what there is instead."""
-    journal = read_journal(request)
-    if journal is not None and not has_more(request) and is_complete(request, journal):
-        return journal, None
+def _foreseen_images(request: LayoutRequest) -> tuple[Checkpoint | None, str | None]:
+    """Return the future checkpoint of the tree, if it can be known, and a description of what is there now."""
+    checkpoint = read_checkpoint(request)
+    if checkpoint is not None and not has_more(request) and is_complete(request, checkpoint):
+        return checkpoint, None
     if request.directory is None:
         return None, "not laid out"
     plan = plan_moves(request, request.directory)
-    return plan.journal, "not laid out" if plan.moves else None
+    return plan.checkpoint, "not laid out" if plan.moves else None

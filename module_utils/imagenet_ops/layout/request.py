@@ -1,4 +1,4 @@
-"""What is to be laid out, and where its journal lies."""
+"""What to lay out, and the path of its checkpoint."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ansible.module_utils.imagenet_ops.archive.images import ArchiveRules
 class LayoutRequest:
     """What to lay out: ``archive`` or ``directory`` (flat, already unpacked) to the tree at ``dest``.
 
-    ``split``, ``layout``, ``devkit``, ``labels`` and ``folder`` are those of `ArchiveRules`. ``annotations`` is an
-    archive whose XML files, those in ``annotations_folder``, go beside the images. Counts of 0 are not checked.
-    ``deep_check`` looks at every file of a finished tree and not only at its journal and counts.
+    ``name_rules``, ``layout``, ``devkit``, ``labels`` and ``folder`` are those of `ArchiveRules`. ``annotations`` is an
+    archive whose XML files, those in ``annotations_folder``, go next to the images. Counts of 0 are not checked.
+    ``deep_check`` checks every file of a finished tree, not only its checkpoint and counts.
     """
 
-    split: str
+    name_rules: str
     layout: str
     dest: str
     state_dir: str
@@ -34,20 +34,20 @@ class LayoutRequest:
 
     @property
     def rules(self) -> ArchiveRules:
-        """Which names are right, and where the classes come from."""
-        return ArchiveRules(self.split, self.layout, self.devkit, self.labels, self.folder)
+        """Which names are valid, and where the classes come from."""
+        return ArchiveRules(self.name_rules, self.layout, self.devkit, self.labels, self.folder)
 
     @property
     def partial(self) -> str:
-        """Where the tree grows."""
+        """Path of the unfinished tree."""
         return f"{self.dest}.partial"
 
     @property
-    def journal(self) -> str:
-        """Where the journal lies."""
-        return journal_path(self.dest, self.state_dir)
+    def checkpoint_path(self) -> str:
+        """Path of the checkpoint."""
+        return checkpoint_path(self.dest, self.state_dir)
 
 
-def journal_path(dest: str, state_dir: str) -> str:
-    """Return where in ``state_dir`` the journal of the tree at ``dest`` lies."""
+def checkpoint_path(dest: str, state_dir: str) -> str:
+    """Return the path in ``state_dir`` of the checkpoint of the tree at ``dest``."""
     return os.path.join(state_dir, f"imagenet_layout.{os.path.basename(dest)}.json")

@@ -1,4 +1,4 @@
-"""Writes many small files fast: several threads, large batches, little memory, and durable when it matters."""
+"""Writes many small files fast: several threads, large batches, bounded memory, synced on request."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 from ansible.module_utils.imagenet_ops.core.disk import sync_filesystem
 
-# One batch is one piece of work for a thread; handing over each small file would cost as much as writing it.
+# The work of a thread at a time; handing over each small file would cost as much as writing it.
 _BATCH_BYTES = 1024 * 1024
 _BATCH_FILES = 64
-# What may wait to be written, in all: it bounds the memory.
+# Bytes that may wait to be written; this bounds the memory.
 _WAITING_BYTES = 32 * 1024 * 1024
-# More of them only wait for one another, in Python and in the filesystem.
+# More threads only wait for each other, in Python and in the filesystem.
 _THREADS = 2
 
 
@@ -25,9 +25,9 @@ class _File(NamedTuple):
 
 
 class TreeWriter:
-    """Writes files below ``root``. A context manager; what it was given is written only after `flush` or `sync`.
+    """Writes files below ``root``. A context manager; all files are written only after `flush` or `sync`.
 
-    A file that is there already is replaced: a run that goes on after a kill writes some files a second time.
+    An existing file is replaced: a run that resumes after a kill writes some files again.
     """
 
     def __init__(self, root: str) -> None:
@@ -44,11 +44,11 @@ class TreeWriter:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Wait for the threads; what was not handed to them is forgotten."""
+        """Wait for the threads; files that were not handed over are dropped."""
         self._pool.shutdown(wait=True)
 
     def make_directory(self, name: str) -> None:
-        """Make the directory ``name`` in the root, where it is missing; cheap to call for every file."""
+        """Create the directory ``name`` in the root if it is missing; cheap to call for every file. Raises OSError."""
         if name not in self._directories:
             os.makedirs(os.path.join(self.root, name), mode=0o755, exist_ok=True)
             self._directories.add(name)
@@ -97,9 +97,9 @@ def _write_all(batch: list[_File]) -> None:
 
 
 def _preallocate(descriptor: int, size_bytes: int) -> None:
-    """Take the disk space of a file at once, where the filesystem can: one extent, however many threads write.
+    """Allocate the space of a file at once, if the filesystem can: one extent, however many threads write.
 
-    A full disk shows before a byte of the file is written.
+    A full disk then fails before any byte of the file is written.
     """
     if size_bytes:
         try:

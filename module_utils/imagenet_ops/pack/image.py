@@ -1,8 +1,8 @@
-"""One image: what its first bytes say, whether it is bad and why, and what becomes of it in a record.
+"""One image: its header, whether and why it is bad, and its transformation for the record.
 
 With the linear filter the result is, byte for byte, that of im2rec.py in mxnet 1.9.1: decoded to three channels with
 the EXIF orientation applied, the short side resized (small images are enlarged), encoded as JPEG. tests/conformance
-compares. A bad image is a `BadImageError` with a reason for people; im2rec.py packs a truncated one silently.
+compares. A bad image is a `BadImageError` with a readable reason; im2rec.py packs a truncated one silently.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ _LONE_MARKERS = frozenset(range(0xD0, 0xD9)) | {0x01}  # table B.1: markers with
 
 
 class BadImageError(Exception):
-    """An image that cannot be packed; its text is the reason."""
+    """An image that cannot be packed; its text is the reason, which the manifest holds: no letter of it may change."""
 
 
 class Recipe(NamedTuple):
-    """What is done to each image.
+    """How each image is transformed.
 
     ``short_side_pixels`` 0 keeps the size, and without ``enlarge`` smaller images keep theirs. ``resize_filter`` is a
     key of `FILTERS`. ``quality`` is JPEG's, 1 to 100. ``channels`` is 3 for colour or 1 for grey. With ``pass_through``
-    nothing is done to the bytes. An image that says, or would get, more than ``max_image_pixels`` pixels is bad.
+    the bytes are not changed. An image with more than ``max_image_pixels`` pixels, before or after resizing, is bad.
     """
 
     short_side_pixels: int
@@ -50,10 +50,10 @@ class Recipe(NamedTuple):
     pass_through: bool = False
 
     def settings(self) -> dict[str, int | str | bool]:
-        """Return what the bytes of a record depend on, as the manifest names it.
+        """Return what the bytes of a record depend on, under the names of the manifest.
 
-        OpenCV turns and mirrors an image as its EXIF orientation says, and the JPEG that it writes has no EXIF any
-        more; bytes that are passed through keep theirs, for the reader to apply.
+        OpenCV rotates and mirrors an image by its EXIF orientation and writes a JPEG without EXIF; bytes that are
+        passed through keep theirs, for the reader to apply.
         """
         common: dict[str, int | str | bool] = {
             "pass_through": self.pass_through,
@@ -73,22 +73,22 @@ class Recipe(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What an image says of itself: size in pixels; ``converted`` is "cmyk", "png", "grey", or "" for other JPEGs."""
+    """The header of an image: size in pixels; ``converted`` is "cmyk", "png", "grey", or "" for other JPEGs."""
 
     width: int
     height: int
     converted: str
 
 
-class _Plan(NamedTuple):
-    """What an image says of itself, and the width and height that it will have."""
+class _ResizePlan(NamedTuple):
+    """The header of an image, and its width and height after resizing."""
 
     header: Header
     size: tuple[int, int]
 
 
 def inspect(data: bytes) -> Header:
-    """Return the header of the JPEG or PNG in ``data``; raises BadImageError where it is neither or ends too soon."""
+    """Return the header of the JPEG or PNG in ``data``. Raises BadImageError if it is neither or is truncated."""
     if data.startswith(_JPEG_BEGIN):
         return _inspect_jpeg(data)
     if data.startswith(_PNG_BEGIN):
@@ -109,7 +109,7 @@ def _inspect_jpeg(data: bytes) -> Header:
 
 
 def _frame_header(data: bytes) -> int:
-    """Walk the markers of a JPEG (ITU-T T.81, B.1 and B.2.2) and return where the frame header's length stands."""
+    """Walk the markers of a JPEG (ITU-T T.81, B.1 and B.2.2) and return the offset of the frame header's length."""
     position = 2
     last = len(data) - _SEGMENT_BEGIN.size - _FRAME.size - 1
     while 0 <= position <= last:
@@ -128,7 +128,7 @@ def _frame_header(data: bytes) -> int:
 
 
 def resized(width: int, height: int, recipe: Recipe) -> tuple[int, int]:
-    """Return width and height resized in im2rec.py's way: the short side as asked, the long side rounded down."""
+    """Return width and height resized in im2rec.py's way: the short side as configured, the long side rounded down."""
     side = recipe.short_side_pixels
     if not side or recipe.pass_through or (min(width, height) < side and not recipe.enlarge):
         return width, height
@@ -138,10 +138,10 @@ def resized(width: int, height: int, recipe: Recipe) -> tuple[int, int]:
 
 
 def transform(data: bytes, recipe: Recipe) -> tuple[bytes | memoryview, str]:
-    """Return what ``recipe`` makes of the image in ``data``, and the `Header.converted` of the original.
+    """Return the image in ``data`` transformed by ``recipe``, and the `Header.converted` of the original.
 
-    Nothing is converted by passing through, so that is empty then. Raises BadImageError. Threads may call it side by
-    side: OpenCV works without Python's lock.
+    It is empty with ``pass_through``, which converts nothing. Raises BadImageError. Threads may call it concurrently:
+    OpenCV releases the GIL.
     """
     (result,) = transform_all([data], recipe)
     if isinstance(result, BadImageError):
@@ -150,50 +150,52 @@ def transform(data: bytes, recipe: Recipe) -> tuple[bytes | memoryview, str]:
 
 
 def transform_all(images: Sequence[bytes], recipe: Recipe) -> list[tuple[bytes | memoryview, str] | BadImageError]:
-    """Return what `transform` makes of each of ``images``; where it would raise an error, that.
+    """Return the result of `transform` for each of ``images``, or the error that it would raise.
 
-    All headers are looked at first. The codec drives this program out of the processor's caches, and to fetch it anew
-    for each header would take a hundredth of the time of packing.
+    All headers are parsed first. The codec evicts this program from the processor's caches, and reloading it for each
+    header would take one percent of the time of packing.
     """
     plans = [_plan(data, recipe) for data in images]
     return [_apply(data, plan, recipe) for data, plan in zip(images, plans)]
 
 
-def _plan(data: bytes, recipe: Recipe) -> _Plan | BadImageError:
+def _plan(data: bytes, recipe: Recipe) -> _ResizePlan | BadImageError:
     try:
         header = inspect(data)
-        return _Plan(header, _checked_size(header.width, header.height, recipe))
+        return _ResizePlan(header, _checked_size(header.width, header.height, recipe))
     except BadImageError as error:
         return error
 
 
-def _apply(data: bytes, plan: _Plan | BadImageError, recipe: Recipe) -> tuple[bytes | memoryview, str] | BadImageError:
+def _apply(
+    data: bytes, plan: _ResizePlan | BadImageError, recipe: Recipe
+) -> tuple[bytes | memoryview, str] | BadImageError:
     if isinstance(plan, BadImageError):
         return plan
     if recipe.pass_through:
-        cut = _cut_short(data)
+        cut = _truncation(data)
         return BadImageError(cut) if cut else (data, "")
     try:
         return _decode_resize_encode(data, plan, recipe), plan.header.converted
     except BadImageError as error:
         return error
     except cv2.error as error:
-        reason = " ".join(error.err.split())  # on one line, as the manifest and the journals want it
+        reason = " ".join(error.err.split())  # one line, as in the manifest and the checkpoints
         return BadImageError(f"damaged: OpenCV says {reason}")
 
 
-def _decode_resize_encode(data: bytes, plan: _Plan, recipe: Recipe) -> memoryview:
+def _decode_resize_encode(data: bytes, plan: _ResizePlan, recipe: Recipe) -> memoryview:
     header, size = plan
     mode = cv2.IMREAD_GRAYSCALE if recipe.channels == 1 else cv2.IMREAD_COLOR
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), mode)
     if pixels is None:
-        raise BadImageError(_cut_short(data) or "damaged: it does not decode")
+        raise BadImageError(_truncation(data) or "damaged: it does not decode")
     height, width = pixels.shape[:2]
     if (width, height) != (header.width, header.height):
         if (height, width) != (header.width, header.height):
             said = f"{header.width} x {header.height}"
             raise BadImageError(f"damaged: its header says {said} pixels, its data has {width} x {height}")
-        size = size[1], size[0]  # its EXIF orientation turned it on its side
+        size = size[1], size[0]  # its EXIF orientation rotated it by 90 degrees
     if size != (width, height):
         pixels = cv2.resize(pixels, size, interpolation=FILTERS[recipe.resize_filter])
     return cv2.imencode(".jpg", pixels, (cv2.IMWRITE_JPEG_QUALITY, recipe.quality))[1].data
@@ -215,9 +217,9 @@ def _checked_size(width: int, height: int, recipe: Recipe) -> tuple[int, int]:
     return result
 
 
-def _cut_short(data: bytes) -> str:
-    """Return how the image in ``data`` ends too soon, or "" where its end is there."""
-    # A thumbnail has an end of its own, before the picture's frame header.
+def _truncation(data: bytes) -> str:
+    """Return how the image in ``data`` is truncated, or "" if it is not."""
+    # A thumbnail has an end marker of its own, before the frame header of the picture.
     if data.startswith(_JPEG_BEGIN) and data.rfind(_JPEG_END, _frame_header(data)) < 0:
         return "truncated: the end of the JPEG is missing"
     if data.startswith(_PNG_BEGIN) and data.rfind(b"IEND") < 0:

@@ -1,9 +1,9 @@
-"""Which images there are, under which id and label, and in which order: the .lst file, made as im2rec.py makes it.
+"""The images of a split with their ids, labels and order: the .lst file, as im2rec.py makes it.
 
 ``im2rec.py --list --recursive`` (mxnet 1.9.1) walks the class directories and their files in sorted order, numbers the
-images as it meets them, labels them by the index of their directory, and shuffles with Python's generator from seed
+images in that order, labels them by the index of their directory, and shuffles with Python's generator from seed
 100. It also labels a flat directory 0 throughout, counts a folder within a class as one more class, and shifts all
-labels where a class is missing. Here a tree that would do so is an error, and all splits share one list of classes.
+labels where a class is missing. Here such a tree is an error, and all splits share one list of classes.
 
 A set of 14 million images must fit in memory: names are kept in one string, numbers in arrays.
 """
@@ -27,14 +27,14 @@ from ansible.module_utils.imagenet_ops.core.errors import SAMPLES, OpsError
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")  # im2rec.py --exts
 
 _LINES_AT_ONCE = 1000
-# What im2rec.py's reader of the .lst would split or strip, and what is not UTF-8.
+# What the .lst reader of im2rec.py would split or strip, and what is not UTF-8.
 _UNFIT_NAME = re.compile(r"^\s|[\t\n\r]|\s$|[\ud800-\udfff]")
 
 
 class ImageNames:
     """The images of a split by class, in sorted order; row n is the n-th image and its id.
 
-    ``where`` is the tree or archive that they are in. ``classes`` are the sorted names of the classes, empty ones too.
+    ``where`` is their tree or archive. ``classes`` are the sorted names of the classes, empty ones too.
     ``sizes`` has each row's length in bytes, ``names_digest`` is a SHA-256 over all paths.
     """
 
@@ -88,20 +88,20 @@ class ImageNames:
         if unfit:
             raise OpsError(
                 f"Images of {self.where}",
-                f"a .lst cannot hold the name {unfit[0]!r} in {class_name!r}: tabs, line ends, white space at the ends"
-                " and bytes that are not UTF-8 are not possible there",
-                "Rename it",
+                f"a .lst cannot have the name {unfit[0]!r} in {class_name!r}: no tabs, line breaks, white space at the"
+                " ends, or bytes that are not UTF-8",
+                "Rename the file",
             )
 
 
 class Tree(ImageNames):
     """The images of ``directory``/<class>/.
 
-    ``ignored`` counts the files that are no images by name, ``ignored_samples`` names a few of them.
+    ``ignored`` counts the files that are not images by their names, ``ignored_samples`` has a few of them.
     """
 
     def __init__(self, directory: str) -> None:
-        """Read the directories. Raises OpsError for what im2rec.py would label wrongly, naming it."""
+        """List the directories. Raises OpsError for what im2rec.py would label wrongly."""
         self.directory = directory
         self.ignored = 0
         self.ignored_samples: list[str] = []
@@ -116,7 +116,7 @@ class Tree(ImageNames):
             raise OpsError(
                 f"Tree {self.directory}",
                 f"{error.filename} cannot be read ({error.strerror})",
-                "Lay the images out as <class>/<image> there, readable for this user",
+                "Lay out the images as <class>/<image> there, readable for this user",
             ) from error
 
     def _class_directories(self) -> list[str]:
@@ -133,8 +133,8 @@ class Tree(ImageNames):
         if images:
             raise OpsError(
                 f"Tree {self.directory}",
-                f"{len(images)} images lie in it directly (such as {min(images)}), so their class is not known",
-                "Move each into the directory of its class; imagenet_layout does it for the validation images",
+                f"{len(images)} images are not in a class directory (such as {min(images)}), so their class is unknown",
+                "Move each into the directory of its class; imagenet_layout does that for the validation images",
             )
         return sorted(directories)
 
@@ -148,7 +148,7 @@ class Tree(ImageNames):
                     self._refuse_images_within(entry.path)
                 elif _is_image(entry.name) and entry.is_file():
                     images.append((entry.name, entry.stat().st_size))
-                elif not entry.name.endswith(ANNOTATION_SUFFIX):  # which belongs beside its image
+                elif not entry.name.endswith(ANNOTATION_SUFFIX):  # an annotation, next to its image
                     self._ignore(f"{class_name}/{entry.name}")
         return sorted(images)
 
@@ -157,7 +157,7 @@ class Tree(ImageNames):
             if any(_is_image(name) for name in files):
                 raise OpsError(
                     f"Tree {self.directory}",
-                    f"there are images in {path}, a directory within a class, which would count as one more class",
+                    f"there are images in {path}, a directory within a class, which would become another class",
                     "Move them into the directory of their class, or away",
                 )
 
@@ -196,14 +196,14 @@ class Listing:
         return self._indices[self.names.class_of(row)]
 
     def sizes_digest(self, places: int) -> str:
-        """Return a SHA-256 over the sizes of the files of the first ``places`` records: whether one of them changed."""
+        """Return a SHA-256 over the sizes of the files of the first ``places`` records, which shows a changed one."""
         rows = np.frombuffer(self.order, np.uint32)[:places]
         return hashlib.sha256(np.frombuffer(self.names.sizes, np.uint64)[rows].tobytes()).hexdigest()
 
     def lines(self, begin: int, stop: int, left_out: Collection[str]) -> Iterator[bytes]:
-        """Yield the text of a .lst with the records from place ``begin`` to before ``stop``, many lines at a time.
+        """Yield the lines of a .lst with the records from place ``begin`` to before ``stop``, many at a time.
 
-        The images whose paths are ``left_out`` get no line.
+        Images whose paths are in ``left_out`` get no line.
         """
         for first in range(begin, stop, _LINES_AT_ONCE):
             lines = []
@@ -215,14 +215,14 @@ class Listing:
 
 
 def refuse_unknown_classes(where: str, found: Iterable[str], classes: Collection[str]) -> None:
-    """Raise OpsError where one of the classes ``found`` in tree or archive ``where`` is none of ``classes``."""
+    """Raise OpsError if a class ``found`` in tree or archive ``where`` is not one of ``classes``."""
     known = set(classes)
     unknown = [name for name in found if name not in known]
     if unknown:
         raise OpsError(
             f"Images of {where}",
-            f"{len(unknown)} of their classes are not known: {_some(unknown)}",
-            "Move them away, or see where the classes come from (a file, the devkit, or the first split)",
+            f"{len(unknown)} of their classes are unknown: {_some(unknown)}",
+            "Move them away, or check the list of classes (label_order, the devkit, or the first split)",
         )
 
 
@@ -230,8 +230,8 @@ def choose_classes(first: Mapping[str, int], where: str, known: Sequence[str] | 
     """Return the classes in the order of their labels.
 
     They are the ``known`` ones or, where that is None, those of the ``first`` split (the number of images of each) in
-    sorted order. A class without an image is an error there, because im2rec.py would skip it and shift the labels of
-    all that follow; ``where`` says where the first split is.
+    sorted order. A class without an image is an error then, because im2rec.py would skip it and shift all
+    following labels; ``where`` is the location of the first split. Raises OpsError.
     """
     if known is not None:
         return list(known)
@@ -239,8 +239,8 @@ def choose_classes(first: Mapping[str, int], where: str, known: Sequence[str] | 
     if empty:
         raise OpsError(
             f"Images of {where}",
-            f"{len(empty)} classes hold no image: {_some(empty)}; the data set's labels come from them",
-            "Fill or remove them, or name the devkit or a file that lists the classes",
+            f"{len(empty)} classes have no image: {_some(empty)}; the labels of the data set come from this split",
+            "Add images or delete the directories, or set devkit or label_order",
         )
     return sorted(first)
 
@@ -248,19 +248,19 @@ def choose_classes(first: Mapping[str, int], where: str, known: Sequence[str] | 
 def read_label_order(path: str) -> list[str]:
     """Return the classes that the file at ``path`` lists, a line for each, in the order of their labels.
 
-    What follows a tab is words for people, and so is what follows a space where the line has no tab, as in the lists of
-    synsets that go round with ImageNet. Raises OpsError where a class is there twice or none at all.
+    Text after a tab is a description, and so is text after a space if the line has no tab, as in the common lists of
+    ImageNet's synsets. Raises OpsError for a duplicate class, or if there is none at all.
     """
     try:
         with open(path, encoding="utf-8") as file:
             lines = [line.rstrip("\r\n") for line in file]
     except (OSError, UnicodeDecodeError) as error:
-        raise OpsError(f"Label order {path}", f"it cannot be read ({error})", "Name a text file") from error
+        raise OpsError(f"Label order {path}", f"it cannot be read ({error})", "Use a text file") from error
     classes = [line.split("\t")[0] if "\t" in line else line.split()[0] for line in lines if line.strip()]
     twice = [name for name, count in Counter(classes).items() if count > 1]
     if twice or not classes:
-        why = f"{len(twice)} classes are there more than once: {_some(twice)}" if twice else "it lists no class"
-        raise OpsError(f"Label order {path}", why, "Give it one line for each class")
+        why = f"{len(twice)} classes are listed more than once: {_some(twice)}" if twice else "it lists no class"
+        raise OpsError(f"Label order {path}", why, "It must have one line for each class")
     return classes
 
 
@@ -273,7 +273,7 @@ class Expected:
     class_images_max: int = 0
 
     def check(self, split: str, where: str, found: Mapping[str, int], classes: Sequence[str]) -> None:
-        """Compare the images ``found`` in each class. Raises OpsError with the names of some of ``classes``."""
+        """Compare the numbers of images ``found`` in each class. Raises OpsError with the names of some ``classes``."""
         least, most = self.class_images_min, self.class_images_max
         counts = {**dict.fromkeys(classes, 0), **found}
         odd = [
@@ -284,15 +284,15 @@ class Expected:
         total = sum(counts.values())
         faults = []
         if self.images and total != self.images:
-            faults.append(f"{total} images are there, {self.images} are expected")
+            faults.append(f"it has {total} images, expected {self.images}")
         if odd:
             bounds = str(least) if least == most else f"{least} to {most}" if most else f"at least {least}"
-            faults.append(f"{len(odd)} classes have not {bounds} images: {_some(odd)}")
+            faults.append(f"{len(odd)} classes do not have {bounds} images: {_some(odd)}")
         if faults:
             raise OpsError(
                 f"Split {split} in {where}",
                 "; ".join(faults),
-                "Fetch the archive or lay it out again (no record was written), or correct the expected numbers",
+                "Fetch or lay out the archive again, or correct the expected numbers; no record was written",
             )
 
 

@@ -1,7 +1,7 @@
 """Packs a data set: trees to .rec, .idx and .lst for each split, labels.tsv, and the manifest, which is written last.
 
-What is found finished is left alone, what was begun goes on, and what was made with other settings or from another
-source is made anew, with a warning; files in use stay whole until their successors are complete.
+Finished splits are kept, interrupted ones are resumed, and those that were made with other settings or from another
+source are packed again, with a warning; files in use are replaced only when their successors are complete.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from ansible.module_utils.imagenet_ops.pack.listing import (
     read_label_order,
     refuse_unknown_classes,
 )
-from ansible.module_utils.imagenet_ops.pack.split import ArchiveInput, Session, SplitInput, TreeInput
+from ansible.module_utils.imagenet_ops.pack.split import ArchiveInput, PackContext, PreparedSplit, SplitInput, TreeInput
 from ansible.module_utils.imagenet_ops.pack.writer import FinishedSplit, Packed
 
 QUARANTINE_FOLDER = "quarantine"
@@ -52,9 +52,9 @@ MAX_SHARDS = 99_999  # that five digits can name
 
 @dataclass(frozen=True)
 class SplitRequest:
-    """A split to pack: from the tree ``source``, or from ``archive``, whose images ``rules`` explain.
+    """A split to pack: from the tree ``source``, or from ``archive``, read by ``rules``.
 
-    The rest says how many images are expected in all and in each class (0: any).
+    The other fields are the expected numbers of images, in total and in each class (0: any).
     """
 
     name: str
@@ -78,7 +78,7 @@ class PackRequest:
     ``label_order`` is a file that lists the classes in the order of their labels; without it they are sorted.
     ``devkit`` lists the classes too; where there is neither, they are those of the first split. ``shuffle_seed`` None
     keeps the sorted order. ``workers`` 0 means all processors that may be used. ``scratch_dir`` is where archives are
-    spooled, ``bucket_bytes`` what shuffling them may take of the page cache.
+    spooled, ``bucket_bytes`` how much of the page cache shuffling them may take.
     """
 
     dataset: str
@@ -97,7 +97,7 @@ class PackRequest:
     bucket_bytes: int = 256 * 1024 * 1024
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings as the manifest names them."""
+        """Return the settings, under the names of the manifest."""
         return {
             **self.recipe.settings(),
             "shuffle": self.shuffle_seed is not None,
@@ -110,25 +110,25 @@ class PackRequest:
 
 @dataclass
 class _Outcome:
-    """What became of a split: ``packed`` is None where check mode says that it would be packed.
+    """The result of a split: ``packed`` is None where check mode would pack it.
 
-    ``size_bytes`` is the size of its files, or what check mode knows of the .rec (0 if nothing).
+    ``size_bytes`` is the size of its files, or of the .rec where check mode knows it (else 0).
     """
 
-    source: SplitInput
+    split: PreparedSplit
     packed: Packed | None
     changed: bool
     size_bytes: int
 
 
 def pack_dataset(request: PackRequest, check: bool, warn: Callable[[str], None]) -> dict[str, Any]:
-    """Pack what ``request`` asks for and return the result of the module recordio_pack; ``check`` only looks.
+    """Pack the data set of ``request`` and return the result of the module recordio_pack; ``check`` writes nothing.
 
-    ``warn`` is given a sentence about each thing that a person should know. Raises OpsError.
+    ``warn`` is called with each warning. Raises OpsError.
     """
     _validate(request)
     reuse_memory()
-    cv2.setNumThreads(0)  # the work is divided by images; OpenCV's own threads would only get in the way
+    cv2.setNumThreads(0)  # the images are divided among our threads; OpenCV's own would compete with them
     if check:
         return _pack(request, None, warn)
     try:
@@ -142,7 +142,7 @@ def pack_dataset(request: PackRequest, check: bool, warn: Callable[[str], None])
         raise OpsError(
             f"Data set {request.dataset} in {request.root}",
             f"{error.filename or 'a file'} cannot be written ({error.strerror})",
-            "See to space and permissions there and run again: what is finished is kept",
+            "Check free space and permissions there and rerun: completed work is kept",
         ) from error
 
 
@@ -152,7 +152,10 @@ def _validate(request: PackRequest) -> None:
     faults = [
         (not names, "splits is empty"),
         (len(set(names)) != len(names), "two splits have the same name"),
-        (any(not re.fullmatch(r"[A-Za-z0-9_-]+", name) for name in names), "a split's name may have A-Z a-z 0-9 _ -"),
+        (
+            any(not re.fullmatch(r"[A-Za-z0-9_-]+", name) for name in names),
+            "a split name may only have A-Z a-z 0-9 _ -",
+        ),
         (not 1 <= recipe.quality <= 100, f"quality is {recipe.quality}, it must be 1 to 100"),
         (
             not 0 <= recipe.short_side_pixels <= MAX_SIDE_PIXELS,
@@ -162,19 +165,19 @@ def _validate(request: PackRequest) -> None:
         (request.workers < 0, f"workers is {request.workers}, it must be 0 (all) or more"),
         (not 1 <= request.shards <= MAX_SHARDS, f"shards is {request.shards}, it must be 1 to {MAX_SHARDS}"),
         (recipe.channels not in (1, 3), f"channels is {recipe.channels}, it must be 3 (colour) or 1 (grey)"),
-        (request.bucket_bytes < 1, f"bucket_bytes is {request.bucket_bytes}, it must be at least 1"),
+        (request.bucket_bytes < 1, "shuffle_memory_mib must be at least 1"),
         *(
-            ((split.source is None) == (split.archive is None), f"split {split.name} needs a source or an archive")
+            ((split.source is None) == (split.archive is None), f"split {split.name} needs either source or archive")
             for split in request.splits
         ),
         *(
-            (_lacks_labels(split), f"split {split.name} has labelled_files: it needs labels, or the devkit")
+            (_lacks_labels(split), f"split {split.name} has the layout labelled_files, which requires labels or devkit")
             for split in request.splits
         ),
     ]
     for is_fault, text in faults:
         if is_fault:
-            raise OpsError("Options of recordio_pack", text, "Correct it and run again")
+            raise OpsError("Options of recordio_pack", text, "Correct it and rerun")
 
 
 def _lacks_labels(split: SplitRequest) -> bool:
@@ -184,29 +187,28 @@ def _lacks_labels(split: SplitRequest) -> bool:
 
 
 def _pack(request: PackRequest, progress: Progress | None, warn: Callable[[str], None]) -> dict[str, Any]:
-    """Do the work; without ``progress`` (check mode) only look."""
+    """Pack the splits; without ``progress`` (check mode) only check them."""
     before = _identity_before(request.root)
     words = None if request.devkit is None else read_words(request.devkit)
-    session = _session(request, progress, warn)
-    inputs = [_input(request, split, session) for split in request.splits]
-    # All is read and counted before the first record is written.
+    context = _context(request, progress, warn)
+    inputs = [_input(request, split, context) for split in request.splits]
+    # All images are listed and counted before the first record is written.
     if progress:
-        progress.start("looking at the images", len(inputs), "splits")
-    for source in inputs:
-        source.read()
-    classes = _classes(request, words, inputs)
+        progress.start("listing the images", len(inputs), "splits")
+    splits = [source.prepare() for source in inputs]
+    classes = _classes(request, words, splits[0])
     if classes is not None:
-        for split, source in zip(request.splits, inputs):
-            _check(split.expected, source, classes)
-    outcomes = {source.name: _pack_split(request, source, classes, check=progress is None) for source in inputs}
+        for requested, split in zip(request.splits, splits):
+            _check(requested.expected, split, classes)
+    outcomes = {split.name: _pack_split(request, split, classes, check=progress is None) for split in splits}
     labels = labels_tsv(classes or [], words or {})
     result = _describe(request, len(classes or []), labels, outcomes, check=progress is None)
     after = {"dataset_version": result["dataset_version"], "settings": request.settings(), "records": result["records"]}
     return {**result, "diff": {"before": before, "after": after if result["changed"] else before}}
 
 
-def _session(request: PackRequest, progress: Progress | None, warn: Callable[[str], None]) -> Session:
-    # on_bad_image is not part of the settings: it decides whether to go on, not what the bytes are.
+def _context(request: PackRequest, progress: Progress | None, warn: Callable[[str], None]) -> PackContext:
+    # on_bad_image is not part of the settings: it decides whether to continue, not what the bytes are.
     settings = {
         **request.recipe.settings(),
         "shuffle_seed": request.shuffle_seed,
@@ -214,8 +216,8 @@ def _session(request: PackRequest, progress: Progress | None, warn: Callable[[st
         "opencv": cv2.__version__,
         "engine": ENGINE_VERSION,
     }
-    quarantine = partial(_put_into_quarantine, request, check=progress is None)
-    return Session(
+    quarantine = partial(_quarantine, request, check=progress is None)
+    return PackContext(
         state_dir=request.state_dir,
         recipe=request.recipe,
         settings=settings,
@@ -229,66 +231,65 @@ def _session(request: PackRequest, progress: Progress | None, warn: Callable[[st
     )
 
 
-def _input(request: PackRequest, split: SplitRequest, session: Session) -> SplitInput:
+def _input(request: PackRequest, split: SplitRequest, context: PackContext) -> SplitInput:
     folder, manifest_path = (os.path.join(request.root, name) for name in (RECORD_FOLDER, MANIFEST_NAME))
     finished = FinishedSplit(split.name, folder, request.state_dir, manifest_path)
     if split.source is not None:
-        return TreeInput(finished, session, split.source)
+        return TreeInput(finished, context, split.source)
     scratch_dir = request.scratch_dir or os.path.join(request.root, SCRATCH_FOLDER)
     spool_folder = os.path.join(scratch_dir, split.name)
     rules = split.rules or ArchiveRules("any", "class_archives")
-    return ArchiveInput(finished, session, split.archive or "", rules, spool_folder, request.bucket_bytes)
+    return ArchiveInput(finished, context, split.archive or "", rules, spool_folder, request.bucket_bytes)
 
 
-def _classes(request: PackRequest, words: Mapping[str, str] | None, inputs: Sequence[SplitInput]) -> list[str] | None:
-    """Return the classes in the order of their labels; None where they are in an archive that was not read yet."""
+def _classes(request: PackRequest, words: Mapping[str, str] | None, first: PreparedSplit) -> list[str] | None:
+    """Return the classes in the order of their labels; None if they are in an archive that was not read yet."""
     known = sorted(words) if words is not None else None
     if request.label_order is not None:
         known = read_label_order(request.label_order)
-    first = inputs[0]
     if known is None and first.counts is None:
         return None
     classes = choose_classes(first.counts or {}, first.where, known)
     if request.expected_classes and len(classes) != request.expected_classes:
         raise OpsError(
             f"Data set {request.dataset}",
-            f"there are {len(classes)} classes, {request.expected_classes} are expected",
-            "Complete the first split (no record was written), or correct expected_classes",
+            f"there are {len(classes)} classes, expected {request.expected_classes}",
+            "Complete the first split, or correct expected_classes; no record was written",
         )
     return classes
 
 
-def _check(expected: Expected, source: SplitInput, classes: Sequence[str]) -> None:
-    """Compare what a split holds with what is known and expected, as far as its images are known."""
-    if source.counts is None:
+def _check(expected: Expected, split: PreparedSplit, classes: Sequence[str]) -> None:
+    """Compare the images of a split, if they are known, with ``classes`` and ``expected``. Raises OpsError."""
+    if split.counts is None:
         return
-    refuse_unknown_classes(source.where, source.counts, classes)
-    expected.check(source.name, source.where, source.counts, classes)
-    if not any(source.counts.values()):
-        raise OpsError(f"Split {source.name}", f"there is no image in {source.where}", "Lay the archive out first")
+    refuse_unknown_classes(split.where, split.counts, classes)
+    expected.check(split.name, split.where, split.counts, classes)
+    if not any(split.counts.values()):
+        raise OpsError(f"Split {split.name}", f"there is no image in {split.where}", "Lay out the archive first")
 
 
-def _pack_split(request: PackRequest, source: SplitInput, classes: Sequence[str] | None, check: bool) -> _Outcome:
-    packed, changed = source.pack(classes)
+def _pack_split(request: PackRequest, split: PreparedSplit, classes: Sequence[str] | None, check: bool) -> _Outcome:
+    packed, changed = split.run(classes)
     if packed is None:
-        return _Outcome(source, None, changed, source.rec_bytes())
+        return _Outcome(split, None, changed, split.rec_bytes())
     if request.on_bad_image == "fail" and packed.bad:
-        raise source.bad_image(*packed.bad[0])
+        raise split.bad_image(*packed.bad[0])
     if request.on_bad_image == "quarantine":
         paths = [path for path, _ in packed.bad]
-        if source.is_sequential:  # and kept its bad images while it was read
-            paths = [path for path in paths if not os.path.exists(_quarantined(request, source.name, path))]
-        for path, content in source.contents(paths) if paths else ():
-            changed |= _put_into_quarantine(request, source.name, path, content, check)
-    return _Outcome(source, packed, changed, sum(file.size_bytes for file in packed.files.values()))
+        if split.is_sequential:  # its bad images were put into quarantine while it was read
+            paths = [path for path in paths if not os.path.exists(_quarantine_path(request, split.name, path))]
+        for path, content in split.contents(paths) if paths else ():
+            changed |= _quarantine(request, split.name, path, content, check)
+    return _Outcome(split, packed, changed, sum(file.size_bytes for file in packed.files.values()))
 
 
-def _quarantined(request: PackRequest, split: str, path: str) -> str:
+def _quarantine_path(request: PackRequest, split: str, path: str) -> str:
     return os.path.join(request.root, QUARANTINE_FOLDER, split, path)
 
 
-def _put_into_quarantine(request: PackRequest, split: str, path: str, content: bytes, check: bool) -> bool:
-    target = _quarantined(request, split, path)
+def _quarantine(request: PackRequest, split: str, path: str, content: bytes, check: bool) -> bool:
+    target = _quarantine_path(request, split, path)
     if not check:
         os.makedirs(os.path.dirname(target), exist_ok=True)
     return _write_if_different(target, content, check)
@@ -297,7 +298,7 @@ def _put_into_quarantine(request: PackRequest, split: str, path: str, content: b
 def _describe(
     request: PackRequest, classes: int, labels: bytes, outcomes: Mapping[str, _Outcome], check: bool
 ) -> dict[str, Any]:
-    """Write labels.tsv and the manifest where they differ, and return the module's result."""
+    """Write labels.tsv and the manifest if they differ, and return the result of the module."""
     finished = {name: outcome.packed for name, outcome in outcomes.items() if outcome.packed is not None}
     result: dict[str, Any] = {
         "changed": any(outcome.changed for outcome in outcomes.values()),
@@ -331,8 +332,8 @@ def _describe(
 
 
 def _foreseen_records(split: SplitRequest, outcome: _Outcome) -> int:
-    """Return how many records a split will have: the expected number where its archive was not read yet."""
-    return split.expected_images if outcome.source.counts is None else sum(outcome.source.counts.values())
+    """Return how many records a split will have: the expected number if its archive was not read yet."""
+    return split.expected_images if outcome.split.counts is None else sum(outcome.split.counts.values())
 
 
 def _split_entry(packed: Packed) -> SplitEntry:
@@ -347,7 +348,7 @@ def _split_entry(packed: Packed) -> SplitEntry:
 
 
 def _identity_before(root: str) -> dict[str, Any]:
-    """Return what the diff shows of the manifest that is there; nothing where there is none."""
+    """Return what the diff shows of the present manifest; nothing if there is none."""
     try:
         manifest = read_manifest(root)
     except OpsError:

@@ -1,9 +1,9 @@
-"""Reads an archive once, from front to back, and keeps what its images become in a spool, in the order they come.
+"""Reads an archive once, sequentially, and writes the transformed images to a spool in the order of the archive.
 
-The order of the records is known only when every name is, at the end of the archive; `spool_source` brings the spool
-into it then. In ``folder`` lie ``spool`` (the transformed images, one after another) and ``index.tsv`` (a line for each
-image: class, name, bytes in the archive, bytes in the spool, and what was met: a kind of `Header.converted`, or ``!``
-and the reason why it is bad). Every few seconds both are synced, and then the journal says how far they are good.
+The order of the records depends on all names, so it is known only at the end of the archive; then `spool_source`
+shuffles the spool. ``folder`` has ``spool`` (the transformed images, one after another) and ``index.tsv`` (a line for
+each image: class, name, bytes in the archive, bytes in the spool, and a note: a kind of `Header.converted`, or ``!``
+and the reason why it is bad). Every few seconds both are synced, and then a checkpoint says how far they are valid.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ READING, READ, DEALING, DEALT = "reading", "read", "dealing", "dealt"
 
 _BATCH_IMAGES = 32
 _BATCH_BYTES = 8 * 1024 * 1024
-# From so many images at the beginning of the archive the size of the whole spool is estimated; and what the rest may
-# be larger by.
+# The size of the spool is estimated from this many images at the beginning of the archive, with a margin for the rest.
 _SAMPLE_IMAGES = 256
 _ESTIMATE_MARGIN = 1.1
 _GIB = 1024**3
@@ -41,7 +40,7 @@ _GIB = 1024**3
 
 @dataclass
 class SpoolPosition:
-    """How far the archive is read: so many images, the lengths of the two files, and where reading goes on."""
+    """How far the archive is read: the number of images, the lengths of the two files, and where reading resumes."""
 
     images: int = 0
     spool_bytes: int = 0
@@ -51,7 +50,7 @@ class SpoolPosition:
 
 
 class SpooledImages(NamedTuple):
-    """What is in a spool, by the image's number in the order of the archive.
+    """The content of a spool, by the image's number in the order of the archive.
 
     ``lengths`` has the bytes of each in the spool (uint32; 0 for a bad one), ``bad`` the reason by number,
     ``converted`` the kind by number. ``numbers`` has the number of each row of ``names`` (uint32).
@@ -65,13 +64,15 @@ class SpooledImages(NamedTuple):
 
 
 class _Batch(NamedTuple):
-    """Some images from the archive and how far its file was read for them; or what became of them."""
+    """Images from the archive, and how far its file was read for them."""
 
     images: list[ArchiveImage]
     file_position: int
 
 
 class _Transformed(NamedTuple):
+    """A batch after its transformation: what goes into the spool and into the index."""
+
     images: list[bytes | memoryview]
     lines: list[str]
     bad: list[tuple[str, str, bytes]]
@@ -80,42 +81,42 @@ class _Transformed(NamedTuple):
 
 
 class ArchiveSpool:
-    """The spool of one archive, in ``folder``, with its journal at ``journal_path``.
+    """The spool of one archive, in ``folder``, with its checkpoint at ``checkpoint_path``.
 
-    ``key`` names all that the spooled bytes depend on; a spool with another key is dropped.
+    ``key`` has everything that the spooled bytes depend on; a spool with another key is discarded.
     """
 
-    def __init__(self, folder: str, journal_path: str, key: Mapping[str, Any]) -> None:
+    def __init__(self, folder: str, checkpoint_path: str, key: Mapping[str, Any]) -> None:
         self.folder = folder
         self.spool_path = os.path.join(folder, "spool")
         self._index_path = os.path.join(folder, "index.tsv")
-        self._journal_path = journal_path
+        self._checkpoint_path = checkpoint_path
         self._key = dict(key)
 
-    def journal(self) -> dict[str, Any] | None:
-        """Return the journal, with ``stage`` and what belongs to it; None where there is none of this key.
+    def checkpoint(self) -> dict[str, Any] | None:
+        """Return the checkpoint, with ``stage`` and its values; None if there is none with this key. Raises OpsError.
 
-        A spool that was read but has no index any more was removed by somebody.
+        A complete spool without its index was deleted by the user.
         """
-        value = read_json(self._journal_path)
+        value = read_json(self._checkpoint_path)
         if not isinstance(value, dict) or value.get("key") != self._key:
             return None
         return value if value["stage"] == READING or os.path.exists(self._index_path) else None
 
-    def write_journal(self, stage: str, **values: Any) -> None:
-        """Keep ``stage`` and the ``values`` that belong to it."""
-        write_json(self._journal_path, {"key": self._key, "stage": stage, **values})
+    def write_checkpoint(self, stage: str, **values: Any) -> None:
+        """Write ``stage`` and its ``values``."""
+        write_json(self._checkpoint_path, {"key": self._key, "stage": stage, **values})
 
     def discard(self) -> None:
-        """Remove the spool and its journal; what is left of a spool is of no use without the other."""
+        """Delete the spool and its checkpoint; neither is of use without the other."""
         if os.path.isdir(self.folder):
             shutil.rmtree(self.folder)
             fsync_directory(os.path.dirname(self.folder))
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._journal_path)
-            fsync_directory(os.path.dirname(self._journal_path))
+            os.unlink(self._checkpoint_path)
+            fsync_directory(os.path.dirname(self._checkpoint_path))
 
-    # Filling it
+    # Writing
 
     def fill(
         self,
@@ -128,9 +129,9 @@ class ArchiveSpool:
     ) -> None:
         """Read the ``archive``, or the rest of it, into the spool.
 
-        ``on_bad`` is called with path, reason and bytes of each bad image; the OpsError that it may raise ends the
-        reading, and a next run meets the same image again. ``records_folder`` is where the records will be written:
-        their space is checked too. Raises OpsError and OSError.
+        ``on_bad`` is called with path, reason and bytes of each bad image; an OpsError from it ends the reading, and
+        the next run reads that image again. ``records_folder`` is where the records will be written: its free space is
+        checked too. Raises OpsError and OSError.
         """
         if not self.is_reading():
             return
@@ -140,42 +141,42 @@ class ArchiveSpool:
             os.makedirs(self.folder)
             fsync_directory(os.path.dirname(self.folder))
             position = SpoolPosition()
-        self.write_journal(READING, position=asdict(position))
+        self.write_checkpoint(READING, position=asdict(position))
         with archive:
             scratch_bytes = self._require_space(archive, recipe, position, records_folder)
-        stage = f"reading {os.path.basename(archive.path)} (it takes {scratch_bytes / _GIB:.1f} GiB of scratch space)"
+        stage = f"reading {os.path.basename(archive.path)} (up to {scratch_bytes / _GIB:.1f} GiB of scratch space)"
         progress.start(stage, archive.size_bytes, "bytes", position.file_position)
         with archive, contextlib.ExitStack() as stack:
             spool = stack.enter_context(open_part(self.spool_path, position.spool_bytes))
             index = stack.enter_context(open_part(self._index_path, position.index_bytes))
             fsync_directory(self.folder)
             batches = _batches(archive, position.after, self._classes())
-            chunks = ordered_map(lambda batch: _transform(batch, recipe), batches, workers)
-            stack.enter_context(contextlib.closing(chunks))
-            keep = SyncJournal(self._keep_position, (spool, index))
-            stack.enter_context(keep.running())
+            transformed = ordered_map(lambda batch: _transform(batch, recipe), batches, workers)
+            stack.enter_context(contextlib.closing(transformed))
+            checkpoint = SyncJournal(self._save_position, (spool, index))
+            stack.enter_context(checkpoint.running())
             try:
-                for chunk in chunks:
-                    for path, reason, content in chunk.bad:
+                for images in transformed:
+                    for path, reason, content in images.bad:
                         on_bad(path, reason, content)
-                    position = _append(spool, index, chunk, position)
-                    keep.offer(position)
+                    position = _append(spool, index, images, position)
+                    checkpoint.offer(position)
                     progress.update(position.file_position)
             finally:
-                keep.close(position)
-        self.write_journal(READ)
+                checkpoint.close(position)
+        self.write_checkpoint(READ)
 
     def is_reading(self) -> bool:
-        """Return whether there is something of the archive still to be read."""
-        journal = self.journal()
-        return journal is None or journal["stage"] == READING
+        """Return whether the archive is not completely read. Raises OpsError."""
+        checkpoint = self.checkpoint()
+        return checkpoint is None or checkpoint["stage"] == READING
 
     def _resume_position(self) -> SpoolPosition | None:
-        """Return how far an earlier run came; None where there was none, or its files have gone."""
-        journal = self.journal()
-        if journal is None:
+        """Return how far an earlier run came; None if there was none, or its files are missing or too short."""
+        checkpoint = self.checkpoint()
+        if checkpoint is None:
             return None
-        position = SpoolPosition(**{**journal["position"], "after": ResumePoint(*journal["position"]["after"])})
+        position = SpoolPosition(**{**checkpoint["position"], "after": ResumePoint(*checkpoint["position"]["after"])})
         try:
             sizes = os.path.getsize(self.spool_path), os.path.getsize(self._index_path)
         except FileNotFoundError:
@@ -183,16 +184,16 @@ class ArchiveSpool:
         whole = sizes[0] >= position.spool_bytes and sizes[1] >= position.index_bytes
         return position if whole else None
 
-    def _keep_position(self, position: SpoolPosition) -> None:
-        self.write_journal(READING, position=asdict(position))
+    def _save_position(self, position: SpoolPosition) -> None:
+        self.write_checkpoint(READING, position=asdict(position))
 
     def _require_space(
         self, archive: ImageArchive, recipe: Recipe, position: SpoolPosition, records_folder: str
     ) -> float:
-        """Return the bytes that the spool will take at most; raise OpsError where there is no room for them.
+        """Return the bytes that the spool will take at most. Raises OpsError if there is not enough space.
 
-        The spool is dealt into buckets, or the records are written, before it is removed: at the worst there are two
-        of it. What an image becomes is known by the first ones of the archive.
+        The spool is deleted only after it was dealt into buckets, or the records were written: at most there are two
+        copies. The size is estimated from the first images of the archive.
         """
         sample = _sample(archive, recipe)
         expected_bytes = archive.size_bytes * sample * _ESTIMATE_MARGIN
@@ -207,10 +208,10 @@ class ArchiveSpool:
         with open(self._index_path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             return {line.partition("\t")[0] for line in file}
 
-    # What is in it
+    # Reading
 
     def images(self, where: str) -> SpooledImages:
-        """Return what the spool of the archive ``where`` holds. Raises OpsError for a name that is there twice."""
+        """Return the content of the spool of the archive ``where``. Raises OpsError for a duplicate name."""
         class_numbers: dict[str, int] = {}
         classes, sizes, lengths = array("I"), array("Q"), array("I")
         ends = array("Q")
@@ -244,8 +245,8 @@ class ArchiveSpool:
                     if name == following:
                         raise OpsError(
                             f"Archive {where}",
-                            f"the image {class_name}/{name} is there twice",
-                            "This is not the archive that was published; fetch it again (its MD5 is compared then)",
+                            f"the image {class_name}/{name} is a duplicate",
+                            "This is not the published archive; fetch it again (archive_fetch compares its MD5)",
                         )
                 yield class_name, [(name, sizes[number]) for name, number in images]
 
@@ -258,7 +259,7 @@ def _text(name: bytes) -> str:
 
 
 def _batches(archive: ImageArchive, start: ResumePoint, finished: set[str]) -> Iterator[_Batch]:
-    """Yield the images of the archive from ``start``, many at a time but not too many bytes."""
+    """Yield the images of the archive from ``start`` on, in batches of limited size."""
     images: list[ArchiveImage] = []
     size_bytes = 0
     for image in archive.images(start, finished):
@@ -272,7 +273,7 @@ def _batches(archive: ImageArchive, start: ResumePoint, finished: set[str]) -> I
 
 
 def _transform(batch: _Batch, recipe: Recipe) -> _Transformed:
-    """Return what becomes of a batch; runs in the worker threads."""
+    """Transform a batch; runs in the worker threads."""
     result = _Transformed([], [], [], batch.images[-1].after, batch.file_position)
     made = transform_all([image.content for image in batch.images], recipe)
     for (class_name, name, content, *_), outcome in zip(batch.images, made):
@@ -287,21 +288,21 @@ def _transform(batch: _Batch, recipe: Recipe) -> _Transformed:
     return result
 
 
-def _append(spool: int, index: int, chunk: _Transformed, position: SpoolPosition) -> SpoolPosition:
-    lines = "".join(chunk.lines).encode("utf-8", errors="surrogateescape")
-    write_all(spool, chunk.images)
+def _append(spool: int, index: int, images: _Transformed, position: SpoolPosition) -> SpoolPosition:
+    lines = "".join(images.lines).encode("utf-8", errors="surrogateescape")
+    write_all(spool, images.images)
     write_all(index, [lines])
     return SpoolPosition(
-        position.images + len(chunk.images),
-        position.spool_bytes + sum(map(len, chunk.images)),
+        position.images + len(images.images),
+        position.spool_bytes + sum(map(len, images.images)),
         position.index_bytes + len(lines),
-        chunk.file_position,
-        chunk.after,
+        images.file_position,
+        images.after,
     )
 
 
 def _sample(archive: ImageArchive, recipe: Recipe) -> float:
-    """Return how many bytes of the spool come of each byte of the archive, judged by its first images."""
+    """Return the bytes of the spool per byte of the archive, estimated from its first images."""
     spooled = 0
     for number, image in enumerate(archive.images()):
         with contextlib.suppress(BadImageError):

@@ -1,8 +1,8 @@
-"""Brings a spool into the order of the records, on a disk where only long reads and writes are cheap.
+"""Shuffles a spool into the order of the records, for disks where only long reads and writes are cheap.
 
-The spool is read once more from front to back, and each image is dealt into one of some hundred buckets by its place
-in the order. Then one bucket after another is read into the page cache and its images are picked from there in their
-order. A spool that is no larger than a bucket is one, and is not dealt.
+The spool is read once more, sequentially, and each image is dealt into one of some hundred buckets by its place in the
+order. Then one bucket after another is read into the page cache, and its images are picked from there in their order. A
+spool that is no larger than one bucket is used as the bucket.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.formats.recordio import image_record_bytes, write_all
 from ansible.module_utils.imagenet_ops.pack.listing import Listing
 from ansible.module_utils.imagenet_ops.pack.spool import DEALING, DEALT, READ, ArchiveSpool, SpooledImages
-from ansible.module_utils.imagenet_ops.pack.tree_source import Chunk, Gathered, stretches
+from ansible.module_utils.imagenet_ops.pack.tree_source import BatchBuilder, RecordBatch, place_batches
 
-# Each is an open file while the spool is dealt; a process may have 1024 by default.
+# Each is an open file while the spool is dealt; the default limit of a process is 1024.
 MOST_BUCKETS = 512
-# What is collected for all buckets before it is written: it bounds the memory.
+# Bytes that are collected for all buckets before they are written; this bounds the memory.
 _DEALT_AT_ONCE_BYTES = 48 * 1024 * 1024
 _READ_BYTES = 1024 * 1024
 _BUCKET = "bucket-"
-_MOST_PIECES = 1024  # that one writev takes (IOV_MAX)
+_MOST_BUFFERS = 1024  # of one writev (IOV_MAX)
 
 
 class SpoolSource:
-    """Gives the records of ``listing`` from what is ``spooled`` in ``spool``; a `RecordSource`.
+    """Makes the records of ``listing`` from the images ``spooled`` in ``spool``; a `RecordSource`.
 
-    ``order_key`` tells this order from another. ``bucket_bytes`` is how much of the page cache a bucket may take.
+    ``order_key`` identifies the order. ``bucket_bytes`` is how much of the page cache a bucket may take.
     """
 
     def __init__(
@@ -51,24 +51,24 @@ class SpoolSource:
         self._buckets = max(1, min(MOST_BUCKETS, len(listing), -(-total_bytes // bucket_bytes)))
 
     def is_usable(self) -> bool:
-        """Return whether the spool, or the buckets that it was dealt into, can give this order."""
-        journal = self._spool.journal()
-        return journal is not None and (journal["stage"] != DEALT or journal["order"] == self._order_key)
+        """Return whether the spool, or the buckets that it was dealt into, can be used for this order."""
+        checkpoint = self._spool.checkpoint()
+        return checkpoint is not None and (checkpoint["stage"] != DEALT or checkpoint["order"] == self._order_key)
 
     # Dealing
 
     def deal(self, progress: Progress) -> None:
-        """Deal the spool into buckets, or the rest of it. Raises OSError."""
-        journal = self._spool.journal() or {}
-        if journal.get("order") == self._order_key and (journal["stage"] == DEALT or self._are_whole(journal)):
-            self._buckets = journal["buckets"]
+        """Deal the spool, or the rest of it, into buckets. Raises OSError."""
+        checkpoint = self._spool.checkpoint() or {}
+        if checkpoint.get("order") == self._order_key and (checkpoint["stage"] == DEALT or self._are_whole(checkpoint)):
+            self._buckets = checkpoint["buckets"]
         else:
             self._remove_buckets()
-            journal = {"stage": READ, "done": 0, "offset": 0, "lengths": [0] * self._buckets}
-        if journal["stage"] != DEALT and self._buckets > 1:
-            self._deal(journal["done"], journal["offset"], journal["lengths"], progress)
+            checkpoint = {"stage": READ, "done": 0, "offset": 0, "lengths": [0] * self._buckets}
+        if checkpoint["stage"] != DEALT and self._buckets > 1:
+            self._deal(checkpoint["done"], checkpoint["offset"], checkpoint["lengths"], progress)
         if self._buckets > 1:
-            self._write_journal(DEALT)
+            self._write_checkpoint(DEALT)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._spool.spool_path)
 
@@ -82,38 +82,39 @@ class SpoolSource:
             spool.seek(offset)
             os.posix_fadvise(spool.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
             buckets = [stack.enter_context(open_part(self._path(b), length)) for b, length in enumerate(lengths)]
-            self._write_journal(DEALING, done=done, offset=offset, lengths=lengths)
-            journaled = time.monotonic()
-            hands: list[list[bytes]] = [[] for _ in buckets]
-            held_bytes = 0
+            self._write_checkpoint(DEALING, done=done, offset=offset, lengths=lengths)
+            saved = time.monotonic()
+            pending: list[list[bytes]] = [[] for _ in buckets]
+            pending_bytes = 0
             for number in range(done, len(bucket_of)):
                 image = spool.read(int(self._spooled.lengths[number]))
-                hands[bucket_of[number]].append(image)
-                held_bytes += len(image)
-                if held_bytes < _DEALT_AT_ONCE_BYTES and number + 1 < len(bucket_of):
+                pending[bucket_of[number]].append(image)
+                pending_bytes += len(image)
+                if pending_bytes < _DEALT_AT_ONCE_BYTES and number + 1 < len(bucket_of):
                     continue
-                for bucket, hand in enumerate(hands):
-                    for begin in range(0, len(hand), _MOST_PIECES):
-                        write_all(buckets[bucket], hand[begin : begin + _MOST_PIECES])
-                    lengths[bucket] += sum(map(len, hand))
-                    hand.clear()
-                offset += held_bytes
-                held_bytes = 0
+                for bucket, images in enumerate(pending):
+                    for begin in range(0, len(images), _MOST_BUFFERS):
+                        write_all(buckets[bucket], images[begin : begin + _MOST_BUFFERS])
+                    lengths[bucket] += sum(map(len, images))
+                    images.clear()
+                offset += pending_bytes
+                pending_bytes = 0
                 progress.update(number + 1)
-                if time.monotonic() - journaled >= JOURNAL_INTERVAL_SECONDS:
+                if time.monotonic() - saved >= JOURNAL_INTERVAL_SECONDS:
                     sync_filesystem(self._spool.folder)
-                    self._write_journal(DEALING, done=number + 1, offset=offset, lengths=lengths)
-                    journaled = time.monotonic()
+                    self._write_checkpoint(DEALING, done=number + 1, offset=offset, lengths=lengths)
+                    saved = time.monotonic()
         sync_filesystem(self._spool.folder)
 
-    def _write_journal(self, stage: str, **values: Any) -> None:
-        self._spool.write_journal(stage, order=self._order_key, buckets=self._buckets, **values)
+    def _write_checkpoint(self, stage: str, **values: Any) -> None:
+        self._spool.write_checkpoint(stage, order=self._order_key, buckets=self._buckets, **values)
 
-    def _are_whole(self, journal: dict[str, Any]) -> bool:
-        """Return whether the buckets have at least the lengths that the journal of a dealing says."""
-        paths = [os.path.join(self._spool.folder, _bucket_name(bucket)) for bucket in range(journal["buckets"])]
+    def _are_whole(self, checkpoint: dict[str, Any]) -> bool:
+        """Return whether the buckets have at least the lengths in the ``checkpoint``."""
+        paths = [os.path.join(self._spool.folder, _bucket_name(bucket)) for bucket in range(checkpoint["buckets"])]
         return all(
-            os.path.exists(path) and os.path.getsize(path) >= length for path, length in zip(paths, journal["lengths"])
+            os.path.exists(path) and os.path.getsize(path) >= length
+            for path, length in zip(paths, checkpoint["lengths"])
         )
 
     def _remove_buckets(self) -> None:
@@ -133,7 +134,7 @@ class SpoolSource:
 
     # Picking
 
-    def chunks(self, begin: int, stop: int, workers: int) -> Generator[Chunk, None, None]:
+    def batches(self, begin: int, stop: int, workers: int) -> Generator[RecordBatch, None, None]:
         """Yield the records from place ``begin`` to before ``stop``; see `RecordSource`."""
         for bucket in range(self._buckets):
             first, end = self._bounds(bucket)
@@ -141,24 +142,24 @@ class SpoolSource:
                 yield from self._pick(bucket, max(begin, first), min(stop, end), workers)
 
     def rec_bytes(self) -> int | None:
-        """Return the size: all images are there."""
+        """Return the length: all images are in the spool."""
         good = (
             length for number, length in enumerate(self._spooled.lengths.tolist()) if number not in self._spooled.bad
         )
         return sum(map(image_record_bytes, good))
 
     def release(self, place: int) -> None:
-        """Remove the buckets whose images all come before ``place``."""
+        """Delete the buckets whose images all come before ``place``."""
         for bucket in range(self._buckets):
             if self._buckets > 1 and self._bounds(bucket)[1] <= place:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self._path(bucket))
 
     def bad_image(self, path: str, reason: str) -> OpsError:
-        """Return the error that names a bad image of the archive."""
+        """Return the error for a bad image of the archive."""
         return bad_archive_image(self._listing.names.where, path, reason)
 
-    def _pick(self, bucket: int, begin: int, stop: int, workers: int) -> Iterator[Chunk]:
+    def _pick(self, bucket: int, begin: int, stop: int, workers: int) -> Iterator[RecordBatch]:
         """Yield the records from place ``begin`` to before ``stop``, which are all in ``bucket``."""
         first, end = self._bounds(bucket)
         numbers = np.sort(self._numbers[first:end])
@@ -169,42 +170,42 @@ class SpoolSource:
         except FileNotFoundError as error:
             raise OpsError(
                 f"Scratch file {self._path(bucket)}",
-                "it has gone, though its records are not written yet",
-                f"Remove {self._spool.folder} and run again: the archive is read anew",
+                "it is missing, but its records are not written yet",
+                f"Delete {self._spool.folder} and rerun: the archive is read again",
             ) from error
         try:
             _read_through(descriptor)
 
-            def pick(places: range) -> Chunk:
-                gathered = Gathered(self._listing)
+            def pick(places: range) -> RecordBatch:
+                builder = BatchBuilder(self._listing)
                 here = self._numbers[places.start : places.stop]
                 where = np.searchsorted(numbers, here)
                 rows = self._listing.order[places.start : places.stop]
-                stretches_of_file = zip(lengths[where].tolist(), offsets[where].tolist())
-                for row, number, stretch in zip(rows, here.tolist(), stretches_of_file):
-                    self._add(gathered, row, number, (descriptor, *stretch))
-                return gathered.chunk(places.stop)
+                extents = zip(lengths[where].tolist(), offsets[where].tolist())
+                for row, number, extent in zip(rows, here.tolist(), extents):
+                    self._add(builder, row, number, (descriptor, *extent))
+                return builder.batch(places.stop)
 
             sizes = self._spooled.lengths[self._numbers[begin:stop]].tolist()
-            with contextlib.closing(ordered_map(pick, stretches(begin, sizes), workers)) as picked:
+            with contextlib.closing(ordered_map(pick, place_batches(begin, sizes), workers)) as picked:
                 yield from picked
         finally:
             os.close(descriptor)
 
-    def _add(self, gathered: Gathered, row: int, number: int, stretch: tuple[int, int, int]) -> None:
-        """Add the image in ``row``, which is a stretch of a file; or say that it is bad."""
+    def _add(self, builder: BatchBuilder, row: int, number: int, extent: tuple[int, int, int]) -> None:
+        """Add the image in ``row``, or that it is bad; ``extent`` is its descriptor, length and offset."""
         reason = self._spooled.bad.get(number)
         if reason is not None:
-            gathered.add_bad(self._listing.names.path(row), reason)
+            builder.add_bad(self._listing.names.path(row), reason)
             return
-        image = os.pread(*stretch)
-        if len(image) != stretch[1]:
+        image = os.pread(*extent)
+        if len(image) != extent[1]:
             raise OpsError(
                 f"Scratch files in {self._spool.folder}",
-                f"the image {self._listing.names.path(row)} is cut short",
-                "Remove that folder and run again: the archive is read anew",
+                f"the image {self._listing.names.path(row)} is truncated",
+                "Delete that folder and rerun: the archive is read again",
             )
-        gathered.add(row, image, self._spooled.converted.get(number, ""))
+        builder.add(row, image, self._spooled.converted.get(number, ""))
 
 
 def _bucket_name(bucket: int) -> str:
@@ -212,17 +213,17 @@ def _bucket_name(bucket: int) -> str:
 
 
 def bad_archive_image(archive: str, path: str, reason: str) -> OpsError:
-    """Return the error that names a bad image of an archive."""
+    """Return the error for a bad image of an archive."""
     return OpsError(
         f"Image {path} of {archive}",
         reason,
-        "Set on_bad_image to skip or quarantine and run again (reading goes on from here), or see that the archive is"
-        " the one that was published",
+        "Set on_bad_image to skip or quarantine and rerun (reading resumes here), or check that the archive is the"
+        " published one",
     )
 
 
 def _read_through(descriptor: int) -> None:
-    """Read a file once from front to back, so that it is in the page cache, by requests as long as they may be."""
+    """Read a file sequentially, so that it is in the page cache, with long requests."""
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
     buffer = bytearray(_READ_BYTES)
     offset = 0

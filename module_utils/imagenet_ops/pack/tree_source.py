@@ -1,4 +1,4 @@
-"""Where the records of a split come from: the source's part of packing, and the source that is a tree."""
+"""The sources of records: their interface, the batches that they make, and the source that reads a tree."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ansible.module_utils.imagenet_ops.formats.recordio import frame_images, ima
 from ansible.module_utils.imagenet_ops.pack.image import BadImageError, Recipe, transform_all
 from ansible.module_utils.imagenet_ops.pack.listing import ImageNames, Listing
 
-# What one thread takes at a time: one image a task costs a third more, and a few huge ones must not fill the memory.
-_CHUNK_IMAGES = 32
-_CHUNK_BYTES = 8 * 1024 * 1024
+# The work of a thread at a time: single images cost a third more, and a few huge ones must not fill the memory.
+_BATCH_IMAGES = 32
+_BATCH_BYTES = 8 * 1024 * 1024
 
 
-class Chunk(NamedTuple):
-    """The records of a stretch of the order that ends before place ``stop``.
+class RecordBatch(NamedTuple):
+    """Consecutive records of the order, up to the one before place ``stop``.
 
-    ``bad`` has [path, reason] of each bad image there, which has no record, ``converted`` the `Header.converted` of
-    each image that was no colour JPEG.
+    ``bad`` has [path, reason] of each bad image among them, which has no record, ``converted`` the `Header.converted`
+    of each image that was not a colour JPEG.
     """
 
     stop: int
@@ -31,8 +31,8 @@ class Chunk(NamedTuple):
     converted: list[str]
 
 
-class Gathered:
-    """The images of a stretch of ``listing``'s order, gathered one after another to become a `Chunk`."""
+class BatchBuilder:
+    """Collects consecutive images of the order of ``listing`` for a `RecordBatch`."""
 
     def __init__(self, listing: Listing) -> None:
         self._listing = listing
@@ -42,37 +42,37 @@ class Gathered:
         self._converted: list[str] = []
 
     def add(self, row: int, image: bytes | memoryview, converted: str) -> None:
-        """Add what the record of the image in ``row`` will hold, and the `Header.converted` of the original."""
+        """Add the packed image of ``row`` and the `Header.converted` of the original."""
         self._ids.append(row)
         self._images.append(image)
         if converted:
             self._converted.append(converted)
 
     def add_bad(self, path: str, reason: str) -> None:
-        """Add an image that gets no record."""
+        """Add a bad image, which gets no record."""
         self._bad.append([path, reason])
 
-    def chunk(self, stop: int) -> Chunk:
-        """Return all that was added, of the stretch that ends before place ``stop``."""
+    def batch(self, stop: int) -> RecordBatch:
+        """Return the records of all images that were added; ``stop`` is the place after the last one."""
         labels = [self._listing.label(row) for row in self._ids]
         records = frame_images(self._ids, labels, self._images)
-        return Chunk(stop, self._ids, records, self._bad, self._converted)
+        return RecordBatch(stop, self._ids, records, self._bad, self._converted)
 
 
 class RecordSource(Protocol):
-    """Gives the records of a split in their order."""
+    """Makes the records of a split in their order."""
 
-    def chunks(self, begin: int, stop: int, workers: int) -> Generator[Chunk, None, None]:
+    def batches(self, begin: int, stop: int, workers: int) -> Generator[RecordBatch, None, None]:
         """Yield the records from place ``begin`` to before ``stop``, made by ``workers`` threads. Raises OpsError."""
 
     def rec_bytes(self) -> int | None:
-        """Return how long the .rec files will be together, as `image_record_bytes` says it; None if it is unknown."""
+        """Return the total length of the .rec files, by `image_record_bytes`; None if it is unknown."""
 
     def release(self, place: int) -> None:
-        """Free the disk of what is only needed before ``place``: the records up to there are safe."""
+        """Free disk space that is not needed any more: the records before ``place`` are durable."""
 
     def bad_image(self, path: str, reason: str) -> OpsError:
-        """Return the error that names a bad image."""
+        """Return the error for a bad image."""
 
 
 class TreeSource:
@@ -82,46 +82,46 @@ class TreeSource:
         self._listing = listing
         self._recipe = recipe
 
-    def chunks(self, begin: int, stop: int, workers: int) -> Generator[Chunk, None, None]:
+    def batches(self, begin: int, stop: int, workers: int) -> Generator[RecordBatch, None, None]:
         """Yield the records; see `RecordSource`."""
         sizes, order = self._listing.names.sizes, self._listing.order
         in_order = (sizes[order[place]] for place in range(begin, stop))
-        return ordered_map(self._transform, stretches(begin, in_order), workers)
+        return ordered_map(self._transform, place_batches(begin, in_order), workers)
 
     def rec_bytes(self) -> int | None:
-        """Return the size where the images are passed through: that is known from their files, if none is bad."""
+        """Return the length if the images are passed through: it follows from the sizes of the files."""
         return rec_bytes(self._listing.names) if self._recipe.pass_through else None
 
     def release(self, place: int) -> None:
-        """Keep the tree: it is not ours."""
+        """Do nothing: the tree is not ours to delete."""
 
     def bad_image(self, path: str, reason: str) -> OpsError:
-        """Return the error that names a bad image of the tree."""
+        """Return the error for a bad image of the tree."""
         return bad_tree_image(self._listing.names.where, path, reason)
 
-    def _transform(self, places: range) -> Chunk:
+    def _transform(self, places: range) -> RecordBatch:
         """Return the records of the images at ``places``; runs in the worker threads."""
         listing = self._listing
-        gathered = Gathered(listing)
+        builder = BatchBuilder(listing)
         rows = listing.order[places.start : places.stop]
         paths = [listing.names.path(row) for row in rows]
         contents = [self._read(row, path) for row, path in zip(rows, paths)]
         for row, path, result in zip(rows, paths, transform_all(contents, self._recipe)):
             if isinstance(result, BadImageError):
-                gathered.add_bad(path, str(result))
+                builder.add_bad(path, str(result))
             else:
-                gathered.add(row, *result)
-        return gathered.chunk(places.stop)
+                builder.add(row, *result)
+        return builder.batch(places.stop)
 
     def _full_path(self, path: str) -> str:
         return os.path.join(self._listing.names.where, path)
 
     def _read(self, row: int, path: str) -> bytes:
         full_path = self._full_path(path)
-        todo = "Check the disk and that nothing changes the tree, then run again: packing goes on from here"
+        todo = "Check the disk and that no other process changes the tree, then rerun: packing resumes here"
         size = self._listing.names.sizes[row]
         try:
-            # Half the system calls of open().read(): the size is known. One byte more shows a file that has grown.
+            # Half the system calls of open().read(), as the size is known. One byte more detects a file that has grown.
             descriptor = os.open(full_path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 content = os.read(descriptor, size + 1)
@@ -130,32 +130,32 @@ class TreeSource:
         except OSError as error:
             raise OpsError(f"Image {full_path}", f"it cannot be read ({error.strerror})", todo) from error
         if len(content) != size:
-            why = f"{len(content)} bytes were read, it had {size} when the tree was listed"
+            why = f"{len(content)} bytes were read, but it had {size} when the tree was listed"
             raise OpsError(f"Image {full_path}", why, todo)
         return content
 
 
 def rec_bytes(names: ImageNames) -> int:
-    """Return how long the .rec files of images that are passed through are together (see `image_record_bytes`)."""
+    """Return the total length of the .rec files of images that are passed through (see `image_record_bytes`)."""
     return sum(map(image_record_bytes, names.sizes))
 
 
 def bad_tree_image(directory: str, path: str, reason: str) -> OpsError:
-    """Return the error that names a bad image of the tree ``directory``."""
+    """Return the error for a bad image of the tree ``directory``."""
     return OpsError(
         f"Image {os.path.join(directory, path)}",
         reason,
-        "Replace it and run again (packing goes on from here), or set on_bad_image to skip or quarantine",
+        "Replace it and rerun (packing resumes here), or set on_bad_image to skip or quarantine",
     )
 
 
-def stretches(begin: int, sizes: Iterable[int]) -> Iterator[range]:
-    """Yield the places from ``begin`` on, whose images have ``sizes`` bytes, in stretches for one thread each."""
+def place_batches(begin: int, sizes: Iterable[int]) -> Iterator[range]:
+    """Yield the places from ``begin`` on, whose images have ``sizes`` bytes, in batches for one thread each."""
     place = begin
     size_bytes = 0
     for place, size in enumerate(sizes, begin + 1):
         size_bytes += size
-        if place - begin == _CHUNK_IMAGES or size_bytes >= _CHUNK_BYTES:
+        if place - begin == _BATCH_IMAGES or size_bytes >= _BATCH_BYTES:
             yield range(begin, place)
             begin, size_bytes = place, 0
     if begin < place:

@@ -1,11 +1,11 @@
-"""Packs one split: a source gives records in their order, one thread writes them, a journal lets a killed run go on.
+"""Writes one split: a source makes records in their order, one thread writes them, and a killed run can be resumed.
 
-While it works, the files are ``.<name>.rec.part`` and ``.<name>.idx.part`` beside the final ones. Every few seconds
-they are synced, and only then the journal ``recordio_pack.<split>.part.json`` says how far they are good; a restart
-cuts them back to that. At the end the journal lists sizes and hashes, the files are renamed, and
-``recordio_pack.<split>.json`` remembers what was made of what, so that a later run need not read anything again.
+The unfinished files are ``.<name>.rec.part`` and ``.<name>.idx.part`` next to the final ones. Every few seconds they
+are synced, and then the checkpoint ``recordio_pack.<split>.part.json`` says how far they are valid; a restart truncates
+them there. At the end the checkpoint lists sizes and hashes, the files are renamed, and ``recordio_pack.<split>.json``
+records what was made from what, so that a later run need not read anything again.
 
-A split is one set of files, or several (shards), each with a stretch of the order.
+A split is one set of files, or several (shards), each with consecutive records of the order.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.dataset.manifest import file_stems
 from ansible.module_utils.imagenet_ops.formats.recordio import RecordReader, RecordWriter, parse_image_data
 from ansible.module_utils.imagenet_ops.pack.listing import Listing
-from ansible.module_utils.imagenet_ops.pack.tree_source import Chunk, RecordSource
+from ansible.module_utils.imagenet_ops.pack.tree_source import RecordBatch, RecordSource
 
 _LINE_BYTES = 64  # more than the longest line of an index: two numbers of at most 20 digits
 
 
 class OutputFile(NamedTuple):
-    """A finished file; the modification time tells a later run whether it was touched."""
+    """A finished file; the modification time shows a later run whether it was changed."""
 
     size_bytes: int
     sha256: str
@@ -41,10 +41,10 @@ class OutputFile(NamedTuple):
 
 @dataclass
 class Position:
-    """How far a split is: the next place in the order, and the files of the present shard up to there.
+    """How far a split is: the next place in the order, and the files of the current shard up to there.
 
     ``bad`` has [path, reason] of each bad image, ``converted`` counts the kinds of `Header.converted`, ``finished`` has
-    the .rec and .idx of the shards before the present one.
+    the .rec and .idx of the shards before the current one.
     """
 
     place: int = 0
@@ -59,9 +59,9 @@ class Position:
 
 @dataclass
 class Packed:
-    """A finished split: what it was made from (``key``), what was met on the way, and the files by name.
+    """A finished split: what it was made from (``key``), bad and converted images, and the files by name.
 
-    ``images`` has the number of images of each class, the bad ones with them.
+    ``images`` has the number of images of each class, including bad ones.
     """
 
     key: dict[str, Any]
@@ -73,23 +73,23 @@ class Packed:
 
 
 class FinishedSplit:
-    """What a run leaves of split ``name``: finished files in ``folder``, and what the state directory says of them.
+    """The results of split ``name``: finished files in ``folder``, and their record in the state directory.
 
-    The manifest at ``manifest_path`` is removed before finished files are replaced, for it describes the old ones.
+    The manifest at ``manifest_path`` is deleted before finished files are replaced, for it describes the old ones.
     """
 
     def __init__(self, name: str, folder: str, state_dir: str, manifest_path: str) -> None:
         self.name = name
         self.folder = folder
-        self.journal_path = os.path.join(state_dir, f"recordio_pack.{name}.part.json")
+        self.checkpoint_path = os.path.join(state_dir, f"recordio_pack.{name}.part.json")
         self._path = os.path.join(state_dir, f"recordio_pack.{name}.json")
         self._manifest_path = manifest_path
 
     def find(self, key: Mapping[str, Any]) -> tuple[Packed | None, str]:
-        """Return the finished split if it was made of what ``key`` says and its files are whole; else None and why not.
+        """Return the finished split if it has this ``key`` and its files are intact; else None and the reason.
 
-        The reason is empty where there is simply nothing yet. A file with another time but the same size is hashed
-        again, and if it is the same, the result has the new time; `remember` keeps it.
+        The reason is empty if there is no finished split yet. A file with another time but the same size is hashed
+        again; if it is the same, the result has the new time, and `remember` writes it. Raises OpsError and OSError.
         """
         packed = self.read()
         if packed is None:
@@ -105,34 +105,34 @@ class FinishedSplit:
         return packed, ""
 
     def read(self) -> Packed | None:
-        """Return what the state says, without a look at the files."""
+        """Return the finished split as recorded, without checking its files. Raises OpsError."""
         value = read_json(self._path)
         return None if value is None else packed_from_json(value)
 
     def remember(self, packed: Packed) -> None:
-        """Keep what `find` found, if that is news."""
+        """Write the result of `find`, if it differs from the record. Raises OSError."""
         if self.read() != packed:
             write_json(self._path, asdict(packed))
 
     def finish_renaming(self) -> bool:
-        """Complete the renaming that a killed run began; say whether there was one."""
-        journal = read_json(self.journal_path)
-        if journal is None or journal["stage"] != "renaming":
+        """Complete the renaming of a run that was killed; return whether there was one. Raises OpsError and OSError."""
+        checkpoint = read_json(self.checkpoint_path)
+        if checkpoint is None or checkpoint["stage"] != "renaming":
             return False
-        self._rename(packed_from_json(journal["packed"]))
+        self._rename(packed_from_json(checkpoint["packed"]))
         return True
 
     def put_in_place(self, packed: Packed) -> None:
-        """Give the part files of ``packed`` their names; a run that is killed meanwhile is finished by the next."""
-        write_json(self.journal_path, {"stage": "renaming", "packed": asdict(packed)})
+        """Rename the part files of ``packed``; after a kill, the next run completes it. Raises OSError."""
+        write_json(self.checkpoint_path, {"stage": "renaming", "packed": asdict(packed)})
         self._rename(packed)
 
     def part(self, name: str) -> str:
-        """Return the path of file ``name`` while it is unfinished."""
+        """Return the path of the unfinished file ``name``."""
         return os.path.join(self.folder, f".{name}.part")
 
     def _rename(self, packed: Packed) -> None:
-        """Put the part files in place; each step may have been done already by a run that was killed."""
+        """Rename the part files; a run that was killed may have done any of the steps."""
         before = self.read()
         outdated = set() if before is None else set(before.files) - set(packed.files)
         for path in (self._manifest_path, *(os.path.join(self.folder, name) for name in sorted(outdated))):
@@ -144,16 +144,16 @@ class FinishedSplit:
                 os.replace(self.part(name), os.path.join(self.folder, name))
         fsync_directory(self.folder)
         write_json(self._path, asdict(packed))
-        os.unlink(self.journal_path)
-        fsync_directory(os.path.dirname(self.journal_path))
+        os.unlink(self.checkpoint_path)
+        fsync_directory(os.path.dirname(self.checkpoint_path))
 
 
 class SplitPacker:
-    """One split: where it comes from, what is made of it, and where its files and its journal are.
+    """Packs one split: its listing and settings, and where its files and its checkpoint are.
 
-    ``key`` names all that the bytes depend on: names, settings, tools. A run goes on only where the key is the same and
-    the images that were packed still have the sizes that they had, so one that was bad may be replaced meanwhile.
-    ``origin`` is kept with the finished split, for the archive that it was read from can only be told by reading it.
+    ``key`` has everything that the bytes depend on: names, settings, tools. A run resumes only if the key is the same
+    and the images that were packed still have the same sizes; so a bad image may be replaced before it resumes.
+    ``origin``, the identity of the archive if there is one, is recorded with the finished split.
     """
 
     def __init__(
@@ -171,34 +171,34 @@ class SplitPacker:
         self._own_key = {**key, "shards": shards, "names": listing.names.names_digest}
         self._origin = origin
         self._stems = file_stems(self.name, shards)
-        self._journal_path = finished.journal_path
+        self._checkpoint_path = finished.checkpoint_path
 
     def key(self) -> dict[str, Any]:
-        """Return what the finished split depends on."""
+        """Return the key of the finished split."""
         return self._key(len(self.listing))
 
     def _key(self, places: int) -> dict[str, Any]:
-        """Return what the first ``places`` records depend on."""
+        """Return the key of the first ``places`` records."""
         return {**self._own_key, "sizes": self.listing.sizes_digest(places)}
 
-    # What an unfinished run left
+    # Resuming
 
     def _resume_point(self) -> tuple[Position, str]:
-        """Return where to go on, and a warning if an unfinished run's work cannot be used."""
-        journal = read_json(self._journal_path)
-        if journal is None:
+        """Return where to resume, and a warning if the work of an interrupted run cannot be used."""
+        checkpoint = read_json(self._checkpoint_path)
+        if checkpoint is None:
             return Position(), ""
-        position = _position(journal["position"])
+        position = _position(checkpoint["position"])
         key = self._key(position.place)
-        if journal["key"] != key:
-            what = f"other settings or another source ({difference(journal['key'], key)})"
-            return Position(), f"an unfinished run had {what}, its part is dropped"
+        if checkpoint["key"] != key:
+            what = f"other settings or another source ({difference(checkpoint['key'], key)})"
+            return Position(), f"the interrupted run had {what}; its files are discarded"
         if not self._part_is_whole(position):
-            return Position(), "the files of an unfinished run do not hold what its journal says, they are dropped"
+            return Position(), "the files of the interrupted run do not match its checkpoint and are discarded"
         return position, ""
 
     def _part_is_whole(self, position: Position) -> bool:
-        """Say whether the part files reach the journal's point and the last record there is what the index says."""
+        """Return whether the part files reach ``position`` and their last record there matches the index."""
         if position.rec_bytes == 0:
             return True
         rec_path, idx_path = self._parts(position.shard)
@@ -230,12 +230,12 @@ class SplitPacker:
     ) -> Packed:
         """Pack the split, or the rest of it, and return what was made.
 
-        With ``stop_at_bad`` the first bad image is an OpsError; so are a full disk and an image that cannot be read. A
-        next run goes on where this one ended.
+        Raises OpsError for an image that cannot be read, for a full disk, and with ``stop_at_bad`` for the first bad
+        image. The next run resumes there.
         """
         position, warning = self._resume_point()
         if warning:
-            warn(f"Split {self.name}: {warning}, packing begins anew")
+            warn(f"Split {self.name}: {warning}; packing starts over")
         if stop_at_bad and position.bad:
             raise source.bad_image(*position.bad[0])
         try:
@@ -247,11 +247,11 @@ class SplitPacker:
                 written = sum(file.size_bytes for name, file in position.finished.items() if name.endswith(".rec"))
                 require_space(self.folder, rec_bytes - written - position.rec_bytes)
             progress.start(stage, len(self.listing), "images", position.place)
-            # Before the files are touched: an older journal must not be taken for theirs.
-            self._write_journal(position)
+            # Before the files are changed: an older checkpoint must not be taken for theirs.
+            self._write_checkpoint(position)
             for shard in range(position.shard, len(self._stems)):
-                chunks = source.chunks(position.place, self._bounds(shard)[1], workers)
-                position = self._append(chunks, position, source, stop_at_bad, progress)
+                batches = source.batches(position.place, self._bounds(shard)[1], workers)
+                position = self._append(batches, position, source, stop_at_bad, progress)
             return self._complete(position)
         except OSError as error:
             raise self._unwritable(error) from error
@@ -268,39 +268,39 @@ class SplitPacker:
 
     def _append(
         self,
-        chunks: Generator[Chunk, None, None],
+        batches: Generator[RecordBatch, None, None],
         position: Position,
         source: RecordSource,
         stop_at_bad: bool,
         progress: Progress,
     ) -> Position:
-        """Append ``chunks``, the rest of a shard, to its part files at ``position``; return where the next begins."""
+        """Append ``batches``, the rest of a shard, to its part files at ``position``; return where the next begins."""
         rec_path, idx_path = self._parts(position.shard)
 
         def keep(reached: Position) -> None:
-            self._write_journal(reached)
+            self._write_checkpoint(reached)
             source.release(reached.place)
 
         with contextlib.ExitStack() as stack:
-            stack.enter_context(contextlib.closing(chunks))
+            stack.enter_context(contextlib.closing(batches))
             rec = stack.enter_context(open_part(rec_path, position.rec_bytes))
             idx = stack.enter_context(open_part(idx_path, position.idx_bytes))
             fsync_directory(self.folder)
             hashing = stack.enter_context(FollowingHash(rec_path).running())
             hashing.advance(position.rec_bytes)
-            journal = stack.enter_context(SyncJournal(keep, (rec, idx)).running())
+            checkpoint = stack.enter_context(SyncJournal(keep, (rec, idx)).running())
             writer = RecordWriter(rec, idx, position.rec_bytes, position.idx_bytes)
             try:
-                for chunk in chunks:
-                    if stop_at_bad and chunk.bad:
-                        raise source.bad_image(*chunk.bad[0])
-                    writer.write(chunk.ids, chunk.records)
-                    position = _after(position, chunk, writer)
+                for batch in batches:
+                    if stop_at_bad and batch.bad:
+                        raise source.bad_image(*batch.bad[0])
+                    writer.write(batch.ids, batch.records)
+                    position = _after(position, batch, writer)
                     hashing.advance(position.rec_bytes)
-                    journal.offer(position)
+                    checkpoint.offer(position)
                     progress.update(position.place)
             finally:
-                journal.close(position)
+                checkpoint.close(position)
             files = {
                 **position.finished,
                 self._file_name(position.shard, "rec"): _output_file(rec_path, hashing.finish()),
@@ -310,22 +310,22 @@ class SplitPacker:
 
     def _unwritable(self, error: OSError) -> OpsError:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            todo = "Free or add space and run again: packing goes on where it stopped"
+            todo = "Free or add space and rerun: packing resumes"
             return OpsError(f"Split {self.name} in {self.folder}", f"the disk is full ({error.strerror})", todo)
         return OpsError(
             f"Split {self.name} in {self.folder}",
             f"its files cannot be written ({error.strerror})",
-            "Check the disk (dmesg) and run again: packing goes on where it stopped",
+            "Check the disk (dmesg) and rerun: packing resumes",
         )
 
-    def _write_journal(self, position: Position) -> None:
+    def _write_checkpoint(self, position: Position) -> None:
         value = {"stage": "packing", "key": self._key(position.place), "position": asdict(position)}
-        write_json(self._journal_path, value)
+        write_json(self._checkpoint_path, value)
 
-    # The end
+    # Finishing
 
     def _complete(self, position: Position) -> Packed:
-        """Write the .lst files, note sizes and hashes, and put all files in their places."""
+        """Write the .lst files, record sizes and hashes, and rename all files."""
         left_out = {path for path, _ in position.bad}
         files = dict(position.finished)
         for shard in range(len(self._stems)):
@@ -349,17 +349,17 @@ class SplitPacker:
         return self._finished.part(self._file_name(shard, "rec")), self._finished.part(self._file_name(shard, "idx"))
 
 
-def _after(position: Position, chunk: Chunk, writer: RecordWriter) -> Position:
+def _after(position: Position, batch: RecordBatch, writer: RecordWriter) -> Position:
     converted = dict(position.converted)
-    for kind in chunk.converted:
+    for kind in batch.converted:
         converted[kind] += 1
     return replace(
         position,
-        place=chunk.stop,
-        records=position.records + len(chunk.ids),
+        place=batch.stop,
+        records=position.records + len(batch.ids),
         rec_bytes=writer.rec_bytes,
         idx_bytes=writer.idx_bytes,
-        bad=position.bad + chunk.bad if chunk.bad else position.bad,
+        bad=position.bad + batch.bad if batch.bad else position.bad,
         converted=converted,
     )
 
@@ -375,24 +375,24 @@ def _output_file(path: str, sha256: str) -> OutputFile:
 
 
 def _look_again(path: str, file: OutputFile) -> tuple[OutputFile, str]:
-    """Return a finished file as it is now, and what happened to it, or "" if it is whole."""
+    """Return a finished file as it is now, and what happened to it, or "" if it is intact."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
-        return file, "has gone"
+        return file, "was deleted"
     if status.st_size != file.size_bytes:
-        return file, f"has changed from {file.size_bytes} to {status.st_size} bytes"
+        return file, f"was changed from {file.size_bytes} to {status.st_size} bytes"
     if status.st_mtime_ns != file.mtime_ns and hash_file(path) != file.sha256:
-        return file, "has got other contents"
+        return file, "was changed (checksum mismatch)"
     return file._replace(mtime_ns=status.st_mtime_ns), ""
 
 
 def packed_from_json(value: dict[str, Any]) -> Packed:
-    """Return the `Packed` that ``value`` is the JSON of."""
+    """Return the `Packed` in the JSON ``value``."""
     return Packed(**{**value, "files": {name: OutputFile(*file) for name, file in value["files"].items()}})
 
 
 def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    """Name what differs between two keys; hashes by their first digits."""
+    """Describe the differences between two keys; hashes by their first digits."""
     names = sorted(name for name in {**before, **after} if before.get(name) != after.get(name))
     return ", ".join(f"{name} {str(before.get(name))[:12]} is now {str(after.get(name))[:12]}" for name in names)

@@ -30,7 +30,7 @@ def run_module(capsys: pytest.CaptureFixture[str], **arguments: Any) -> dict[str
 
 def train(archives: Path, tmp_path: Path, **more: Any) -> dict[str, Any]:
     options = {
-        "split": "train",
+        "name_rules": "train",
         "layout": "class_archives",
         "archive": str(archives / TRAIN),
         "dest": str(tmp_path / "train"),
@@ -51,7 +51,7 @@ def test_training_twice(capsys: pytest.CaptureFixture[str], archives: Path, tmp_
 def test_validation_by_label(capsys: pytest.CaptureFixture[str], archives: Path, tmp_path: Path) -> None:
     answer = run_module(
         capsys,
-        split="validation",
+        split="validation",  # the alias
         layout="labelled_files",
         archive=str(archives / VALIDATION),
         devkit=str(archives / DEVKIT),
@@ -70,7 +70,7 @@ def test_the_profile_of_imagenette(capsys: pytest.CaptureFixture[str], tmp_path:
     for name, split in profile["splits"].items():
         answer = run_module(
             capsys,
-            split="any",
+            name_rules="any",
             layout=split["layout"],
             archive=str(tmp_path / profile["archives"][split["archive"]]["name"]),
             folder=split["folder"],
@@ -96,7 +96,7 @@ def test_what_failed_is_the_message(capsys: pytest.CaptureFixture[str], archives
     answer = run_module(capsys, **train(archives, tmp_path, archive=str(tmp_path / "none.tar")))
     assert answer["failed"] is True
     assert answer["msg"] == (
-        f"Archive {tmp_path / 'none.tar'}: there is no such file. Fetch it first, with archive_fetch"
+        f"Archive {tmp_path / 'none.tar'}: there is no such file. Fetch it first with archive_fetch"
     )
 
 
@@ -107,7 +107,7 @@ def test_what_failed_is_the_message(capsys: pytest.CaptureFixture[str], archives
         ({"directory": "/x"}, "parameters are mutually exclusive: archive|directory"),
         ({"layout": "labelled_files"}, "layout is labelled_files but any of the following are missing: devkit, labels"),
         ({"layout": "flat"}, "value of layout must be one of: class_archives, class_directories, labelled_files, got"),
-        ({"split": "test"}, "value of split must be one of: train, validation, any, got: test"),
+        ({"name_rules": "test"}, "value of name_rules must be one of: train, validation, any, got: test"),
     ],
 )
 def test_options_that_do_not_fit_together(

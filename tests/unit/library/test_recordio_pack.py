@@ -57,7 +57,8 @@ def test_options_reach_the_engine(monkeypatch: pytest.MonkeyPatch, capsys: pytes
                 "class_images_min": 1,
                 "class_images_max": 2,
             },
-            {"name": "validation", "archive": "/v.tar", "layout": "labelled_files", "names": "validation"},
+            {"name": "validation", "archive": "/v.tar", "layout": "labelled_files", "name_rules": "validation"},
+            {"name": "alias", "archive": "/a.tar", "names": "train"},
         ],
         expected_classes=3,
         devkit="/d",
@@ -92,6 +93,7 @@ def test_options_reach_the_engine(monkeypatch: pytest.MonkeyPatch, capsys: pytes
             [
                 SplitRequest("train", "/t", None, ArchiveRules("any", "class_archives", "/d"), 9, 1, 2),
                 SplitRequest("validation", None, "/v.tar", ArchiveRules("validation", "labelled_files", "/d")),
+                SplitRequest("alias", None, "/a.tar", ArchiveRules("train", "class_archives", "/d")),
             ],
             Recipe(480, 90, "area", 1000, enlarge=False, channels=1, pass_through=True),
             devkit="/d",
@@ -123,7 +125,7 @@ def test_the_first_run_packs_and_the_second_changes_nothing(
 def test_an_error_is_the_modules_message(capsys: pytest.CaptureFixture[str], arguments: dict[str, Any]) -> None:
     answer = run_module(capsys, **arguments, quality=0)
     assert answer["failed"] is True
-    assert answer["msg"] == "Options of recordio_pack: quality is 0, it must be 1 to 100. Correct it and run again"
+    assert answer["msg"] == "Options of recordio_pack: quality is 0, it must be 1 to 100. Correct it and rerun"
 
 
 def test_warnings_reach_the_user(
@@ -134,7 +136,7 @@ def test_warnings_reach_the_user(
     monkeypatch.setattr(AnsibleModule, "warn", lambda _, warning: warnings.append(warning))
     (Path(arguments["root"]) / "train" / "readme.txt").write_text("not an image")
     run_module(capsys, **arguments)
-    assert [warning for warning in warnings if "1 files of" in warning] == warnings != []
+    assert [warning for warning in warnings if "1 files in" in warning] == warnings != []
 
 
 def test_a_host_without_opencv_is_told_so(

@@ -187,8 +187,8 @@ def test_an_error_of_the_module_comes_through_unchanged(playbook: Playbook) -> N
 @pytest.mark.parametrize(
     ("kill", "reason"),
     [
-        ("module", "its process ended without an answer (killed, or out of memory)"),
-        ("job", "the job is gone without an answer (killed, or the host was restarted)"),
+        ("module", "the job exited without a result (killed, or out of memory)"),
+        ("job", "the job exited without a result (killed, out of memory, or the host was rebooted)"),
     ],
 )
 def test_a_killed_job_is_an_error_at_once(playbook: Playbook, kill: str, reason: str) -> None:
@@ -197,8 +197,7 @@ def test_a_killed_job_is_an_error_at_once(playbook: Playbook, kill: str, reason:
     assert time.monotonic() - started < 60
     assert ran.returncode == 2
     assert (
-        f"recordio_pack on node-1: {reason}. Look at the host's memory and at dmesg, then run the playbook again: "
-        "finished work is kept"
+        f"recordio_pack on node-1: {reason}. Check the host's memory and dmesg, then rerun: completed work is kept"
     ) in ran.stdout
     assert list(playbook.async_dir.iterdir()) == []
     if kill == "job":  # else the job still lives and cleans up itself
@@ -300,9 +299,9 @@ def test_a_lost_connection_is_tried_again_and_said_once() -> None:
     assert host.follow() == {"changed": False, "from": "module"}
     assert host.display.lines == [
         "node-1 | recordio_pack | train: 100/1,003 images, 9 %, 380 images/s, ETA 2 s",
-        "node-1 | recordio_pack | no connection; the job goes on, trying again",
+        "node-1 | recordio_pack | connection lost, job still running; reconnecting",
         "node-1 | recordio_pack | train: 900/1,003 images, 89 %, 380 images/s, ETA 2 s",
-        "node-1 | recordio_pack | no connection; the job goes on, trying again",
+        "node-1 | recordio_pack | connection lost, job still running; reconnecting",
     ]
     assert host.commands == ["rm -f /home/u/async/j12.34"]
 
@@ -312,8 +311,8 @@ def test_a_connection_that_stays_away_ends_the_task_and_not_the_job() -> None:
     with pytest.raises(AnsibleConnectionFailure) as caught:
         host.follow()
     assert str(caught.value) == (
-        "recordio_pack on node-1: no connection for 15 min: Connection refused. The job itself goes on. Mend the "
-        "connection and run the playbook again: it waits for the job and finds its work done"
+        "recordio_pack on node-1: no connection for 15 min (Connection refused); the job is still running. Restore "
+        "connectivity and rerun: the playbook waits for the job and uses its result"
     )
     assert 900 <= host.now < 910
 
@@ -330,7 +329,9 @@ def test_an_answer_that_makes_no_sense_is_no_contact() -> None:
     host = FakeHost(["sudo: a password is required", look(answer={"changed": True})])
     assert host.follow()["from"] == "module"
     host = FakeHost(["sudo: a password is required"])
-    with pytest.raises(AnsibleConnectionFailure, match="did not answer as it should: sudo: a password is required"):
+    with pytest.raises(
+        AnsibleConnectionFailure, match="unexpected output of the poll command: sudo: a password is required"
+    ):
         host.follow()
 
 
@@ -347,11 +348,11 @@ def test_a_job_that_ends_while_its_processes_are_counted_is_not_lost() -> None:
 # --- one look, by a real shell
 
 
-def take_a_look(job: Any) -> Any:
-    output = subprocess.check_output(["sh", "-c", long_task.look_command(job)], text=True)
+def poll(job: Any) -> Any:
+    output = subprocess.check_output(["sh", "-c", long_task.poll_command(job)], text=True)
     parts = output.split("\x1e")
     assert len(parts) == 4
-    return long_task.read_look(parts[1:])
+    return long_task.parse_status(parts[1:])
 
 
 @pytest.fixture
@@ -364,30 +365,30 @@ def job(tmp_path: Path) -> Any:
 
 
 def test_a_look_at_a_job_without_processes(job: Any) -> None:
-    assert take_a_look(job) == long_task.Look(finished=False, alive=False, progress=None)
+    assert poll(job) == long_task.JobStatus(finished=False, alive=False, progress=None)
 
 
 def test_a_look_at_a_job_that_runs(job: Any) -> None:
     with subprocess.Popen(["sleep", "60", "infinity", job.job_id.split(".")[0][1:]]) as other:
-        assert take_a_look(job).alive is False
+        assert poll(job).alive is False
         other.kill()
     script = "import time; time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", script, job.job_id.split(".", maxsplit=1)[0]]) as process:
         os.utime(job.results_path, (1, 1))
         Path(job.progress_path).write_text(json.dumps(PROGRESS))
-        assert take_a_look(job) == long_task.Look(finished=False, alive=True, progress=PROGRESS)
+        assert poll(job) == long_task.JobStatus(finished=False, alive=True, progress=PROGRESS)
         os.utime(job.progress_path, (0, 0))
-        assert take_a_look(job).progress is None
+        assert poll(job).progress is None
         process.kill()
 
 
 def test_a_look_at_a_job_that_has_answered(job: Any) -> None:
     Path(job.results_path).write_text('{"changed": true, "finished": false}')
-    assert take_a_look(job).finished is True
+    assert poll(job).finished is True
     Path(job.results_path).write_text("")
-    assert take_a_look(job).finished is False
+    assert poll(job).finished is False
     os.unlink(job.results_path)
-    assert take_a_look(job) == long_task.Look(finished=False, alive=False, progress=None)
+    assert poll(job) == long_task.JobStatus(finished=False, alive=False, progress=None)
 
 
 # --- words
@@ -416,11 +417,11 @@ def test_a_look_at_a_job_that_has_answered(job: Any) -> None:
     ],
 )
 def test_progress_in_words(progress: dict[str, Any], text: str) -> None:
-    assert long_task.progress_text(progress, details=True) == text
+    assert long_task.describe_progress(progress, details=True) == text
 
 
 def test_without_details_there_are_numbers_alone() -> None:
-    text = long_task.progress_text(PROGRESS, details=False)
+    text = long_task.describe_progress(PROGRESS, details=False)
     assert text == "400/1,003 images, 39 %, 380 images/s, ETA 2 s"
 
 
@@ -448,7 +449,7 @@ def test_any_progress_has_a_short_line(done: int, more: int, unit: str, rate: fl
         "rate_per_second": rate,
         "eta_seconds": eta,
     }
-    text = long_task.progress_text(progress, details=True)
+    text = long_task.describe_progress(progress, details=True)
     assert "\n" not in text
     assert len(text) < 120
     percent = re.search(r", (\d+) %", text)

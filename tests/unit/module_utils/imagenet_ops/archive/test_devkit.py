@@ -101,14 +101,16 @@ def test_an_unpacked_kit(tmp_path: Path) -> None:
 def test_a_label_of_no_class(tmp_path: Path, truth: bytes, line: str) -> None:
     message = failure(usual(tmp_path, truth))
     assert message.startswith(f"Development kit {tmp_path / 'devkit.tar.gz'}: line ")
-    assert f"{line}, which is the ID of no class. Fetch ILSVRC2012_devkit_t12.tar.gz again" in message
+    assert f"{line}, which is not the ID of a class. Fetch ILSVRC2012_devkit_t12.tar.gz again" in message
 
 
 def test_kits_that_lack_something(tmp_path: Path) -> None:
-    assert "data/meta.mat is not in it" in failure(kit(tmp_path, {"readme.txt": b""}))
-    assert "ground_truth.txt is not in it" in failure(kit(tmp_path, {"data/meta.mat": meta(ROWS)}))
-    assert "names no class, or one twice" in failure(kit(tmp_path, {"data/meta.mat": meta(ROWS[3:])}))
-    assert "names no class, or one twice" in failure(kit(tmp_path, {"data/meta.mat": meta([ROWS[0], ROWS[0]])}))
+    assert "it has no data/meta.mat" in failure(kit(tmp_path, {"readme.txt": b""}))
+    assert "it has no data/ILSVRC2012_validation_ground_truth.txt" in failure(
+        kit(tmp_path, {"data/meta.mat": meta(ROWS)})
+    )
+    assert "lists no class, or a class twice" in failure(kit(tmp_path, {"data/meta.mat": meta(ROWS[3:])}))
+    assert "lists no class, or a class twice" in failure(kit(tmp_path, {"data/meta.mat": meta([ROWS[0], ROWS[0]])}))
     assert "data/meta.mat cannot be read" in failure(kit(tmp_path, {"data/meta.mat": b"no MATLAB file"}))
     truncated = meta(ROWS)[:-500]
     assert "data/meta.mat cannot be read" in failure(kit(tmp_path, {"data/meta.mat": truncated}))
@@ -137,8 +139,8 @@ def test_a_host_without_scipy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(builtins, "__import__", without_scipy)
     monkeypatch.delitem(sys.modules, "scipy.io")
     assert failure(path) == (
-        f"Development kit {path}: its meta.mat needs numpy and scipy to be read (No module named 'scipy'). Install them"
-        " for the Python that runs the module, as the role python_environment does"
+        f"Development kit {path}: reading its meta.mat requires numpy and scipy (No module named 'scipy'). Install them"
+        " for the Python that runs the module (role python_environment)"
     )
 
 

@@ -1,4 +1,4 @@
-"""Every image with its class, from any point at which an earlier pass may have stopped; refusals name the entry."""
+"""Every image with its class, from any point at which an earlier pass may have stopped; refusals name the member."""
 
 from __future__ import annotations
 
@@ -122,18 +122,18 @@ def test_a_class_that_an_earlier_pass_finished_is_refused(tmp_path: Path) -> Non
     path.write_bytes(tar([("n01440764.tar", inner), ("n01443537.tar", other), ("n01440764.tar", inner)]))
     with ImageArchive(str(path), TRAIN_RULES, None) as archive:
         second = next(image for image in archive.images() if image.class_name == "n01443537")
-    with pytest.raises(OpsError, match=r"the entry 'n01440764.tar' at byte 21504 is there twice"):
+    with pytest.raises(OpsError, match=r"the member 'n01440764.tar' at byte 21504 is a duplicate"):
         read(path, TRAIN_RULES, second.after, ("n01440764", "n01443537"))
 
 
 def test_a_resume_point_beyond_the_end(archives: Path) -> None:
     size = (archives / TRAIN).stat().st_size
-    with pytest.raises(OpsError, match=f"the archive is damaged at byte {size}: it ends"):
+    with pytest.raises(OpsError, match=f"the archive is damaged at byte {size}: it is truncated"):
         read(archives / TRAIN, TRAIN_RULES, ResumePoint(size + 1024))
 
 
 def test_no_archive(tmp_path: Path) -> None:
-    with pytest.raises(OpsError, match=r"there is no such file. Fetch it first, with archive_fetch"):
+    with pytest.raises(OpsError, match=r"there is no such file. Fetch it first with archive_fetch"):
         ImageArchive(str(tmp_path / "none.tar"), TRAIN_RULES, None)
     (tmp_path / "some.tar").write_bytes(b"1234")
     assert require_archive(str(tmp_path / "some.tar")) == 4
@@ -201,20 +201,20 @@ def link_in(folder: str) -> bytes:
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (tar([("set/../../1.png", b"")]), "'set/../../1.png' at byte 0 has a path that leads out of the archive"),
-        (tar([("/set/cat/1.png", b"")]), "has a path that leads out of the archive"),
-        (tar([("set/1.png", b"")]), "'set/1.png' at byte 0 is not in the directory of a class (<class>/<image>)"),
-        (tar([("set/cat/more/1.png", b"")]), "is not in the directory of a class (<class>/<image>)"),
-        (tar([("set/-rf/1.png", b"")]), "is in a directory that is not named like a class"),
-        (tar([("set/cat /1.png", b"")]), "is in a directory that is not named like a class"),
-        (tar([("set/cat/1.sh", b"")]), "'set/cat/1.sh' at byte 0 is not named like an image of cat"),
-        (tar([("set/cat/1.png", b""), ("set/cat/1.png", b"")]), "'set/cat/1.png' at byte 512 is there twice"),
-        (tar([("set/cat/1.png", b""), ("./set//cat/1.png", b"")]), "is there twice"),
+        (tar([("set/../../1.png", b"")]), "'set/../../1.png' at byte 0 has a path outside of the archive"),
+        (tar([("/set/cat/1.png", b"")]), "has a path outside of the archive"),
+        (tar([("set/1.png", b"")]), "'set/1.png' at byte 0 is not in a class directory (<class>/<image>)"),
+        (tar([("set/cat/more/1.png", b"")]), "is not in a class directory (<class>/<image>)"),
+        (tar([("set/-rf/1.png", b"")]), "is in a directory whose name is not a valid class"),
+        (tar([("set/cat /1.png", b"")]), "is in a directory whose name is not a valid class"),
+        (tar([("set/cat/1.sh", b"")]), "'set/cat/1.sh' at byte 0 is not a valid image name for class cat"),
+        (tar([("set/cat/1.png", b""), ("set/cat/1.png", b"")]), "'set/cat/1.png' at byte 512 is a duplicate"),
+        (tar([("set/cat/1.png", b""), ("./set//cat/1.png", b"")]), "is a duplicate"),
     ],
 )
 @pytest.mark.parametrize("kind", ["tar", "zip"])
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_entries_that_have_no_place(tmp_path: Path, content: bytes, why: str, kind: str) -> None:
+def test_members_that_have_no_place(tmp_path: Path, content: bytes, why: str, kind: str) -> None:
     path = tmp_path / "a.tar"
     path.write_bytes(content)
     if kind == "zip":
@@ -223,7 +223,7 @@ def test_entries_that_have_no_place(tmp_path: Path, content: bytes, why: str, ki
         read(path, imagenette("set"))
     assert why in str(caught.value)
     assert str(caught.value).endswith(
-        ". See whether layout, folder and names of the split are those of this archive, and whether it is whole"
+        ". Check layout, folder and name rules of the split, and that the archive is complete"
     )
 
 
@@ -251,14 +251,14 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(OpsError) as caught:
         read(tmp_path / "a.tgz", imagenette("imagenette2/test"))
     assert str(caught.value) == (
-        f"Archive {tmp_path / 'a.tgz'}: its directory imagenette2/test holds no image. Name the right archive, or the"
-        " right folder and layout of it"
+        f"Archive {tmp_path / 'a.tgz'}: its directory imagenette2/test has no images. Correct the archive, or its"
+        " folder and layout"
     )
 
 
 def test_class_archives_are_not_read_from_a_zip(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(tar([("cat.tar", tar([("1.png", b"")]))]))
-    with pytest.raises(OpsError, match="class_archives are read from a tar archive, and this is a zip"):
+    with pytest.raises(OpsError, match="class_archives requires a tar archive, and this is a zip"):
         read(zip_of_tar(tmp_path / "a.tar"), ArchiveRules("any", "class_archives"))
 
 

@@ -43,22 +43,22 @@ def test_every_form(tmp_path: Path, content: str) -> None:
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b"", "it holds no label"),
-        (b"file,label\n", "it holds no label"),
-        (b"n01751748\ntench\n", "line 2 is 'tench', and not a WordNet id such as n01440764"),
-        (b"n01751748\n\nn01751748\n", "line 2 is '', and not a WordNet id"),
-        (b"name,class\na,b\n", "its first line is 'name,class': neither a WordNet id nor the columns of a CSV"),
-        (b"file,label\na.jpg,x\nb.jpg\n", "line 3 has 1 columns, and the first has 2"),
-        (b"file,label\na.jpg,x\n,y\n", "line 3 lacks a name or a label"),
-        (b"file,label\na.jpg,x\na.jpg,y\n", "line 3 gives a.jpg another class than an earlier one"),
-        (b'file,label\n"a.jpg"x,y\n', "line 2 is no line of a CSV"),
-        (b"ImageId,PredictionString\na,n01751748 1 2 3\n", "line 2 does not name one class with its boxes"),
+        (b"", "it has no labels"),
+        (b"file,label\n", "it has no labels"),
+        (b"n01751748\ntench\n", "line 2 is 'tench', not a WordNet id such as n01440764"),
+        (b"n01751748\n\nn01751748\n", "line 2 is '', not a WordNet id"),
+        (b"name,class\na,b\n", "its first line is 'name,class': neither a WordNet id nor a known CSV header"),
+        (b"file,label\na.jpg,x\nb.jpg\n", "line 3 has 1 columns, the header has 2"),
+        (b"file,label\na.jpg,x\n,y\n", "line 3 has no file name or no label"),
+        (b"file,label\na.jpg,x\na.jpg,y\n", "line 3 has another class for a.jpg than an earlier line"),
+        (b'file,label\n"a.jpg"x,y\n', "line 2 is not valid CSV"),
+        (b"ImageId,PredictionString\na,n01751748 1 2 3\n", "line 2 must have boxes of exactly one class"),
         (
             b"ImageId,PredictionString\na,n01751748 1 2 3 4 n09193705 1 2 3 4\n",
-            "line 2 does not name one class with its boxes",
+            "line 2 must have boxes of exactly one class",
         ),
-        (b"ImageId,PredictionString\na,\n", "line 2 does not name one class"),
-        (b"file,label\n\xff,x\n", "it is no text in UTF-8 (byte 11)"),
+        (b"ImageId,PredictionString\na,\n", "line 2 must have boxes of exactly one class"),
+        (b"file,label\n\xff,x\n", "it is not UTF-8 text (byte 11)"),
     ],
 )
 def test_what_is_no_label(tmp_path: Path, content: bytes, why: str) -> None:
@@ -67,7 +67,7 @@ def test_what_is_no_label(tmp_path: Path, content: bytes, why: str) -> None:
     with pytest.raises(OpsError) as caught:
         read_label_file(str(path))
     assert str(caught.value).startswith(f"Labels {path}: {why}")
-    assert str(caught.value).endswith("or one with file,label")
+    assert str(caught.value).endswith("or a CSV with file,label")
 
 
 def test_files_that_cannot_be_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +75,7 @@ def test_files_that_cannot_be_labels(tmp_path: Path, monkeypatch: pytest.MonkeyP
         read_label_file(str(tmp_path / "none"))
     monkeypatch.setattr(labels_module, "_LARGEST_FILE_BYTES", 10)
     (tmp_path / "long").write_bytes(bytes(11))
-    with pytest.raises(OpsError, match="it has more than 10 bytes, too many for labels"):
+    with pytest.raises(OpsError, match="it has more than 10 bytes, which is too large for labels"):
         read_label_file(str(tmp_path / "long"))
 
 

@@ -9,8 +9,8 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.imagenet_ops.archive.entry import DamagedArchiveError, Entry
-from ansible.module_utils.imagenet_ops.archive.tar import TarReader, members
+from ansible.module_utils.imagenet_ops.archive.member import DamagedArchiveError, Member
+from ansible.module_utils.imagenet_ops.archive.tar import TarReader, read_members
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -36,12 +36,12 @@ def write(folder: Path, content: bytes) -> str:
 
 def read_all(path: str) -> list[tuple[str, bytes]]:
     with TarReader(path) as reader:
-        return [(member.name, reader.read(member.size)) for member in members(reader)]
+        return [(member.name, reader.read(member.size)) for member in read_members(reader)]
 
 
-def headers(path: str) -> list[Entry]:
+def headers(path: str) -> list[Member]:
     with TarReader(path) as reader:
-        return list(members(reader))
+        return list(read_members(reader))
 
 
 def damage(path: str) -> DamagedArchiveError:
@@ -72,7 +72,7 @@ def test_gzip(tmp_path: Path) -> None:
     assert read_all(path) == entries
     with TarReader(path) as reader:
         assert reader.compressed
-        first, second = members(reader)
+        first, second = read_members(reader)
         assert (first.offset, first.data_offset, first.end, second.offset) == (0, 512, 5632, 5632)
         assert reader.file_position == Path(path).stat().st_size
 
@@ -83,7 +83,7 @@ def test_offsets_lead_back(tmp_path: Path) -> None:
     for index, member in enumerate(headers(path)):
         with TarReader(path) as reader:
             reader.skip_to(member.offset)
-            assert [(again.name, reader.read(again.size)) for again in members(reader)] == entries[index:]
+            assert [(again.name, reader.read(again.size)) for again in read_members(reader)] == entries[index:]
 
 
 def test_sizes_of_more_than_octal_digits_can_say(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_sizes_of_more_than_octal_digits_can_say(tmp_path: Path) -> None:
     for tar_format in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
         path = write(tmp_path, member.tobuf(tar_format))
         with TarReader(path) as reader:
-            assert next(members(reader)).size == 9 * 1024**3
+            assert next(read_members(reader)).size == 9 * 1024**3
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_sizes_of_more_than_octal_digits_can_say(tmp_path: Path) -> None:
         (tarfile.BLKTYPE, "block device"),
         (tarfile.FIFOTYPE, "named pipe"),
         (tarfile.GNUTYPE_SPARSE, "sparse file"),
-        (b"Z", "entry of the unknown type 'Z'"),
+        (b"Z", "member of the unknown type 'Z'"),
         (tarfile.CONTTYPE, "file"),
         (tarfile.AREGTYPE, "file"),
     ],
@@ -159,13 +159,13 @@ def test_any_changed_byte_of_a_header_is_found(tmp_path: Path, position: int, en
 def test_an_archive_cut_anywhere_is_found(tmp_path: Path, length: int) -> None:
     error = damage(write(tmp_path, WHOLE[:length]))
     assert error.offset == length
-    assert str(error).startswith("it ends ")
+    assert str(error).startswith("it is truncated: ")
 
 
 def test_the_first_damage_is_where_it_says(tmp_path: Path) -> None:
     damaged = WHOLE[:1536] + b"S" + WHOLE[1537:2560] + b"T" + WHOLE[2561:]
     error = damage(write(tmp_path, damaged))
-    assert (error.offset, str(error)) == (1536, "the checksum of a header does not fit")
+    assert (error.offset, str(error)) == (1536, "header checksum mismatch")
 
 
 def test_numbers_that_are_none(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_numbers_that_are_none(tmp_path: Path) -> None:
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\0 " % sum(header)
     error = damage(write(tmp_path, bytes(header) + bytes(1024)))
-    assert (error.offset, str(error)) == (0, "a number in a header is not one")
+    assert (error.offset, str(error)) == (0, "a header has an invalid number")
 
 
 def extension(flag: bytes, data: bytes) -> bytes:
@@ -187,14 +187,17 @@ def extension(flag: bytes, data: bytes) -> bytes:
 @pytest.mark.parametrize("data", [b"7 path=", b"99 path=x\n", b"path=x\n", b"-1 a=b\n", b"11 size=abc\n", b"1"])
 def test_pax_headers_that_are_damaged(tmp_path: Path, data: bytes) -> None:
     file = tarfile.TarInfo("x").tobuf(tarfile.USTAR_FORMAT)
-    assert str(damage(write(tmp_path, extension(b"x", data) + file + bytes(1024)))) == "a pax header is damaged"
+    assert str(damage(write(tmp_path, extension(b"x", data) + file + bytes(1024)))) == "a pax header is invalid"
 
 
 def test_names_without_end(tmp_path: Path) -> None:
     member = tarfile.TarInfo("extension")
     member.type = b"L"
     member.size = 10**9
-    assert str(damage(write(tmp_path, member.tobuf(tarfile.USTAR_FORMAT)))) == "a name of 1000000000 bytes is too long"
+    assert (
+        str(damage(write(tmp_path, member.tobuf(tarfile.USTAR_FORMAT))))
+        == "a name of 1000000000 bytes exceeds the limit"
+    )
 
 
 def test_compressed_data_that_is_damaged(tmp_path: Path) -> None:
@@ -218,20 +221,20 @@ def test_an_archive_within_an_archive(tmp_path: Path) -> None:
     with TarReader(path) as reader:
         found = [
             (outer.name, member.name, reader.read(member.size)[:1])
-            for outer in members(reader)
-            for member in members(reader, outer.data_offset + outer.size)
+            for outer in read_members(reader)
+            for member in read_members(reader, outer.data_offset + outer.size)
         ]
     assert found == [("n1.tar", "n1_1", b"a"), ("n1.tar", "n1_2", b"b"), ("n2.tar", "n2_7", b"c")]
 
 
 @pytest.mark.parametrize(
     ("keep", "reason"),
-    [(2560, "its end is missing"), (512, "its end is missing"), (1024, "an entry of 2000 bytes does not fit")],
+    [(2560, "its end is missing"), (512, "its end is missing"), (1024, "a member of 2000 bytes exceeds the end")],
 )
 def test_an_archive_within_that_is_cut_off_does_not_run_into_the_next(tmp_path: Path, keep: int, reason: str) -> None:
     inner = tar([("a", b"a" * 2000)])[:keep] if keep != 512 else tar([("a", b"")])[:512]
     path = write(tmp_path, tar([("n1.tar", inner), ("n2.tar", tar([("b", b"b")]))]))
     with TarReader(path) as reader:
-        outer = next(members(reader))
+        outer = next(read_members(reader))
         with pytest.raises(DamagedArchiveError, match=reason):
-            list(members(reader, outer.data_offset + outer.size))
+            list(read_members(reader, outer.data_offset + outer.size))

@@ -7,18 +7,18 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.imagenet_ops.archive.entry import DamagedArchiveError, Entry
+from ansible.module_utils.imagenet_ops.archive.member import DamagedArchiveError, Member
 from ansible.module_utils.imagenet_ops.archive.zip import ZipReader, is_zip
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 IN_A_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-ENTRIES = [("first", b"1" * 600), ("folder/second", b"2" * 100), ("third", b"")]
+MEMBERS = [("first", b"1" * 600), ("folder/second", b"2" * 100), ("third", b"")]
 
 
 def write(
     folder: Path,
-    entries: list[tuple[str, bytes]],
+    members: list[tuple[str, bytes]],
     compression: int = zipfile.ZIP_STORED,
     mode: int = 0,
     comment: bytes = b"",
@@ -26,7 +26,7 @@ def write(
     path = folder / "a.zip"
     with zipfile.ZipFile(path, "w", compression) as archive:
         archive.comment = comment
-        for name, content in entries:
+        for name, content in members:
             info = zipfile.ZipInfo(name)
             info.external_attr = mode << 16
             info.compress_type = compression
@@ -36,12 +36,12 @@ def write(
 
 def read_all(path: Path, position: int = 0) -> list[tuple[str, bytes]]:
     with ZipReader(str(path)) as reader:
-        return [(entry.name, reader.content(entry)) for entry in reader.entries(position)]
+        return [(member.name, reader.content(member)) for member in reader.members(position)]
 
 
-def headers(path: Path) -> list[Entry]:
+def headers(path: Path) -> list[Member]:
     with ZipReader(str(path)) as reader:
-        return list(reader.entries(0))
+        return list(reader.members(0))
 
 
 letters = st.characters(min_codepoint=33, exclude_categories=["Cs"], exclude_characters="/")
@@ -50,42 +50,42 @@ names = st.text(letters, min_size=1, max_size=40)
 
 @IN_A_FOLDER
 @given(
-    st.lists(st.tuples(names, st.binary(max_size=2000)), max_size=6, unique_by=lambda entry: entry[0]),
+    st.lists(st.tuples(names, st.binary(max_size=2000)), max_size=6, unique_by=lambda member: member[0]),
     st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]),
     # The mark of the end of a zip in its comment is one that no reader of zips can tell from the end itself.
     st.binary(max_size=30).filter(lambda comment: b"PK\x05\x06" not in comment),
 )
 def test_what_zip_wrote_is_read(
-    tmp_path: Path, entries: list[tuple[str, bytes]], compression: int, comment: bytes
+    tmp_path: Path, members: list[tuple[str, bytes]], compression: int, comment: bytes
 ) -> None:
-    path = write(tmp_path, entries, compression, comment=comment)
+    path = write(tmp_path, members, compression, comment=comment)
     assert is_zip(str(path))
-    assert read_all(path) == entries
+    assert read_all(path) == members
 
 
-def test_reading_goes_on_after_any_entry(tmp_path: Path) -> None:
-    path = write(tmp_path, ENTRIES)
-    for number, entry in enumerate(headers(path)):
-        assert read_all(path, entry.end) == ENTRIES[number + 1 :]
-        assert read_all(path, entry.offset) == ENTRIES[number:]
+def test_reading_goes_on_after_any_member(tmp_path: Path) -> None:
+    path = write(tmp_path, MEMBERS)
+    for number, member in enumerate(headers(path)):
+        assert read_all(path, member.end) == MEMBERS[number + 1 :]
+        assert read_all(path, member.offset) == MEMBERS[number:]
 
 
-def test_entries_come_in_the_order_of_their_bytes(tmp_path: Path) -> None:
-    path = write(tmp_path, ENTRIES)
+def test_members_come_in_the_order_of_their_bytes(tmp_path: Path) -> None:
+    path = write(tmp_path, MEMBERS)
     with zipfile.ZipFile(path, "a") as archive:
         archive.filelist.reverse()
         archive.writestr("last", b"x")
-    assert [entry.name for entry in headers(path)] == ["first", "folder/second", "third", "last"]
+    assert [member.name for member in headers(path)] == ["first", "folder/second", "third", "last"]
 
 
 def test_how_far_and_how_much(tmp_path: Path) -> None:
-    path = write(tmp_path, ENTRIES, zipfile.ZIP_DEFLATED)
+    path = write(tmp_path, MEMBERS, zipfile.ZIP_DEFLATED)
     with ZipReader(str(path)) as reader:
         assert (reader.file_position, reader.remaining_bytes(0), reader.compressed) == (0, 700, True)
-        for entry in reader.entries(0):
-            reader.content(entry)
-            assert reader.file_position == entry.end
-            assert reader.remaining_bytes(entry.end) == (100 if entry.name == "first" else 0)
+        for member in reader.members(0):
+            reader.content(member)
+            assert reader.file_position == member.end
+            assert reader.remaining_bytes(member.end) == (100 if member.name == "first" else 0)
 
 
 @pytest.mark.parametrize(
@@ -98,16 +98,16 @@ def test_how_far_and_how_much(tmp_path: Path) -> None:
         (stat.S_IFCHR, "character device"),
         (stat.S_IFBLK, "block device"),
         (stat.S_IFSOCK, "socket"),
-        (0o160000, "entry of the unknown mode 160000"),
+        (0o160000, "member of the unknown mode 160000"),
     ],
 )
 def test_kinds(tmp_path: Path, mode: int, kind: str) -> None:
-    (entry,) = headers(write(tmp_path, [("x", b"target")], mode=mode))
-    assert entry.kind == kind
+    (member,) = headers(write(tmp_path, [("x", b"target")], mode=mode))
+    assert member.kind == kind
 
 
 def test_directories(tmp_path: Path) -> None:
-    assert [entry.kind for entry in headers(write(tmp_path, [("folder/", b""), ("folder/a", b"1")]))] == [
+    assert [member.kind for member in headers(write(tmp_path, [("folder/", b""), ("folder/a", b"1")]))] == [
         "directory",
         "file",
     ]
@@ -119,7 +119,7 @@ def test_encrypted_entries(tmp_path: Path) -> None:
     content[6] |= 1
     content[central + 8] |= 1
     (tmp_path / "a.zip").write_bytes(content)
-    assert [entry.kind for entry in headers(tmp_path / "a.zip")] == ["file that is encrypted"]
+    assert [member.kind for member in headers(tmp_path / "a.zip")] == ["encrypted file"]
 
 
 def damage(path: Path) -> DamagedArchiveError:
@@ -143,11 +143,11 @@ def test_a_changed_byte_is_found_where_it_is(tmp_path: Path, compression: int) -
 @given(st.integers(0, 400))
 @IN_A_FOLDER
 def test_an_archive_that_is_cut_off_has_no_list(tmp_path: Path, length: int) -> None:
-    path = write(tmp_path, ENTRIES)
+    path = write(tmp_path, MEMBERS)
     path.write_bytes(path.read_bytes()[:length])
     error = damage(path)
     assert error.offset == length
-    assert str(error).startswith("the list of entries at its end cannot be read (")
+    assert str(error).startswith("its central directory cannot be read (")
 
 
 def test_what_is_no_zip(tmp_path: Path) -> None:

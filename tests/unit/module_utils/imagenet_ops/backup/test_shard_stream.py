@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from ansible.module_utils.imagenet_ops.archive.entry import DamagedArchiveError
+from ansible.module_utils.imagenet_ops.archive.member import DamagedArchiveError
 from ansible.module_utils.imagenet_ops.aws.s3 import Bucket
 from ansible.module_utils.imagenet_ops.backup import shard_stream
 from ansible.module_utils.imagenet_ops.backup.shard_stream import ShardStream

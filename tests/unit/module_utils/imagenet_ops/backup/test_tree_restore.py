@@ -212,7 +212,7 @@ def test_whatever_the_names_and_sizes(
 def test_a_restored_tree_counts_as_laid_out(server: S3Server, root: Path) -> None:
     run(server, root)
     request = LayoutRequest(
-        split="any",
+        name_rules="any",
         layout="class_directories",
         dest=str(root / "train"),
         state_dir=str(root / ".state"),
@@ -353,7 +353,7 @@ def test_a_flipped_bit_in_a_shard(server: S3Server, source: Path, root: Path, fo
     why = {
         "content": "its bytes are not those that were backed up: their SHA-256 is "
         f"{hashlib.sha256(flipped).hexdigest()}, and train.json says {hashlib.sha256(whole).hexdigest()}; what came",
-        "header": "it is not a tar that s3_backup wrote: at byte 0 the checksum of a header does not fit; what came",
+        "header": "it is not a tar that s3_backup wrote: at byte 0 header checksum mismatch; what came",
     }
     assert str(caught.value).startswith(f"s3://{BUCKET}/{key}: {why[where]}")
     assert SHARDS[1] not in names(root / "train.restoring")
@@ -390,13 +390,13 @@ def entry(name: str, kind: bytes = tarfile.REGTYPE, content: bytes = b"", target
         (entry("n0", tarfile.DIRTYPE), "it holds a directory, 'n0/', and a tree has nothing but files"),
         (entry("n0/a") + entry("n0/b"), "it holds 3 files, and train.json says 2"),
         (b"", "it holds 1 files, and train.json says 2"),
-        (entry("n0/x", content=bytes(9))[:-512], "at byte 1024 an entry of 9 bytes does not fit into what is left"),
+        (entry("n0/x", content=bytes(9))[:-512], "at byte 1024 a member of 9 bytes exceeds the end of the archive"),
     ],
 )  # fmt: skip
 def test_a_hostile_tar_is_refused_although_the_index_names_it(
     server: S3Server, root: Path, folder: str, hostile: bytes, why: str, tmp_path: Path
 ) -> None:
-    end = b"" if "fit" in why else bytes(1024)
+    end = b"" if "exceeds" in why else bytes(1024)
     replace_shard(server, folder, SHARDS[0], entry("n0/good", content=b"good") + hostile + end, 2)
     with pytest.raises(OpsError) as caught:
         run(server, root)

@@ -17,6 +17,6 @@ def test_a_line_that_is_none_is_an_error(line: str) -> None:
     with pytest.raises(OpsError) as caught:
         parse_list_line(line, "File x.lst, line 3")
     assert str(caught.value) == (
-        f"File x.lst, line 3: it does not hold an id, a label and a path: {line!r}."
+        f"File x.lst, line 3: it does not have an id, a label and a path: {line!r}."
         " The file is damaged; restore it from the backup or pack the data set again"
     )

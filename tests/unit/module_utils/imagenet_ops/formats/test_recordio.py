@@ -176,15 +176,15 @@ def test_a_cut_file_is_an_error_unless_it_is_cut_between_records(records: list[b
 @pytest.mark.parametrize(
     ("content", "error"),
     [
-        (frame(b"abcd")[:-1], "byte 0: the record is cut short: 3 of 4 bytes are there."),
-        (frame(b"abcd") + frame(b"abcde")[:-1], "byte 12: the record is cut short: 7 of 8 bytes are there."),
-        (frame(b"abcd") + MAGIC, "byte 12: the file ends in the middle of a record's first 8 bytes."),
-        (b"\x0b" + frame(b"abcd")[1:], "byte 0: no record begins here (found 0b23d7ce, not the magic 0a23d7ce)."),
-        (part(4, b"abcd"), "byte 0: a part of a record has the unknown flag 4."),
-        (part(3, b"abcd"), "byte 12: the record begins with a later part of another."),
+        (frame(b"abcd")[:-1], "byte 0: the record is truncated: 3 of 4 bytes."),
+        (frame(b"abcd") + frame(b"abcde")[:-1], "byte 12: the record is truncated: 7 of 8 bytes."),
+        (frame(b"abcd") + MAGIC, "byte 12: the file ends within the first 8 bytes of a record."),
+        (b"\x0b" + frame(b"abcd")[1:], "byte 0: no record begins here (found 0b23d7ce, expected the magic 0a23d7ce)."),
+        (part(4, b"abcd"), "byte 0: a record part has the unknown flag 4."),
+        (part(3, b"abcd"), "byte 12: a record begins with a middle or last part."),
         (part(1, b"abcd"), "byte 12: the file ends between two parts of a record."),
-        (part(1, b"abcd") + part(0, b""), "byte 20: a new record begins before the last part of the one before."),
-        (frame(b"abcde")[:-1] + b"\x01", "byte 0: the padding after the record is not zero."),
+        (part(1, b"abcd") + part(0, b""), "byte 20: a record begins before the last part of the previous one."),
+        (frame(b"abcde")[:-1] + b"\x01", "byte 0: the padding of the record is not zero."),
     ],
 )
 def test_damage_is_named_with_its_place(content: bytes, error: str) -> None:

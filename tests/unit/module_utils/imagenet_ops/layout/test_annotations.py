@@ -84,7 +84,7 @@ def test_each_lies_beside_its_image(tmp_path: Path, archive: bytes) -> None:
 def test_only_those_of_a_folder(tmp_path: Path) -> None:
     assert run(tmp_path, tar(BOXES), "val") == Annotated(1, 0)
     message = failure(tmp_path, tar(BOXES), "test")
-    assert "its directory test holds no annotation (*.xml). Name an archive of annotations" in message
+    assert "its directory test has no annotations (*.xml). Use an archive of annotations" in message
 
 
 def link(name: str) -> bytes:
@@ -100,12 +100,12 @@ def link(name: str) -> bytes:
 @pytest.mark.parametrize(
     ("archive", "why"),
     [
-        (tar([("../n01440764_1.xml", b"")]), "'../n01440764_1.xml' at byte 0 has a path that leads out of the archive"),
-        (zipped([("/n01440764_1.xml", b"")]), "has a path that leads out of the archive"),
+        (tar([("../n01440764_1.xml", b"")]), "'../n01440764_1.xml' at byte 0 has a path outside of the archive"),
+        (zipped([("/n01440764_1.xml", b"")]), "has a path outside of the archive"),
         (link("n01440764_1.xml"), "is a symbolic link"),
-        (tar([BOXES[0], ("other/n01440764_1.xml", b"")]), "'other/n01440764_1.xml' at byte 1024 is there twice"),
-        (tar(BOXES)[:700], "the archive is damaged at byte 700: it ends"),
-        (b"PK\x03\x04 and nothing more", "the list of entries at its end cannot be read"),
+        (tar([BOXES[0], ("other/n01440764_1.xml", b"")]), "'other/n01440764_1.xml' at byte 1024 is a duplicate"),
+        (tar(BOXES)[:700], "the archive is damaged at byte 700: it is truncated"),
+        (b"PK\x03\x04 and nothing more", "its central directory cannot be read"),
     ],
 )
 def test_what_is_refused(tmp_path: Path, archive: bytes, why: str) -> None:
@@ -114,12 +114,12 @@ def test_what_is_refused(tmp_path: Path, archive: bytes, why: str) -> None:
 
 def test_a_name_that_two_images_have(tmp_path: Path) -> None:
     write_tree(tmp_path / "train", {"n01443537/n01440764_1.png": b""})
-    assert "belongs to more than one image of the tree" in failure(tmp_path, tar(BOXES))
+    assert "fits more than one image of the tree" in failure(tmp_path, tar(BOXES))
 
 
 def test_one_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LARGEST_ANNOTATION_BYTES", 10)
-    assert "has 26 bytes, too many for an annotation" in failure(tmp_path, tar(BOXES))
+    assert "has 26 bytes, which is too large for an annotation" in failure(tmp_path, tar(BOXES))
 
 
 def test_no_archive(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_labels_of_a_file(data: Path, archives: Path, tmp_path: Path) -> None:
     assert tree(data / "validation") == unpacked_validation(archives)
     labels.write_text("file,label\n" + "".join(f"{name},tench\n" for name in truth))
     message = failure(validation(data, archives, devkit=None, labels=str(labels), dest=str(data / "other")))
-    assert f"the file with labels {labels} gives it 'tench', which is not named like a class. Use the file" in message
+    assert f"the file with labels {labels} labels it 'tench', which is not a valid class name. Use the file" in message
 
 
 def test_a_compressed_archive(data: Path, archives: Path, tmp_path: Path) -> None:
@@ -116,8 +116,8 @@ def test_an_archive_whose_names_begin_with_a_dot(data: Path, archives: Path, tmp
 def test_another_data_set(data: Path, tmp_path: Path) -> None:
     archive = tmp_path / "flowers.tar"
     archive.write_bytes(tar([("Rosa canina.tar", tar([("IMG 1.jpg", b"1"), ("b.PNG", b"2")]))]))
-    assert "is not named like the archive of a class" in failure(train(data, archive))
-    lay_out(train(data, archive, split="any"))
+    assert "is not a valid name for the archive of a class" in failure(train(data, archive))
+    lay_out(train(data, archive, name_rules="any"))
     assert tree(data / "train") == {"Rosa canina/IMG 1.jpg": b"1", "Rosa canina/b.PNG": b"2"}
 
 
@@ -128,7 +128,7 @@ def test_splits_of_one_archive(data: Path, tmp_path: Path, kind: str) -> None:
     if kind == "zip":
         archive = zip_of_tar(archive)
     for split, expected in splits.items():
-        changes = {"split": "any", "layout": "class_directories", "folder": f"imagenette2/{split}"}
+        changes = {"name_rules": "any", "layout": "class_directories", "folder": f"imagenette2/{split}"}
         request = train(data, archive, dest=str(data / split), expected_classes=4, **changes)
         assert lay_out(request)["images"] == len(expected)
         assert tree(data / split) == expected
@@ -174,7 +174,7 @@ def test_annotations_that_come_later(data: Path, archives: Path, flat: Path, tmp
     (tmp_path / "boxes.tgz").unlink()
     assert lay_out(request)["changed"] is False
     (flat / min(found)).unlink()
-    assert "it holds 39 annotations, and when they were laid out it held 40: files were" in failure(request)
+    assert "it has 39 annotations, but had 40 when they were laid out: files were" in failure(request)
 
 
 def test_annotations_of_another_archive_are_in_the_way(data: Path, archives: Path, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_annotations_of_another_archive_are_in_the_way(data: Path, archives: Pat
         boxes(tmp_path / name, part)
     lay_out(train(data, archives / TRAIN, annotations=str(tmp_path / "first")))
     assert (
-        f"it holds 12 annotations, and {tmp_path / 'second'} has 8 for it. Remove those of another archive (*.xml)"
+        f"it has 12 annotations, {tmp_path / 'second'} has 8 for it. Delete the annotations (*.xml) of other archives"
         in failure(train(data, archives / TRAIN, annotations=str(tmp_path / "second")))
     )
 
@@ -206,7 +206,7 @@ def test_progress_for_people(data: Path, archives: Path) -> None:
     progress = json.loads((data / ".state" / "imagenet_layout.progress.json").read_text())
     size = (archives / TRAIN).stat().st_size
     assert (progress["stage"], progress["done"], progress["total"], progress["unit"], progress["finished"]) == (
-        f"Laying out {TRAIN}",
+        f"Extracting {TRAIN}",
         size,
         size,
         "bytes",
@@ -243,34 +243,32 @@ def one_class(*entries: tuple[str, bytes]) -> bytes:
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (one_class(("../n01440764_1.JPEG", b"")), "'../n01440764_1.JPEG' at byte 512 has a path that leads out"),
-        (one_class(("/etc/n01440764_1.JPEG", b"")), "has a path that leads out of the archive"),
-        (one_class(("etc/n01440764_1.JPEG", b"")), "has a path where a plain name belongs"),
-        (one_class(("..", b"")), "has a path that leads out of the archive"),
-        (one_class(("n01440764_1.JPEG", b""), ("n01440764_1.JPEG", b"")), "at byte 1024 is there twice"),
-        (one_class(("n01443537_1.JPEG", b"")), "is not named like an image of n01440764"),
-        (one_class(("n01440764_1.jpg.sh", b"")), "is not named like an image of n01440764"),
-        (one_class(), "'n01440764.tar' at byte 0 holds no image"),
-        (tar([("n01440764.zip", b"")]), "'n01440764.zip' at byte 0 is not named like the archive of a class"),
-        (tar([("../n01440764.tar", b"")]), "has a path that leads out of the archive"),
-        (tar([("tench.tar", b"")]), "is not named like the archive of a class"),
-        (tar([("n01440764.tar", with_link(tarfile.SYMTYPE))]), "tar: the entry 'n01440764_1.JPEG' at byte 512"),
+        (one_class(("../n01440764_1.JPEG", b"")), "'../n01440764_1.JPEG' at byte 512 has a path outside"),
+        (one_class(("/etc/n01440764_1.JPEG", b"")), "has a path outside of the archive"),
+        (one_class(("etc/n01440764_1.JPEG", b"")), "is in a directory, but must be at the top level"),
+        (one_class(("..", b"")), "has a path outside of the archive"),
+        (one_class(("n01440764_1.JPEG", b""), ("n01440764_1.JPEG", b"")), "at byte 1024 is a duplicate"),
+        (one_class(("n01443537_1.JPEG", b"")), "is not a valid image name for class n01440764"),
+        (one_class(("n01440764_1.jpg.sh", b"")), "is not a valid image name for class n01440764"),
+        (one_class(), "'n01440764.tar' at byte 0 has no images"),
+        (tar([("n01440764.zip", b"")]), "'n01440764.zip' at byte 0 is not a valid name for the archive of a class"),
+        (tar([("../n01440764.tar", b"")]), "has a path outside of the archive"),
+        (tar([("tench.tar", b"")]), "is not a valid name for the archive of a class"),
+        (tar([("n01440764.tar", with_link(tarfile.SYMTYPE))]), "tar: the member 'n01440764_1.JPEG' at byte 512"),
         (tar([("n01440764.tar", with_link(tarfile.SYMTYPE))]), "is a symbolic link"),
         (tar([("n01440764.tar", with_link(tarfile.LNKTYPE))]), "is a hard link"),
         (tar([("n01440764.tar", with_link(tarfile.CHRTYPE))]), "is a character device"),
-        (tar([("n01440764.tar", with_link(tarfile.DIRTYPE))]), "'n01440764.tar' at byte 0 holds no image"),
+        (tar([("n01440764.tar", with_link(tarfile.DIRTYPE))]), "'n01440764.tar' at byte 0 has no images"),
         (with_link(tarfile.FIFOTYPE), "is a named pipe"),
     ],
 )
-def test_entries_that_have_no_place(data: Path, tmp_path: Path, content: bytes, why: str) -> None:
+def test_members_that_have_no_place(data: Path, tmp_path: Path, content: bytes, why: str) -> None:
     archive = tmp_path / "bad.tar"
     archive.write_bytes(content)
     message = failure(train(data, archive))
     assert message.startswith(f"Archive {archive}: ")
     assert why in message
-    assert message.endswith(
-        ". This is not the archive that was published; fetch it again, archive_fetch compares its MD5"
-    )
+    assert message.endswith(". This is not the published archive; fetch it again (archive_fetch compares its MD5)")
     assert not (data / "train").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.tar", "imagenet"]
 
@@ -278,27 +276,27 @@ def test_entries_that_have_no_place(data: Path, tmp_path: Path, content: bytes, 
 def test_a_class_that_is_there_twice(data: Path, tmp_path: Path) -> None:
     inner = tar([("n01440764_1.JPEG", b"x")])
     (tmp_path / "bad.tar").write_bytes(tar([("n01440764.tar", inner)] * 2))
-    assert "the entry 'n01440764.tar' at byte 10752 is there twice" in failure(train(data, tmp_path / "bad.tar"))
+    assert "the member 'n01440764.tar' at byte 10752 is a duplicate" in failure(train(data, tmp_path / "bad.tar"))
 
 
-def test_entries_that_are_too_large_for_images(
+def test_members_that_are_too_large_for_images(
     data: Path, tmp_path: Path, archives: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(images_module, "_LARGEST_IMAGE_BYTES", 10)
     (tmp_path / "bad.tar").write_bytes(one_class(("n01440764_1.JPEG", bytes(11))))
-    assert "has 11 bytes, too many for an image" in failure(train(data, tmp_path / "bad.tar"))
-    assert "too many for an image" in failure(validation(data, archives))
+    assert "has 11 bytes, which is too large for an image" in failure(train(data, tmp_path / "bad.tar"))
+    assert "too large for an image" in failure(validation(data, archives))
 
 
 @pytest.mark.parametrize(
     ("entries", "why"),
     [
         ([("ILSVRC2012_val_00000041.JPEG", b"")], "Image ILSVRC2012_val_00000041.JPEG: the development kit"),
-        ([("README", b"")], "the entry 'README' at byte 0 is not named like an image of the validation split"),
-        ([("ILSVRC2012_val_00000001.JPEG", b"")] * 2, "'ILSVRC2012_val_00000001.JPEG' at byte 512 is there twice"),
+        ([("README", b"")], "the member 'README' at byte 0 is not a valid image name for the validation split"),
+        ([("ILSVRC2012_val_00000001.JPEG", b"")] * 2, "'ILSVRC2012_val_00000001.JPEG' at byte 512 is a duplicate"),
     ],
 )
-def test_validation_entries_that_have_no_place(
+def test_validation_members_that_have_no_place(
     data: Path, tmp_path: Path, archives: Path, entries: list[tuple[str, bytes]], why: str
 ) -> None:
     (tmp_path / "bad.tar").write_bytes(tar(entries))
@@ -315,9 +313,8 @@ def test_damage_names_the_class_and_the_byte(data: Path, tmp_path: Path, archive
     content[offset + 3] ^= 0xFF
     (tmp_path / "bad.tar").write_bytes(content)
     assert failure(train(data, tmp_path / "bad.tar")) == (
-        f"Archive {tmp_path / 'bad.tar'}: the class archive {member.name} is damaged at byte {offset}: the checksum of"
-        " a header does not fit. Fetch it again, archive_fetch compares its MD5; what was laid out before that byte is"
-        " kept"
+        f"Archive {tmp_path / 'bad.tar'}: the class archive {member.name} is damaged at byte {offset}: header"
+        " checksum mismatch. Fetch it again (archive_fetch compares its MD5); the images before that byte are kept"
     )
     assert not (data / "train").exists()
 
@@ -326,7 +323,7 @@ def test_damage_names_the_class_and_the_byte(data: Path, tmp_path: Path, archive
 def test_a_truncated_archive(data: Path, tmp_path: Path, archives: Path, cut: int) -> None:
     (tmp_path / "bad.tar").write_bytes((archives / TRAIN).read_bytes()[:cut])
     message = failure(train(data, tmp_path / "bad.tar"))
-    assert f"is damaged at byte {cut}: it ends " in message
+    assert f"is damaged at byte {cut}: it is truncated: " in message
     assert not (data / "train").exists()
 
 
@@ -338,24 +335,27 @@ def test_a_file_that_is_no_archive(data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("expected", "why"),
-    [({"expected_images": 41}, "it holds 40 images, and 41"), ({"expected_classes": 3}, "it holds 20 classes, and 3")],
+    [
+        ({"expected_images": 41}, "it has 40 images, expected 41"),
+        ({"expected_classes": 3}, "it has 20 classes, expected 3"),
+    ],
 )
 def test_counts_that_are_not_those_expected(data: Path, archives: Path, expected: dict[str, int], why: str) -> None:
-    assert f"Tree {data / 'validation'}.partial: {why} were expected" in failure(validation(data, archives, **expected))
+    assert f"Tree {data / 'validation'}.partial: {why}" in failure(validation(data, archives, **expected))
     assert not (data / "validation").exists()
     # The expectation was wrong: the next run reads nothing again.
     lay_out(validation(data, archives, expected_images=40))
     assert tree(data / "validation") == unpacked_validation(archives)
-    assert f"Tree {data / 'validation'}: {why} were expected" in failure(validation(data, archives, **expected))
+    assert f"Tree {data / 'validation'}: {why}" in failure(validation(data, archives, **expected))
 
 
 def test_files_of_others_are_not_touched(data: Path, archives: Path) -> None:
     (data / "train" / "n01440764").mkdir(parents=True)
-    assert "it holds files that imagenet_layout did not put there" in failure(train(data, archives / TRAIN))
+    assert "it has files that imagenet_layout did not put there" in failure(train(data, archives / TRAIN))
     (data / "validation.partial").mkdir()
     assert failure(validation(data, archives)) == (
-        f"Tree {data / 'validation'}.partial: it is there, but its journal"
-        f" {data / '.state' / 'imagenet_layout.validation.json'} is not. Remove it and run again"
+        f"Tree {data / 'validation'}.partial: it exists, but its checkpoint"
+        f" {data / '.state' / 'imagenet_layout.validation.json'} does not. Delete it and rerun"
     )
 
 
@@ -370,14 +370,14 @@ def test_a_tree_that_was_removed_is_made_anew(data: Path, archives: Path) -> Non
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"archive": None}, "one of archive and directory is needed, and not both"),
-        ({"directory": "/x"}, "one of archive and directory is needed, and not both"),
-        ({"devkit": None}, "labelled_files need labels: a file with them, or the devkit"),
+        ({"archive": None}, "exactly one of archive and directory is required"),
+        ({"directory": "/x"}, "exactly one of archive and directory is required"),
+        ({"devkit": None}, "labelled_files requires labels or devkit"),
     ],
 )
 def test_options_that_do_not_fit_together(data: Path, archives: Path, changes: dict[str, Any], why: str) -> None:
     request = LayoutRequest(**{**vars(validation(data, archives)), **changes})
-    assert failure(request) == f"Options of imagenet_layout: {why}. Correct them and run again"
+    assert failure(request) == f"Options of imagenet_layout: {why}. Correct them and rerun"
 
 
 # Check mode
@@ -409,7 +409,7 @@ def test_check_mode_of_a_directory_says_just_what_would_move(data: Path, archive
     assert predicted == lay_out(request)
     assert lay_out(request, check_mode=True)["changed"] is False
     (flat / "Thumbs.db").write_bytes(b"")
-    assert "it is not named like an image" in failure(request, check_mode=True)
+    assert "its name is not valid for an image" in failure(request, check_mode=True)
 
 
 # Full disks, kills, speed
@@ -422,7 +422,7 @@ def test_a_volume_that_is_too_small(data: Path, archives: Path, monkeypatch: pyt
 
 
 def test_a_disk_that_fills_up(data: Path, archives: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extract, "_JOURNAL_SECONDS", 0)
+    monkeypatch.setattr(extract, "_CHECKPOINT_SECONDS", 0)
     real_write_all = tree_writer._write_all
     written: list[int] = []
 
@@ -438,8 +438,8 @@ def test_a_disk_that_fills_up(data: Path, archives: Path, monkeypatch: pytest.Mo
             f"Writing {data / 'train'}: there is no space left (No space left on device). Free space or enlarge the"
             " volume, then run again: what was done so far is kept"
         )
-    journal = json.loads((data / ".state" / "imagenet_layout.train.json").read_text())
-    assert journal["offset"] > 0
+    checkpoint = json.loads((data / ".state" / "imagenet_layout.train.json").read_text())
+    assert checkpoint["offset"] > 0
     lay_out(train(data, archives / TRAIN))
     assert tree(data / "train") == unpacked_train(archives)
 
@@ -447,7 +447,7 @@ def test_a_disk_that_fills_up(data: Path, archives: Path, monkeypatch: pytest.Mo
 def test_a_resumed_run_does_not_read_again_what_is_safe(
     data: Path, archives: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(extract, "_JOURNAL_SECONDS", 0)
+    monkeypatch.setattr(extract, "_CHECKPOINT_SECONDS", 0)
     seen = record_images(monkeypatch, interrupt_at=70)
     with pytest.raises(KeyboardInterrupt):
         lay_out(train(data, archives / TRAIN))
@@ -478,7 +478,7 @@ def record_images(monkeypatch: pytest.MonkeyPatch, interrupt_at: int) -> list[st
 def test_other_labels_or_another_archive_begin_anew(
     data: Path, archives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(extract, "_JOURNAL_SECONDS", 0)
+    monkeypatch.setattr(extract, "_CHECKPOINT_SECONDS", 0)
     images = flat_images(archives)
     bad = tmp_path / "val.tar"
     bad.write_bytes(tar([*images.items(), ("README", b"")]))
@@ -493,14 +493,14 @@ def test_other_labels_or_another_archive_begin_anew(
 def test_a_name_before_a_restart_and_again_after_it(
     data: Path, archives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(extract, "_JOURNAL_SECONDS", 0)
+    monkeypatch.setattr(extract, "_CHECKPOINT_SECONDS", 0)
     images = list(flat_images(archives).items())
     twice = tmp_path / "val.tar"
     twice.write_bytes(tar([*images, images[0]]))
     record_images(monkeypatch, interrupt_at=10)
     with pytest.raises(KeyboardInterrupt):
         lay_out(validation(data, archives, archive=str(twice)))
-    assert "it does not hold the 41 images of" in failure(validation(data, archives, archive=str(twice)))
+    assert "it does not have the 41 images of" in failure(validation(data, archives, archive=str(twice)))
     assert not (data / "validation").exists()
 
 
@@ -532,7 +532,7 @@ def job(kind: str, folder: Path, archives: Path) -> Job:
     if kind in ("tgz", "zip"):
         expected = write_imagenette(folder / "a.tgz")["train"]
         path = zip_of_tar(folder / "a.tgz") if kind == "zip" else folder / "a.tgz"
-        settings = {"split": "any", "layout": "class_directories", "folder": "imagenette2/train"}
+        settings = {"name_rules": "any", "layout": "class_directories", "folder": "imagenette2/train"}
         return Job(train(folder, path, **settings), expected)
     expected = unpacked_validation(archives)
     if kind == "validation":

@@ -55,8 +55,8 @@ def test_in_the_directory_itself(data: Path, archives: Path, flat: Path) -> None
 
 def test_a_tree_that_another_tool_made_is_recognised(data: Path, archives: Path, flat: Path) -> None:
     lay_out(in_place(data, archives, flat, dest=str(flat)))
-    for journal in (data / ".state").glob("imagenet_layout*.json"):
-        journal.unlink()
+    for checkpoint in (data / ".state").glob("imagenet_layout*.json"):
+        checkpoint.unlink()
     result = lay_out(in_place(data, archives, flat, dest=str(flat), expected_images=40))
     assert (result["changed"], result["images"]) == (False, 40)
 
@@ -86,10 +86,13 @@ def spoil_flat(spoil: Callable[[Path, list[str]], None], data: Path, archives: P
     [
         (
             lambda flat, names: (flat / names[3]).rename(flat / "ILSVRC2012_val_00000041.JPEG"),
-            "has no label for it. Use the development kit that belongs to the images; nothing was put into the tree",
+            "has no label for it. Use the development kit of these images; the tree was not changed",
         ),
-        (lambda flat, _names: (flat / "Thumbs.db").write_bytes(b""), "it is not named like an image of the validation"),
-        (lambda flat, names: (flat / names[0]).unlink(), "it holds 39 images, and 40 were expected"),
+        (
+            lambda flat, _names: (flat / "Thumbs.db").write_bytes(b""),
+            "its name is not valid for an image of the validation",
+        ),
+        (lambda flat, names: (flat / names[0]).unlink(), "it has 39 images, expected 40"),
         (lambda flat, names: _replace_by_link(flat / names[7]), "it is not a regular file"),
     ],
     ids=["no label", "another file", "one is missing", "a link"],
@@ -109,7 +112,7 @@ def test_a_missing_label_names_the_file(data: Path, archives: Path, flat: Path) 
     (flat / "ILSVRC2012_val_00000041.JPEG").write_bytes(b"")
     assert failure(in_place(data, archives, flat)) == (
         f"Image ILSVRC2012_val_00000041.JPEG: the development kit {archives / DEVKIT} has no label for it. Use the"
-        " development kit that belongs to the images; nothing was put into the tree"
+        " development kit of these images; the tree was not changed"
     )
 
 
@@ -119,7 +122,7 @@ def test_files_in_the_wrong_class_are_not_believed(data: Path, archives: Path, f
     wrong = flat / ("n01440764" if not path.startswith("n01440764") else "n01443537")
     wrong.mkdir()
     (flat / path.split("/")[1]).rename(wrong / path.split("/")[1])
-    assert "it is not where its label belongs. Move it away and run again; nothing was moved" in failure(request)
+    assert "its directory is not the class of its label. Move it away and rerun; no file was moved" in failure(request)
 
 
 def test_an_image_that_is_there_twice(data: Path, archives: Path, flat: Path) -> None:
@@ -127,7 +130,7 @@ def test_an_image_that_is_there_twice(data: Path, archives: Path, flat: Path) ->
     class_name, name = path.split("/")
     (data / "validation" / class_name).mkdir(parents=True)
     (data / "validation" / path).write_bytes(b"other")
-    assert f"{data / 'validation' / path}: {flat} has it as well" in failure(in_place(data, archives, flat))
+    assert f"{data / 'validation' / path}: {flat} has it too" in failure(in_place(data, archives, flat))
     assert (data / "validation" / path).read_bytes() == b"other"
     assert (flat / name).exists()
 
@@ -135,8 +138,8 @@ def test_an_image_that_is_there_twice(data: Path, archives: Path, flat: Path) ->
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("notes.txt", "it is not the directory of a class"),
-        ("other/", "it is not named like a class"),
+        ("notes.txt", "it is not a class directory"),
+        ("other/", "its name is not a valid class"),
         ("n01440764/sub/", "it is not a regular file"),
     ],
 )
@@ -208,9 +211,9 @@ def test_half_of_the_classes_are_there(data: Path, archives: Path, unpacked: Pat
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("notes.txt", "notes.txt: it is not the directory of a class. Move it away and run again; nothing was moved"),
-        ("tench/1.JPEG", "tench: it is not named like a class"),
-        ("n01440764/1.JPEG", "1.JPEG: it is not named like an image of n01440764"),
+        ("notes.txt", "notes.txt: it is not a class directory. Move it away and rerun; no file was moved"),
+        ("tench/1.JPEG", "tench: its name is not a valid class"),
+        ("n01440764/1.JPEG", "1.JPEG: its name is not valid for an image of class n01440764"),
         ("n01440764/more/1.JPEG", "more: it is not a regular file"),
     ],
 )
@@ -224,4 +227,4 @@ def test_what_is_out_of_place_moves_nothing(data: Path, unpacked: Path, name: st
 
 def test_a_class_that_is_in_both_places(data: Path, unpacked: Path) -> None:
     write_tree(data / "train", {"n01440764/n01440764_1.JPEG": b""})
-    assert f"{unpacked} has it as well" in failure(adopted(data, unpacked))
+    assert f"{unpacked} has it too" in failure(adopted(data, unpacked))

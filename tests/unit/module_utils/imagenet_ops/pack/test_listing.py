@@ -78,22 +78,22 @@ def test_a_directory_within_a_class_may_hold_anything_but_images(tmp_path: Path)
         (
             ["1.JPEG", "0.JPEG", "a/1.jpg"],
             (
-                "2 images lie in it directly (such as 0.JPEG), so their class is not known. Move each into the"
-                " directory of its class; imagenet_layout does it for the validation images"
+                "2 images are not in a class directory (such as 0.JPEG), so their class is unknown. Move each into the"
+                " directory of its class; imagenet_layout does that for the validation images"
             ),
         ),
         (
             ["a/1.jpg", "a/more/deep/2.jpg"],
             (
-                "there are images in {root}/a/more/deep, a directory within a class, which would count as one more"
+                "there are images in {root}/a/more/deep, a directory within a class, which would become another"
                 " class. Move them into the directory of their class, or away"
             ),
         ),
         (
             ["a/1\t.jpg"],
             (
-                "a .lst cannot hold the name '1\\t.jpg' in 'a': tabs, line ends, white space at the ends and bytes that"
-                " are not UTF-8 are not possible there. Rename it"
+                "a .lst cannot have the name '1\\t.jpg' in 'a': no tabs, line breaks, white space at the ends, or bytes"
+                " that are not UTF-8. Rename the file"
             ),
         ),
     ],
@@ -108,19 +108,19 @@ def test_what_im2rec_would_label_wrongly_is_an_error(tmp_path: Path, names: list
 @pytest.mark.parametrize("name", [" a/1.jpg", "a\n/1.jpg", "a/1\r.jpg", "a/\u2003.jpg", "a/1.jpg\n.png"])
 def test_names_that_a_list_cannot_hold_are_refused(tmp_path: Path, name: str) -> None:
     write_tree(tmp_path, {name: b""})
-    assert "a .lst cannot hold the name" in error_of(tmp_path)
+    assert "a .lst cannot have the name" in error_of(tmp_path)
 
 
 def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     os.close(os.open(os.fsencode(tmp_path) + b"/a/\xff.jpg", os.O_CREAT))
-    assert "a .lst cannot hold the name '\\udcff.jpg' in 'a'" in error_of(tmp_path)
+    assert "a .lst cannot have the name '\\udcff.jpg' in 'a'" in error_of(tmp_path)
 
 
 def test_a_missing_directory_is_named(tmp_path: Path) -> None:
     assert error_of(tmp_path / "train") == (
         f"Tree {tmp_path}/train: {tmp_path}/train cannot be read (No such file or directory)."
-        " Lay the images out as <class>/<image> there, readable for this user"
+        " Lay out the images as <class>/<image> there, readable for this user"
     )
 
 
@@ -170,8 +170,8 @@ def test_a_directory_that_is_no_class_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OpsError) as caught:
         Listing(found, ["a", "c"], None)
     assert str(caught.value) == (
-        f"Images of {tmp_path}: 2 of their classes are not known: b, lost+found. Move them away, or see where the"
-        " classes come from (a file, the devkit, or the first split)"
+        f"Images of {tmp_path}: 2 of their classes are unknown: b, lost+found. Move them away, or check the list of"
+        " classes (label_order, the devkit, or the first split)"
     )
 
 
@@ -201,8 +201,8 @@ def test_an_empty_class_would_shift_labels_and_is_an_error() -> None:
     with pytest.raises(OpsError) as caught:
         choose_classes({"a": 1, "b": 0, "c": 1}, "/data/train", None)
     assert str(caught.value) == (
-        "Images of /data/train: 1 classes hold no image: b; the data set's labels come from them."
-        " Fill or remove them, or name the devkit or a file that lists the classes"
+        "Images of /data/train: 1 classes have no image: b; the labels of the data set come from this split."
+        " Add images or delete the directories, or set devkit or label_order"
     )
 
 
@@ -223,7 +223,7 @@ def test_a_tab_ends_a_class_that_has_spaces(tmp_path: Path) -> None:
     ("text", "why"),
     [
         (b"", "it lists no class"),
-        (b"a\nb\na\n", "1 classes are there more than once: a"),
+        (b"a\nb\na\n", "1 classes are listed more than once: a"),
         (b"\xff", "it cannot be read"),
     ],
 )
@@ -250,22 +250,22 @@ def test_counts_that_are_as_expected_pass(total: int, least: int, most: int) -> 
 @pytest.mark.parametrize(
     ("total", "least", "most", "why"),
     [
-        (7, 0, 0, "6 images are there, 7 are expected"),
-        (0, 2, 0, "2 classes have not at least 2 images: a (1), d (0)"),
-        (0, 2, 2, "3 classes have not 2 images: a (1), b (3), d (0)"),
-        (0, 2, 3, "2 classes have not 2 to 3 images: a (1), d (0)"),
-        (0, 0, 2, "1 classes have not 0 to 2 images: b (3)"),
-        (5, 1, 0, "6 images are there, 5 are expected; 1 classes have not at least 1 images: d (0)"),
+        (7, 0, 0, "it has 6 images, expected 7"),
+        (0, 2, 0, "2 classes do not have at least 2 images: a (1), d (0)"),
+        (0, 2, 2, "3 classes do not have 2 images: a (1), b (3), d (0)"),
+        (0, 2, 3, "2 classes do not have 2 to 3 images: a (1), d (0)"),
+        (0, 0, 2, "1 classes do not have 0 to 2 images: b (3)"),
+        (5, 1, 0, "it has 6 images, expected 5; 1 classes do not have at least 1 images: d (0)"),
     ],
 )
 def test_a_mismatch_names_the_classes(total: int, least: int, most: int, why: str) -> None:
     assert counted(total, least, most) == (
         f"Split train in /data/train: {why}."
-        " Fetch the archive or lay it out again (no record was written), or correct the expected numbers"
+        " Fetch or lay out the archive again, or correct the expected numbers; no record was written"
     )
 
 
 def test_a_mismatch_names_only_a_few_classes() -> None:
     names = [f"n{number:03d}" for number in range(100)]
-    with pytest.raises(OpsError, match=r"100 classes have not 50 images: n000 \(1\), .*, n004 \(1\), \.\.\.\."):
+    with pytest.raises(OpsError, match=r"100 classes do not have 50 images: n000 \(1\), .*, n004 \(1\), \.\.\.\."):
         Expected(0, 50, 50).check("validation", "/data/validation", dict.fromkeys(names, 1), names)

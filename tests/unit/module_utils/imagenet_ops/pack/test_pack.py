@@ -269,7 +269,7 @@ def test_a_damaged_file_is_made_again(data_set: DataSet, name: str) -> None:
     assert data_set.pack()["changed"]
     assert data_set.files() == before
     split = name.split(".", maxsplit=1)[0]
-    what = f"{name} has changed from {size} to {size - 1} bytes since it was packed"
+    what = f"{name} was changed from {size} to {size - 1} bytes since it was packed"
     assert data_set.warnings == [f"Split {split}: {what}; it is packed again"]
 
 
@@ -309,7 +309,7 @@ REASON = "truncated: the end of the JPEG is missing"
 
 def test_fail_names_the_image(data_set: DataSet, bad_path: Path) -> None:
     assert data_set.error() == (
-        f"Image {bad_path}: {REASON}. Replace it and run again (packing goes on from here),"
+        f"Image {bad_path}: {REASON}. Replace it and rerun (packing resumes here),"
         " or set on_bad_image to skip or quarantine"
     )
     assert not (data_set.root / "manifest.json").exists()
@@ -369,7 +369,7 @@ def test_the_policy_may_change_without_packing_again(data_set: DataSet, bad_path
     [
         ({"splits": []}, "splits is empty"),
         ({"splits": [SplitRequest("a", "x"), SplitRequest("a", "y")]}, "two splits have the same name"),
-        ({"splits": [SplitRequest("../a", "x")]}, "a split's name may have A-Z a-z 0-9 _ -"),
+        ({"splits": [SplitRequest("../a", "x")]}, "a split name may only have A-Z a-z 0-9 _ -"),
         ({"recipe": RECIPE._replace(quality=0)}, "quality is 0, it must be 1 to 100"),
         ({"recipe": RECIPE._replace(quality=101)}, "quality is 101, it must be 1 to 100"),
         ({"recipe": RECIPE._replace(short_side_pixels=-1)}, "short_side_pixels is -1, it must be 0 to 65500"),
@@ -378,13 +378,13 @@ def test_the_policy_may_change_without_packing_again(data_set: DataSet, bad_path
         ({"shards": 0}, "shards is 0, it must be 1 to 99999"),
         ({"shards": 100_000}, "shards is 100000, it must be 1 to 99999"),
         ({"recipe": RECIPE._replace(channels=2)}, "channels is 2, it must be 3 (colour) or 1 (grey)"),
-        ({"bucket_bytes": 0}, "bucket_bytes is 0, it must be at least 1"),
-        ({"splits": [SplitRequest("a")]}, "split a needs a source or an archive"),
-        ({"splits": [SplitRequest("a", "x", "y")]}, "split a needs a source or an archive"),
+        ({"bucket_bytes": 0}, "shuffle_memory_mib must be at least 1"),
+        ({"splits": [SplitRequest("a")]}, "split a needs either source or archive"),
+        ({"splits": [SplitRequest("a", "x", "y")]}, "split a needs either source or archive"),
     ],
 )
 def test_options_are_checked(data_set: DataSet, changes: dict[str, Any], text: str) -> None:
-    assert data_set.error(**changes) == f"Options of recordio_pack: {text}. Correct it and run again"
+    assert data_set.error(**changes) == f"Options of recordio_pack: {text}. Correct it and rerun"
 
 
 def expect(data_set: DataSet, name: str, **expected: Any) -> list[SplitRequest]:
@@ -400,18 +400,18 @@ def lose_a_class(data_set: DataSet) -> None:
 @pytest.mark.parametrize(
     ("prepare", "changes", "text"),
     [
-        (None, {"expected_classes": 6}, "Data set test: there are 5 classes, 6 are expected."),
+        (None, {"expected_classes": 6}, "Data set test: there are 5 classes, expected 6."),
         (
             None,
             {"train": {"expected_images": 41}},
-            "Split train in ROOT/train: 40 images are there, 41 are expected.",
+            "Split train in ROOT/train: it has 40 images, expected 41.",
         ),
         (
             None,
             {"validation": {"class_images_min": 1, "class_images_max": 1}},
-            "Split validation in ROOT/validation: 3 classes have not 1 images: n00000000 (0), n00000002 (0),",
+            "Split validation in ROOT/validation: 3 classes do not have 1 images: n00000000 (0), n00000002 (0),",
         ),
-        (lose_a_class, {}, "Images of ROOT/validation: 1 of their classes are not known: n00000002."),
+        (lose_a_class, {}, "Images of ROOT/validation: 1 of their classes are unknown: n00000002."),
     ],
 )
 def test_counts_and_classes_are_checked_before_anything_is_packed(
@@ -431,16 +431,14 @@ def test_counts_that_no_longer_fit_leave_the_finished_files_alone(data_set: Data
     before = data_set.files()
     lose_a_class(data_set)
     (data_set.validation / "n00000002").rmdir()
-    assert "32 images are there, 40 are expected" in data_set.error(
-        splits=expect(data_set, "train", expected_images=40)
-    )
+    assert "it has 32 images, expected 40" in data_set.error(splits=expect(data_set, "train", expected_images=40))
     assert data_set.files() == before
 
 
 def test_an_empty_split_is_an_error(data_set: DataSet) -> None:
     (data_set.root / "empty").mkdir()
     splits = [data_set.request.splits[0], SplitRequest("empty", str(data_set.root / "empty"))]
-    expected = f"Split empty: there is no image in {data_set.root}/empty. Lay the archive out first"
+    expected = f"Split empty: there is no image in {data_set.root}/empty. Lay out the archive first"
     assert data_set.error(splits=splits) == expected
 
 
@@ -448,7 +446,7 @@ def test_files_that_are_no_images_are_warned_of(data_set: DataSet) -> None:
     write_tree(data_set.train, {"n00000001/readme.txt": b"", "n00000001/x.JPEG.part": b""})
     data_set.pack()
     (warning,) = data_set.warnings
-    assert warning.startswith(f"Split train: 2 files of {data_set.train} are no images by name (n00000001/")
+    assert warning.startswith(f"Split train: 2 files in {data_set.train} are not images by their names (n00000001/")
 
 
 def test_a_place_that_cannot_be_written_is_an_error(data_set: DataSet) -> None:
@@ -456,5 +454,5 @@ def test_a_place_that_cannot_be_written_is_an_error(data_set: DataSet) -> None:
     error = data_set.error(state_dir=str(data_set.root / "in the way" / ".state"))
     assert error == (
         f"Data set test in {data_set.root}: {data_set.root}/in the way/.state cannot be written (Not a directory)."
-        " See to space and permissions there and run again: what is finished is kept"
+        " Check free space and permissions there and rerun: completed work is kept"
     )

@@ -101,7 +101,7 @@ def test_labels_follow_the_order_of_a_file(workplace: Workplace) -> None:
     }
     assert json.loads(files["manifest.json"])["settings"]["label_order"] == "file"
     order.write_text("n00000003\n")
-    assert "4 of their classes are not known" in workplace.error("archive", label_order=str(order))
+    assert "4 of their classes are unknown" in workplace.error("archive", label_order=str(order))
 
 
 def test_the_exact_size_of_what_is_passed_through_is_known_before(workplace: Workplace) -> None:
@@ -119,7 +119,7 @@ def test_the_exact_size_is_shown_while_it_is_written(workplace: Workplace, monke
     workplace.pack("archive", recipe=RECIPE._replace(pass_through=True))
     size = len(workplace.files("archive")["recordio/train.rec"])
     assert stages[-1] == f"packing train ({size} bytes of records)"
-    assert stages[1].startswith("reading train.tar (it takes 0.0 GiB of scratch space)")
+    assert stages[1].startswith("reading train.tar (up to 0.0 GiB of scratch space)")
 
 
 # --- read once -------------------------------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ def test_check_mode_reads_nothing_and_writes_nothing(workplace: Workplace, readi
 def test_an_archive_that_is_not_there_is_an_error(workplace: Workplace) -> None:
     workplace.archive.unlink()
     assert workplace.error("archive") == (
-        f"Archive {workplace.archive}: there is no such file. Fetch it first, with archive_fetch"
+        f"Archive {workplace.archive}: there is no such file. Fetch it first with archive_fetch"
     )
 
 
@@ -216,7 +216,7 @@ def test_bad_images_come_into_quarantine_at_once_or_later(workplace: Workplace, 
 def test_a_wrong_count_is_an_error_and_the_archive_is_not_read_again(
     workplace: Workplace, reading: list[ResumePoint]
 ) -> None:
-    assert "40 images are there, 41 are expected" in workplace.error("archive", expected_images=41)
+    assert "it has 40 images, expected 41" in workplace.error("archive", expected_images=41)
     assert not (workplace.folder / "archive" / "recordio").exists()
     begun = len(reading)
     workplace.pack("archive", expected_images=40)

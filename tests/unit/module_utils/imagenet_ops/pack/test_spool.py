@@ -22,8 +22,8 @@ def test_a_bad_image_stops_the_reading_and_is_no_loss(workplace: Workplace, read
     error = workplace.error("archive")
     assert error == (
         f"Image {BAD} of {workplace.archive}: not an image: neither JPEG nor PNG, it begins with b'<html>'."
-        " Set on_bad_image to skip or quarantine and run again (reading goes on from here), or see that the archive is"
-        " the one that was published"
+        " Set on_bad_image to skip or quarantine and rerun (reading resumes here), or check that the archive is the"
+        " published one"
     )
     result = workplace.pack("archive", on_bad_image="skip")
     assert result["samples"] == [f"train/{BAD}: not an image: neither JPEG nor PNG, it begins with b'<html>'"]
@@ -38,6 +38,6 @@ def test_an_image_that_is_there_twice_is_named(workplace: Workplace, monkeypatch
     image = ArchiveImage("a", "1.jpg", jpeg(), 0, BEGIN)
     monkeypatch.setattr(ImageArchive, "images", lambda *_: iter([image, image]))
     assert workplace.error("archive") == (
-        f"Archive {workplace.archive}: the image a/1.jpg is there twice."
-        " This is not the archive that was published; fetch it again (its MD5 is compared then)"
+        f"Archive {workplace.archive}: the image a/1.jpg is a duplicate."
+        " This is not the published archive; fetch it again (archive_fetch compares its MD5)"
     )

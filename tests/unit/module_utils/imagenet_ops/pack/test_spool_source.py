@@ -20,29 +20,29 @@ def test_another_order_after_the_spool_was_shuffled_reads_the_archive_again(
         raise OpsError("The test", "stops here", "")
 
     with monkeypatch.context() as patch:
-        patch.setattr(spool_source.SpoolSource, "chunks", full)
+        patch.setattr(spool_source.SpoolSource, "batches", full)
         assert "stops here" in workplace.error("archive", bucket_bytes=20_000)
     workplace.pack("archive", bucket_bytes=20_000, shuffle_seed=5)
     workplace.pack("tree", shuffle_seed=5)
     assert workplace.files("archive") == workplace.files("tree")
-    assert "its spool was shuffled with other settings, the archive is read again" in workplace.warnings[0]
+    assert "its spool was shuffled with other settings; the archive is read again" in workplace.warnings[0]
 
 
 @pytest.mark.usefixtures("small_steps")
 def test_scratch_files_that_somebody_removed_are_named(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = spool_source.SpoolSource.chunks
+    original = spool_source.SpoolSource.batches
 
-    def chunks(self: spool_source.SpoolSource, *arguments: int) -> Any:
+    def batches(self: spool_source.SpoolSource, *arguments: int) -> Any:
         (workplace.folder / "archive" / ".scratch" / "train" / "bucket-001").unlink()
         return original(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(spool_source.SpoolSource, "chunks", chunks)
+        patch.setattr(spool_source.SpoolSource, "batches", batches)
         error = workplace.error("archive", bucket_bytes=20_000)
     folder = workplace.folder / "archive" / ".scratch" / "train"
     assert error == (
-        f"Scratch file {folder}/bucket-001: it has gone, though its records are not written yet."
-        f" Remove {folder} and run again: the archive is read anew"
+        f"Scratch file {folder}/bucket-001: it is missing, but its records are not written yet."
+        f" Delete {folder} and rerun: the archive is read again"
     )
     shutil.rmtree(folder)
     workplace.pack("tree")
@@ -68,7 +68,7 @@ def test_a_full_disk_costs_nothing_but_the_space(
         patch.setattr(os, "writev", limited)
         error = workplace.error("archive", bucket_bytes=20_000)
     assert "No space left on device" in error
-    assert "run again" in error
+    assert "run again" in error or "rerun" in error
     workplace.pack("archive", bucket_bytes=20_000)
     workplace.pack("tree")
     assert workplace.files("archive") == workplace.files("tree")

@@ -37,7 +37,7 @@ SHARDS = [f"train-{number:05d}-of-00003" for number in range(3)]  # of the runs 
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tree_source, "_CHUNK_IMAGES", 3)
+    monkeypatch.setattr(tree_source, "_BATCH_IMAGES", 3)
     monkeypatch.setattr(checkpoint, "JOURNAL_INTERVAL_SECONDS", 0.0)
 
 
@@ -74,7 +74,7 @@ class Workplace:
     def contents(self) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in sorted((self.root / "recordio").iterdir())}
 
-    def journal(self) -> dict[str, Any]:
+    def checkpoint(self) -> dict[str, Any]:
         value: dict[str, Any] = json.loads((self.root / "state" / "recordio_pack.train.part.json").read_text())
         return value
 
@@ -197,7 +197,11 @@ def damage(path: Path, how: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     ("how", "reason"),
-    [("gone", "has gone"), ("cut", "has changed from SIZE to 10 bytes"), ("flipped", "has got other contents")],
+    [
+        ("gone", "was deleted"),
+        ("cut", "was changed from SIZE to 10 bytes"),
+        ("flipped", "was changed (checksum mismatch)"),
+    ],
 )
 def test_a_damaged_file_is_noticed(workplace: Workplace, name: str, how: str, reason: str) -> None:
     workplace.pack()
@@ -228,9 +232,9 @@ def test_stopping_at_a_bad_image_names_it_and_goes_on_once_it_was_replaced(workp
     with pytest.raises(OpsError) as caught:
         workplace.pack(stop_at_bad=True)
     assert str(caught.value).startswith(f"Image {workplace.tree}/{first}: ")
-    todo = "Replace it and run again (packing goes on from here), or set on_bad_image to skip or quarantine"
+    todo = "Replace it and rerun (packing resumes here), or set on_bad_image to skip or quarantine"
     assert str(caught.value).endswith(todo)
-    assert workplace.journal()["position"]["place"] == places[first] // 3 * 3
+    assert workplace.checkpoint()["position"]["place"] == places[first] // 3 * 3
 
     (workplace.tree / first).write_bytes(jpeg(50, 60))
     with pytest.raises(OpsError, match=second):
@@ -252,7 +256,7 @@ def test_skipped_images_of_an_unfinished_run_count_when_bad_images_are_to_stop_i
     with pytest.raises(OpsError):
         workplace.pack()
     free()
-    path, reason = workplace.journal()["position"]["bad"][0]
+    path, reason = workplace.checkpoint()["position"]["bad"][0]
     with pytest.raises(OpsError, match=path) as caught:
         workplace.pack(stop_at_bad=True)
     assert caught.value.why == reason
@@ -267,9 +271,9 @@ def test_a_full_disk_is_an_error_and_the_next_run_goes_on(
         workplace.pack()
     assert str(caught.value) == (
         f"Split train in {workplace.root}/recordio: the disk is full (No space left on device)."
-        " Free or add space and run again: packing goes on where it stopped"
+        " Free or add space and rerun: packing resumes"
     )
-    assert workplace.journal()["position"]["place"] == (writes - 1) // 2 * 3
+    assert workplace.checkpoint()["position"]["place"] == (writes - 1) // 2 * 3
     free()
     workplace.pack()
     assert workplace.warnings == []
@@ -278,7 +282,7 @@ def test_a_full_disk_is_an_error_and_the_next_run_goes_on(
     assert workplace.contents() == undisturbed.contents()
 
 
-def test_a_disk_that_is_full_for_the_journal_too_loses_only_what_was_not_journaled(
+def test_a_disk_that_is_full_for_the_checkpoint_too_loses_only_what_was_not_checkpointed(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = full_after(monkeypatch, 10)
@@ -303,14 +307,14 @@ def test_a_directory_that_cannot_be_written_is_an_error(workplace: Workplace) ->
     with pytest.raises(OpsError) as caught:
         workplace.pack()
     assert caught.value.what == f"Split train in {workplace.root}/recordio"
-    assert caught.value.todo == "Check the disk (dmesg) and run again: packing goes on where it stopped"
+    assert caught.value.todo == "Check the disk (dmesg) and rerun: packing resumes"
 
 
 @pytest.mark.parametrize(
     ("change", "why"),
     [
         (lambda path: path.unlink(), "it cannot be read (No such file or directory)"),
-        (lambda path: path.write_bytes(b"x"), "1 bytes were read, it had 1234 when the tree was listed"),
+        (lambda path: path.write_bytes(b"x"), "1 bytes were read, but it had 1234 when the tree was listed"),
     ],
 )
 def test_an_image_that_changes_while_packing_is_an_error(
@@ -323,7 +327,7 @@ def test_an_image_that_changes_while_packing_is_an_error(
     progress = Progress(str(workplace.root / "state"), "recordio_pack")
     with pytest.raises(OpsError) as caught:
         packer.pack(TreeSource(packer.listing, RECIPE), 2, False, progress, workplace.warnings.append)
-    todo = "Check the disk and that nothing changes the tree, then run again: packing goes on from here"
+    todo = "Check the disk and that no other process changes the tree, then rerun: packing resumes here"
     assert str(caught.value) == f"Image {path}: {why.replace('1234', str(size))}. {todo}"
 
 
@@ -344,7 +348,7 @@ def test_other_settings_do_not_mix_with_an_unfinished_run(
     workplace.pack(quality=90)
     (warning,) = workplace.warnings
     what = "other settings or another source (quality 95 is now 90)"
-    assert warning == f"Split train: an unfinished run had {what}, its part is dropped, packing begins anew"
+    assert warning == f"Split train: the interrupted run had {what}; its files are discarded; packing starts over"
 
 
 def test_a_new_image_does_not_mix_with_an_unfinished_run(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,11 +366,11 @@ def test_a_new_image_does_not_mix_with_an_unfinished_run(workplace: Workplace, m
 
 @pytest.mark.parametrize("suffix", ["rec", "idx"])
 @pytest.mark.parametrize("how", ["gone", "cut", "other"])
-def test_parts_that_the_journal_does_not_fit_are_dropped(
+def test_parts_that_the_checkpoint_does_not_fit_are_dropped(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch, suffix: str, how: str
 ) -> None:
     interrupt(workplace, monkeypatch)
-    position = workplace.journal()["position"]
+    position = workplace.checkpoint()["position"]
     part = workplace.root / "recordio" / f".train.{suffix}.part"
     if how == "gone":
         part.unlink()
@@ -376,8 +380,8 @@ def test_parts_that_the_journal_does_not_fit_are_dropped(
         part.write_bytes(bytes(position[f"{suffix}_bytes"]))
     workplace.pack()
     (warning,) = workplace.warnings
-    what = "the files of an unfinished run do not hold what its journal says, they are dropped"
-    assert warning == f"Split train: {what}, packing begins anew"
+    what = "the files of the interrupted run do not match its checkpoint and are discarded"
+    assert warning == f"Split train: {what}; packing starts over"
     undisturbed = Workplace(workplace.root / "undisturbed")
     undisturbed.pack()
     assert workplace.contents() == undisturbed.contents()
@@ -404,7 +408,7 @@ def test_files_in_use_stay_until_their_successors_are_complete(
 
 
 def lose_power(root: Path, generator: random.Random) -> None:
-    """Do to unfinished files what a power cut may do: what was not synced before the journal is lost or garbage."""
+    """Do to unfinished files what a power cut may do: what was not synced before the checkpoint is lost or garbage."""
 
     def cut(path: Path, kept_bytes: int) -> None:
         if path.exists():
@@ -414,15 +418,15 @@ def lose_power(root: Path, generator: random.Random) -> None:
                 kept + generator.choice([b"", bytes(lost), generator.randbytes(lost), content[len(kept) :]])
             )
 
-    def journal(name: str) -> dict[str, Any]:
+    def checkpoint(name: str) -> dict[str, Any]:
         path = root / ".state" / name
         return json.loads(path.read_text()) if path.exists() else {}
 
-    position = journal("recordio_pack.train.part.json").get("position")
+    position = checkpoint("recordio_pack.train.part.json").get("position")
     if position:
         for suffix in ("rec", "idx"):
             cut(root / "recordio" / f".{SHARDS[position['shard'] % 3]}.{suffix}.part", position[f"{suffix}_bytes"])
-    spool = journal("recordio_pack.train.spool.json")
+    spool = checkpoint("recordio_pack.train.spool.json")
     folder = root / ".scratch" / "train"
     if spool.get("stage") == "reading":
         cut(folder / "spool", spool["position"]["spool_bytes"])

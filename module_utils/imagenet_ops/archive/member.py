@@ -1,4 +1,4 @@
-"""What an archive holds, told alike for tar and zip."""
+"""A member of an archive, the same for tar and zip, and the error for a damaged archive."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class DamagedArchiveError(Exception):
         super().__init__(reason)
 
 
-class Entry(NamedTuple):
-    """An entry: ``kind`` is FILE, DIRECTORY, or the name of something else.
+class Member(NamedTuple):
+    """A member of an archive: ``kind`` is FILE, DIRECTORY, or the name of another type.
 
     ``offset`` is where its (first) header begins, ``data_offset`` where its ``size`` bytes do (in a zip archive, where
-    that is known only when they are read: the header's), ``end`` where the next entry's header is.
+    that is known only when they are read: the header's), ``end`` where the next member's header is.
     """
 
     name: str

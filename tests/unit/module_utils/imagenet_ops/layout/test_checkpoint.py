@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.module_utils.imagenet_ops.layout.checkpoint import count_as_laid_out
 from ansible.module_utils.imagenet_ops.layout.extract import lay_out
-from ansible.module_utils.imagenet_ops.layout.journal import count_as_laid_out
 from ansible.module_utils.imagenet_ops.layout.request import LayoutRequest
 
 from lab.archives import TRAIN, VALIDATION
@@ -23,7 +23,7 @@ def test_a_finished_tree_that_was_changed_is_noticed(data: Path, archives: Path)
     victim = next((data / "validation").glob("*/*"))
     victim.unlink()
     message = failure(request)
-    assert "it holds 39 images in 20 classes, and when it was completed it held 40 in 20: files were" in message
+    assert "it has 39 images in 20 classes, but had 40 in 20 when it was completed: files were" in message
     assert failure(request, check_mode=True) == message
 
 
@@ -31,7 +31,7 @@ def test_a_finished_tree_of_another_archive(data: Path, archives: Path, tmp_path
     lay_out(validation(data, archives))
     (tmp_path / "other.tar").write_bytes((archives / VALIDATION).read_bytes())
     other = validation(data, archives, archive=str(tmp_path / "other.tar"))
-    assert f"it was made from {VALIDATION} of" in failure(other)
+    assert f"it was made from {VALIDATION} (" in failure(other)
 
 
 def test_a_finished_tree_needs_its_archive_no_more(data: Path, archives: Path, tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_a_finished_tree_needs_its_archive_no_more(data: Path, archives: Path, t
     assert lay_out(request)["changed"] is False
 
 
-def test_a_journal_of_another_version(data: Path, archives: Path) -> None:
+def test_a_checkpoint_of_another_version(data: Path, archives: Path) -> None:
     (data / ".state").mkdir()
     (data / ".state" / "imagenet_layout.validation.json").write_text('{"format": 0}')
     assert "it was written by another version of imagenet_layout" in failure(validation(data, archives))
@@ -63,9 +63,9 @@ def replace_by_link(path: Path) -> None:
     [
         (
             shorten,
-            "the images of {class_name} have {less} bytes, and when it was completed {whole}: files were",
+            "the images of {class_name} have {less} bytes, but had {whole} when it was completed: files were",
         ),
-        (replace_by_link, "{class_name}/{name} is not a regular file. Put things right, or remove the tree"),
+        (replace_by_link, "{class_name}/{name} is not a regular file. Repair the tree, or delete it"),
     ],
 )
 def test_a_deep_check_looks_at_every_file(data: Path, archives: Path, spoil: Callable[[Path], None], why: str) -> None:
@@ -101,12 +101,12 @@ def test_another_folder_of_the_archive_is_another_source(data: Path, tmp_path: P
     write_imagenette(tmp_path / "a.tgz")
 
     def request(folder: str) -> LayoutRequest:
-        return train(data, tmp_path / "a.tgz", split="any", layout="class_directories", folder=folder)
+        return train(data, tmp_path / "a.tgz", name_rules="any", layout="class_directories", folder=folder)
 
     lay_out(request("imagenette2/train"))
     size = (tmp_path / "a.tgz").stat().st_size
     assert (
-        f"it was made from imagenette2/train in a.tgz of {size} bytes, not from imagenette2/val in a.tgz of {size}"
+        f"it was made from imagenette2/train in a.tgz ({size} bytes), not from imagenette2/val in a.tgz ({size}"
         in failure(request("imagenette2/val"))
     )
 
@@ -116,12 +116,12 @@ def test_a_tree_that_came_from_elsewhere_counts_as_laid_out(data: Path, archives
         (data / "train" / name).parent.mkdir(parents=True, exist_ok=True)
         (data / "train" / name).write_bytes(content)
     request = train(data, archives / TRAIN, expected_images=3, expected_classes=2, deep_check=True)
-    assert "it holds files that imagenet_layout did not put there" in failure(request)
+    assert "it has files that imagenet_layout did not put there" in failure(request)
     count_as_laid_out(str(data / "train"), request.dest, request.state_dir)
     result = lay_out(request)
     assert (result["changed"], result["images"], result["classes"], result["bytes"]) == (False, 3, 2, 6)
     (data / "train" / "n1" / "a.JPEG").unlink()
-    assert "it holds 2 images in 2 classes, and when it was completed it held 3 in 2" in failure(request)
+    assert "it has 2 images in 2 classes, but had 3 in 2 when it was completed" in failure(request)
 
 
 @pytest.mark.parametrize("name", ["top.JPEG", "n1/deeper/a.JPEG"])
