@@ -4,9 +4,6 @@ import hashlib
 import json
 import os
 import random
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,6 @@ from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from moto import mock_aws
 from moto.backends import get_backend
 
-from tests.conftest import ROOT
 from tests.fakes import backup_once
 from tests.fakes.s3 import FaultyClient, Killed, refused, write_dataset
 from tests.fakes.s3_server import Cut, Refusal
@@ -501,14 +497,24 @@ def test_a_refusal_under_one_prefix_names_the_object_and_the_next_run_goes_on(
     assert is_whole(server, root)
 
 
-def test_killed_at_seeded_points_and_run_again(server: S3UploadServer, tmp_path: Path) -> None:
+@pytest.fixture
+def backups(server: S3UploadServer) -> Iterator[backup_once.Backups]:
+    """Processes that back up with the credentials of ``server``."""
+    assert server
+    with backup_once.Backups() as running:
+        yield running
+
+
+def test_killed_at_seeded_points_and_run_again(
+    server: S3UploadServer, backups: backup_once.Backups, tmp_path: Path
+) -> None:
     """SIGKILL at a request of each run: before it, inside its body, or when it took effect and was not answered."""
     for seed in range(KILLS):
         dice = random.Random(seed)
         root = tmp_path / str(seed)
         (root / ".state").mkdir(parents=True)
         write_dataset(root, FILES)
-        _kill_at(server, root, dice.randrange(12), dice.choice(["before", "after"]))
+        _kill_at(backups, server, root, dice.randrange(12), dice.choice(["before", "after"]))
         proved = set(server.objects)
         server.requests.clear()
         server.fault, server.after = (lambda *_: None), (lambda *_: None)
@@ -519,7 +525,7 @@ def test_killed_at_seeded_points_and_run_again(server: S3UploadServer, tmp_path:
         server.objects.clear()
 
 
-def _kill_at(server: S3UploadServer, root: Path, number: int, when: str) -> None:
+def _kill_at(backups: backup_once.Backups, server: S3UploadServer, root: Path, number: int, when: str) -> None:
     """Back up in a process that is killed at its change ``number`` from 0."""
     changes = ("put", "begin", "part", "complete")
     count = 0
@@ -528,17 +534,14 @@ def _kill_at(server: S3UploadServer, root: Path, number: int, when: str) -> None
         nonlocal count
         count += operation in changes
         if operation in changes and count > number:
-            os.kill(process.pid, signal.SIGKILL)
+            backups.kill()
 
     def before(operation: str, key: str) -> Cut | None:
         kill(operation, key)
-        return Cut(0) if process.poll() is not None else None
+        return None if backups.runs() else Cut(0)
 
     if when == "before":
         server.fault = before
     else:
         server.after = kill
-    command = [sys.executable, "-m", "tests.fakes.backup_once", str(root), server.url]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    process.communicate()
-    assert process.returncode in (0, -signal.SIGKILL)
+    backups.run(root, server.url)

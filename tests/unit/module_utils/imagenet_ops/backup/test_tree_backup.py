@@ -5,9 +5,7 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,6 @@ from ansible.module_utils.imagenet_ops.backup import tar_shards
 from ansible.module_utils.imagenet_ops.backup.backup import Backup, make_plan
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 
-from tests.conftest import ROOT
 from tests.fakes import backup_once
 from tests.fakes.s3 import write_dataset
 from tests.fakes.s3_server import BUCKET, Cut, Refusal
@@ -234,18 +231,28 @@ def test_a_bit_that_is_stored_wrong_is_noticed(server: S3UploadServer, root: Pat
     assert "train.json" not in trees(server, root)
 
 
-def test_killed_at_seeded_points_and_run_again(server: S3UploadServer, tmp_path: Path) -> None:
+@pytest.fixture
+def backups(server: S3UploadServer) -> Iterator[backup_once.Backups]:
+    """Processes that back up with the credentials of ``server``."""
+    assert server
+    with backup_once.Backups() as running:
+        yield running
+
+
+def test_killed_at_seeded_points_and_run_again(
+    server: S3UploadServer, backups: backup_once.Backups, tmp_path: Path
+) -> None:
     for seed in range(10):
         root = tmp_path / str(seed)
         make_root(root)
-        proved = _kill_at(server, root, random.Random(seed).randrange(18))
+        proved = _kill_at(backups, server, root, random.Random(seed).randrange(18))
         back_up(server, root)
         assert is_whole(server, root, tmp_path / "unpacked"), seed
         assert not proved & set(written(server)), seed
         server.objects.clear()
 
 
-def _kill_at(server: S3UploadServer, root: Path, number: int) -> set[str]:
+def _kill_at(backups: backup_once.Backups, server: S3UploadServer, root: Path, number: int) -> set[str]:
     """Back up in a process that is killed at its change ``number`` from 0; return which shards are in its journal."""
     count = 0
 
@@ -253,16 +260,12 @@ def _kill_at(server: S3UploadServer, root: Path, number: int) -> set[str]:
         nonlocal count
         count += operation in ("put", "begin", "part", "complete")
         if count > number:
-            os.kill(process.pid, signal.SIGKILL)
+            backups.kill()
             return Cut(0)
         return None
 
     server.fault = before
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.fakes.backup_once", str(root), server.url, "train"], cwd=ROOT
-    )
-    process.communicate()
-    assert process.returncode in (0, -signal.SIGKILL)
+    backups.run(root, server.url, "train")
     server.fault = lambda _operation, _key: None
     journal = root / ".state" / "s3_backup.trees.json"
     return {uri.rpartition("/")[2] for uri in json.loads(journal.read_text())} if journal.exists() else set()
