@@ -42,7 +42,18 @@ def _free_bytes() -> int:
 
 # Of several test processes (bin/test) each has a lab of its own. They take the files of tests/integration first, the
 # longest before the others, and then all other tests one by one, so that they are busy to the end.
-LONGEST_FIRST = ("main_job", "bad_input", "restore", "strict_s3", "launch_template", "share", "lab", "retire")
+LONGEST_FIRST = (
+    "main_job",
+    "restore",
+    "bad_input",
+    "strict_s3",
+    "neighbours",
+    "launch_template",
+    "share",
+    "other_data_set",
+    "lab",
+    "retire",
+)
 
 
 def _chain(nodeid: str) -> str | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 from pathlib import Path
 
 import pytest
 
-from lab.pool import GIB, Pool, clone
+from lab import pool as pool_module
+from lab.pool import GIB, Pool, attach_loop, clone, release_loop
 from lab.warmth import BLOCK_BYTES
 
 
@@ -72,3 +74,31 @@ def test_the_blocks_of_a_snapshot_are_where_its_file_has_data(tmp_path: Path) ->
             file.write(b"x" * 4096)
         file.truncate(20 * BLOCK_BYTES)
     assert pool.snapshot_blocks("snap-1") == [0, 3, 4, 9]
+
+
+def test_no_other_lab_takes_or_removes_a_loop_device_while_one_is_attached(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    control = tmp_path / "loop-control"
+    control.touch()
+
+    def losetup(*_command: str | Path) -> str:
+        with open(control, "rb") as other, pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return "/dev/loop7\n"
+
+    monkeypatch.setattr(pool_module, "LOOP_CONTROL", control)
+    monkeypatch.setattr(pool_module, "run", losetup)
+    assert attach_loop(tmp_path / "volume") == "/dev/loop7"
+    with open(control, "rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_released_loop_device_that_another_lab_took_at_once_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = iter(["/mine\n", "/theirs\n"])
+    released = []
+    monkeypatch.setattr(pool_module, "_backing_file", lambda _loop: next(files))
+    monkeypatch.setattr(pool_module, "detach_loop", lambda _loop: None)
+    monkeypatch.setattr(pool_module, "wait_until", lambda condition, _seconds: released.append(condition()))
+    release_loop("/dev/loop7")
+    assert released == [True]
