@@ -118,6 +118,7 @@ class FakeEc2(StubEc2):
 
     def describe_snapshots(self, **request: Any) -> dict[str, Any]:
         self._count("describe_snapshots", request)
+        assert request["RestorableByUserIds"] == ["self"]
         wanted = self._values(request, "snapshot-id")
         return {"Snapshots": [snapshot for key, snapshot in self.snapshots.items() if key in wanted]}
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ansible.module_utils.imagenet_ops.aws.calls import tags_of
+from ansible.module_utils.imagenet_ops.aws.calls import RESTORABLE, tags_of
 from ansible.module_utils.imagenet_ops.aws.errors import error_code, error_message, sdk_errors
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.ebs.jobs import Answer, Ec2Jobs, Job, Volume, fail, told
@@ -30,7 +30,8 @@ from ansible.module_utils.imagenet_ops.ebs.volumes import (
     device_name,
     device_suffix,
     is_attached,
-    is_gone,
+    is_orphan,
+    is_terminated,
     owner_of,
     possible_attachments,
     read_instance,
@@ -153,14 +154,14 @@ class Deployment:
                 )
 
     def _orphans(self, relatives: list[Volume], instances: Mapping[str, dict[str, Any]]) -> list[Job]:
-        """Return jobs for the volumes, of whatever version, that were made for instances which have gone since."""
+        """Return jobs for the volumes, of whatever version, whose instances were terminated since."""
         free = [volume for volume in relatives if volume["State"] == "available" and owner_of(volume)]
         others = sorted({owner_of(volume) for volume in free} - set(instances))
         known = {**instances, **self.ec2.instances(others)}
         return [
             Job(owner_of(volume), volume_id=volume["VolumeId"], leaving=True)
             for volume in free
-            if is_gone(known.get(owner_of(volume)))
+            if is_orphan(volume, known.get(owner_of(volume)), self.ec2.time())
         ]
 
     def _begin_removal(self, orphan: Job, *, check_mode: bool) -> None:
@@ -177,7 +178,8 @@ class Deployment:
         snapshot_id = self.settings.snapshot_id
         if not snapshot_id:
             return
-        found = list(self.ec2.describe("describe_snapshots", "Snapshots", {"snapshot-id": [snapshot_id]}))
+        filters = {"snapshot-id": [snapshot_id]}
+        found = list(self.ec2.describe("describe_snapshots", "Snapshots", filters, **RESTORABLE))
         if not found:
             raise OpsError(
                 f"Snapshot {snapshot_id}",
@@ -405,15 +407,15 @@ class Deployment:
         """Delete volumes that this run made for instances that have gone meanwhile."""
         instances = self.ec2.instances(job.instance_id for job in failed)
         for job in failed:
-            if not is_gone(instances.get(job.instance_id)):
+            if not is_terminated(instances.get(job.instance_id)):
                 continue
             try:
                 self.ec2.mutate(self.ec2.client.delete_volume, VolumeId=job.volume_id)
-                job.reason += f". The instance has gone, so volume {job.volume_id} was deleted again"
+                job.reason += f". The instance was terminated, so its new volume {job.volume_id} was deleted"
             except sdk_errors() as error:
                 job.reason += (
-                    f". The instance has gone, but volume {job.volume_id} is left: {told(error)}. "
-                    "The next run deletes it"
+                    f". The instance was terminated, but its new volume {job.volume_id} was not deleted: "
+                    f"{told(error)}. The next run deletes it"
                 )
 
     def _result(self, jobs: list[Job], orphans: list[Job], relatives: list[Volume], ready: int) -> dict[str, Any]:

@@ -108,12 +108,16 @@ class Ec2Jobs:
         return operation(**request)
 
     def describe(
-        self, operation: str, key: str, filters: dict[str, list[str]], page_results: int = PAGE_RESULTS
+        self, operation: str, key: str, filters: dict[str, list[str]], page_results: int = PAGE_RESULTS, **more: Any
     ) -> Iterator[dict[str, Any]]:
-        """Yield every result of a Describe operation, over all its pages. Raises OpsError where EC2 refuses."""
+        """Yield every result of a Describe operation, over all its pages; ``more`` are further parameters.
+
+        Raises OpsError if EC2 refuses.
+        """
         request: dict[str, Any] = {
             "Filters": [{"Name": name, "Values": values} for name, values in filters.items()],
             "MaxResults": page_results,
+            **more,
         }
         for page in call_pages(self.client, operation, f"EC2 {operation}", **request):
             self.api_calls["describe"] += 1

@@ -163,9 +163,10 @@ class LaunchTemplateUpdate:
         old_tags = tags_of(template)
         new_tags = {name: value for name, value in self.settings.tags.items() if old_tags.get(name) != value}
         default = template.get("DefaultVersionNumber", 0)
+        if not check_mode:
+            template, version = self._write(template, news)
         surplus = self._surplus(template, version)
         if not check_mode:
-            template = self._write(template, news)
             if default not in (0, version):
                 self._call(self.ec2.modify_launch_template, template, DefaultVersion=str(version))
             if default and new_tags:
@@ -217,17 +218,23 @@ class LaunchTemplateUpdate:
         older = sorted({entry["VersionNumber"] for entry in found} - {version})
         return older[: max(0, len(older) - (kept - 1))]
 
-    def _write(self, template: dict[str, Any], news: dict[str, Any]) -> dict[str, Any]:
-        """Make the template, or a version of it that says the ``news`` and for the rest what the latest one says."""
+    def _write(self, template: dict[str, Any], news: dict[str, Any]) -> tuple[dict[str, Any], int]:
+        """Make the template, or a version of it that says the ``news`` and for the rest what the latest one says.
+
+        Return the template and the number of the version that says what it is to, as EC2 numbered it: another one may
+        have been made meanwhile.
+        """
         if not template:
             tags = [{"ResourceType": "launch-template", "Tags": tag_list(self.settings.tags)}]
             request = {"LaunchTemplateName": self.settings.name, "LaunchTemplateData": news, "TagSpecifications": tags}
             made: dict[str, Any] = call(self.ec2.create_launch_template, self.what, **request)["LaunchTemplate"]
-            return made
-        if news:
-            source = str(template["LatestVersionNumber"])
-            self._call(self.ec2.create_launch_template_version, template, SourceVersion=source, LaunchTemplateData=news)
-        return template
+            return made, made["LatestVersionNumber"]
+        latest: int = template["LatestVersionNumber"]
+        if not news:
+            return template, latest
+        request = {"SourceVersion": str(latest), "LaunchTemplateData": news}
+        answer = self._call(self.ec2.create_launch_template_version, template, **request)
+        return template, answer["LaunchTemplateVersion"]["VersionNumber"]
 
     def _call(self, operation: Operation, template: dict[str, Any], **request: Any) -> dict[str, Any]:
         return call(operation, self.what, LaunchTemplateId=template["LaunchTemplateId"], **request)

@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ansible.module_utils.imagenet_ops.aws.calls import call, call_list, tag_filters, tag_list, tags_of
+from ansible.module_utils.imagenet_ops.aws.calls import RESTORABLE, call, call_list, tag_filters, tag_list, tags_of
 from ansible.module_utils.imagenet_ops.aws.clients import Ec2Client, KmsClient
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
+from ansible.module_utils.imagenet_ops.ebs.fast_snapshot_restore import ZONES_TAG
 
 SOURCE_TAG = "CopiedFrom"
 # What identifies a copy, of the tags that it takes over from its source.
@@ -76,7 +77,8 @@ class SnapshotCopy:
 
     def _source(self) -> dict[str, Any]:
         filters = [{"Name": "snapshot-id", "Values": [self.settings.snapshot_id]}]
-        found = list(call_list(self.source_ec2, "describe_snapshots", "Snapshots", self.what, Filters=filters))
+        request: dict[str, Any] = {"Filters": filters, **RESTORABLE}
+        found = list(call_list(self.source_ec2, "describe_snapshots", "Snapshots", self.what, **request))
         if not found:
             why = f"there is no such snapshot in {self.settings.source_region}"
             raise OpsError(self.what, why, "Correct the id or the Region")
@@ -114,7 +116,11 @@ class SnapshotCopy:
 
     def _begin(self, source: dict[str, Any], key_arn: str) -> dict[str, Any]:
         settings = self.settings
-        tags = {name: value for name, value in tags_of(source).items() if not name.startswith(RESERVED_TAG_PREFIX)}
+        tags = {
+            name: value
+            for name, value in tags_of(source).items()
+            if name != ZONES_TAG and not name.startswith(RESERVED_TAG_PREFIX)
+        }
         tags[SOURCE_TAG] = f"{settings.source_region}/{settings.snapshot_id}"
         request: dict[str, Any] = {
             "SourceRegion": settings.source_region,

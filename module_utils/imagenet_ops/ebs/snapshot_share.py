@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ansible.module_utils.imagenet_ops.aws.calls import call, call_list
+from ansible.module_utils.imagenet_ops.aws.calls import RESTORABLE, call, call_list
 from ansible.module_utils.imagenet_ops.aws.clients import Ec2Client, KmsClient
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 
@@ -109,7 +109,8 @@ class SnapshotShare:
 
     def _snapshot(self) -> dict[str, Any]:
         filters = [{"Name": "snapshot-id", "Values": [self.snapshot_id]}]
-        found = list(call_list(self.ec2, "describe_snapshots", "Snapshots", self.what, Filters=filters))
+        request: dict[str, Any] = {"Filters": filters, **RESTORABLE}
+        found = list(call_list(self.ec2, "describe_snapshots", "Snapshots", self.what, **request))
         if not found:
             raise OpsError(self.what, "it does not exist in this Region", "Correct the id or the Region")
         snapshot: dict[str, Any] = found[0]
@@ -131,6 +132,9 @@ class SnapshotShare:
         if not snapshot.get("Encrypted"):
             todo = "Copy it under a KMS key of your own (snapshot_sharing_regions with a kms_key_id) and share the copy"
             raise OpsError(self.what, "it is not encrypted", todo)
+        if not key_arn:
+            todo = "Rerun in a few minutes; if it persists, copy it under a KMS key of your own and share the copy"
+            raise OpsError(self.what, "it is encrypted, and EC2 does not report its KMS key", todo)
         key = call(self.kms.describe_key, f"KMS key {key_arn}", KeyId=key_arn)["KeyMetadata"]
         if key["KeyManager"] == AWS_MANAGED:
             todo = (

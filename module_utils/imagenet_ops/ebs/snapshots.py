@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Callable, TypedDict
 
-from ansible.module_utils.imagenet_ops.aws.calls import call_list, tags_of
+from ansible.module_utils.imagenet_ops.aws.calls import RESTORABLE, call_list, tags_of
 from ansible.module_utils.imagenet_ops.aws.clients import Ec2Client
 from ansible.module_utils.imagenet_ops.aws.errors import explain, sdk_errors
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
@@ -49,7 +49,7 @@ def find_snapshots(client: Ec2Client, filters: Mapping[str, Any]) -> list[dict[s
         for name, values in filters.items()
     ]
     operation = "describe_snapshots"
-    request: dict[str, Any] = {"Filters": wanted, "MaxResults": PAGE_RESULTS}
+    request: dict[str, Any] = {"Filters": wanted, "MaxResults": PAGE_RESULTS, **RESTORABLE}
     return list(call_list(client, operation, "Snapshots", f"EC2 {operation}", **request))
 
 

@@ -11,7 +11,9 @@ from ansible.module_utils.imagenet_ops.aws.calls import tags_of
 from ansible.module_utils.imagenet_ops.ebs.jobs import Ec2Jobs, Job, Volume, fail
 
 INSTANCE_TAG = "InstanceId"
-GONE_INSTANCE_STATES = ("shutting-down", "terminated")
+TERMINATED_STATES = ("shutting-down", "terminated")
+# EC2 shows a terminated instance for an hour. One that it does not show may also be one that an answer left out.
+FORGOTTEN_SECONDS = 3600.0
 # Ends of device names: f to p are recommended for EBS volumes, the others are allowed (EC2 User Guide, "Device names
 # for volumes"). sdf and xvdf are one slot. The name plays no part in finding the device (see host/devices.py).
 DEVICE_SUFFIXES = [*"fghijklmnop", *(first + second for first in "bc" for second in string.ascii_lowercase)]
@@ -32,9 +34,16 @@ def read_instance(job: Job, instance: dict[str, Any] | None) -> None:
         fail(job, f"instance {job.instance_id} is {state}. Start it, or leave it out with --limit")
 
 
-def is_gone(instance: dict[str, Any] | None) -> bool:
-    """Say whether an instance has ended for good; EC2 forgets one an hour after that."""
-    return instance is None or instance["State"]["Name"] in GONE_INSTANCE_STATES
+def is_terminated(instance: dict[str, Any] | None) -> bool:
+    """Say whether EC2 shows that an instance has ended for good."""
+    return instance is not None and instance["State"]["Name"] in TERMINATED_STATES
+
+
+def is_orphan(volume: Volume, instance: dict[str, Any] | None, now: float) -> bool:
+    """Say whether the instance of ``volume`` has ended: it shows so, or EC2 has had the time to forget it."""
+    if instance is None:
+        return bool(now - volume["CreateTime"].timestamp() >= FORGOTTEN_SECONDS)
+    return is_terminated(instance)
 
 
 def attachments(instance: dict[str, Any], instance_type: dict[str, Any]) -> tuple[int, float]:

@@ -31,6 +31,7 @@ class FakeEc2(StubEc2):
         self.default = 1
         self.tags: list[dict[str, str]] = []
         self.calls: list[str] = []
+        self.meanwhile: list[dict[str, Any]] = []
 
     def describe_launch_templates(self, **request: Any) -> dict[str, Any]:
         assert request["Filters"] == [{"Name": "launch-template-name", "Values": ["imagenet"]}]
@@ -58,8 +59,9 @@ class FakeEc2(StubEc2):
     def create_launch_template_version(self, **request: Any) -> dict[str, Any]:
         self.calls.append("create_launch_template_version")
         assert "State" not in request["LaunchTemplateData"].get("MetadataOptions", {})
-        self.versions.append({**self.versions[int(request["SourceVersion"]) - 1], **request["LaunchTemplateData"]})
-        return {}
+        source = self.versions[int(request["SourceVersion"]) - 1]
+        self.versions += [*self.meanwhile, {**source, **request["LaunchTemplateData"]}]
+        return {"LaunchTemplateVersion": {"VersionNumber": len(self.versions)}}
 
     def modify_launch_template(self, **request: Any) -> dict[str, Any]:
         self.calls.append("modify_launch_template")
@@ -100,6 +102,15 @@ def refusal(ec2: FakeEc2, settings: TemplateSettings) -> str:
     with pytest.raises(OpsError) as error:
         apply(ec2, settings)
     return str(error.value)
+
+
+def test_the_version_that_becomes_the_default_is_ours_and_not_one_that_was_made_meanwhile() -> None:
+    ec2 = FakeEc2()
+    apply(ec2, SETTINGS)
+    ec2.meanwhile = [{"ImageId": "ami-of-another"}]
+    made = apply(ec2, replace(SETTINGS, image_id="ami-2"))
+    assert (made["version"], ec2.default, len(ec2.versions)) == (3, 3, 3)
+    assert ec2.versions[ec2.default - 1]["ImageId"] == "ami-2"
 
 
 def test_check_create_and_again() -> None:

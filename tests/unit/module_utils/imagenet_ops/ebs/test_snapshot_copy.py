@@ -32,6 +32,7 @@ class FakeEc2(StubEc2):
             tags = {f"tag:{tag['Key']}": str(tag["Value"]) for tag in one["Tags"]}
             return {**tags, **known}.get(name)
 
+        assert ("RestorableByUserIds" in request) != ("OwnerIds" in request)
         filters = request["Filters"]
         fits = [one for one in self.snapshots if all(value(one, f["Name"]) in f["Values"] for f in filters)]
         return {"Snapshots": fits}
@@ -56,9 +57,8 @@ class FakeKms:
 
 
 def run(there: FakeEc2, settings: CopySettings = SETTINGS, *, check_mode: bool = False) -> dict[str, Any]:
-    here = FakeEc2(
-        snapshot("snap-1", {**TAGS, "aws:backup:source": "x", "Name": "imagenet-0123"}, Description="ImageNet")
-    )
+    own = {"aws:backup:source": "x", "FastRestoreZones": "us-east-1a", "Name": "imagenet-0123"}
+    here = FakeEc2(snapshot("snap-1", {**TAGS, **own}, Description="ImageNet"))
     return SnapshotCopy(here, there, FakeKms(), settings).present(check_mode=check_mode)
 
 

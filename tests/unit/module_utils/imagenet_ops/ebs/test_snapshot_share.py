@@ -24,6 +24,7 @@ class FakeAws(StubEc2):
         self.changes: list[tuple[str, list[str]]] = []
 
     def describe_snapshots(self, **request: Any) -> dict[str, Any]:
+        assert request["RestorableByUserIds"] == ["self"]
         return {"Snapshots": [self.snapshot] if request["Filters"][0]["Values"] == ["snap-1"] else []}
 
     def describe_snapshot_attribute(self, **_: Any) -> dict[str, Any]:
@@ -112,6 +113,12 @@ def test_a_snapshot_that_cannot_be_shared() -> None:
     assert default.startswith(
         "Snapshot snap-1: it is encrypted with the account's default key, which AWS shares with nobody. Make a copy "
         "under a KMS key of your own by naming this Region with that key"
+    )
+    unknown = FakeAws()
+    del unknown.snapshot["KmsKeyId"]
+    assert refusal(unknown, ONE) == (
+        "Snapshot snap-1: it is encrypted, and EC2 does not report its KMS key. Rerun in a few minutes; if it "
+        "persists, copy it under a KMS key of your own and share the copy"
     )
     plain = refusal(FakeAws(encrypted=False), ONE)
     assert plain.startswith("Snapshot snap-1: it is not encrypted. Copy it under a KMS key of your own")

@@ -188,6 +188,7 @@ def test_snapshots_are_found_by_filters_the_newest_last() -> None:
         "start_time": "2026-01-01T00:00:00+00:00",
         "tags": {"Role": "snapshot"},
     }
+    assert all(request["RestorableByUserIds"] == ["self"] for request in pages.requests)
     assert pages.requests[0]["Filters"] == [
         {"Name": "tag:Role", "Values": ["snapshot", "deploy_snapshot"]},
         {"Name": "status", "Values": ["pending"]},
