@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-from ansible.module_utils.imagenet_ops.ebs.fleet import Deployment, VolumeSettings
+from ansible.module_utils.imagenet_ops.ebs.fleet import Deployment, DeploymentResult, VolumeSettings
 from ansible.module_utils.imagenet_ops.ebs.jobs import CLIENT_CONFIG, Ec2Jobs
 from ansible.module_utils.imagenet_ops.ebs.removal import Removal
 from botocore.config import Config
@@ -123,7 +123,7 @@ def _api(bench: Bench, *options: str) -> Iterator[str]:
             process.terminate()
 
 
-def _deploy_to(url: str, count: int, pause_seconds: float = 0) -> tuple[float, dict[str, Any]]:
+def _deploy_to(url: str, count: int, pause_seconds: float = 0) -> tuple[float, DeploymentResult]:
     """Launch ``count`` instances, deploy to them, and return the seconds of that and the result; all must be served.
 
     The calls before it come out of the same bucket: ``pause_seconds`` is what that takes to be full again.

@@ -101,6 +101,7 @@ mounted_source:
   sample: /dev/nvme1n1
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -118,7 +119,7 @@ def main() -> None:
         supports_check_mode=True,
     )
 
-    def work() -> dict[str, Any]:
+    def work() -> Mapping[str, Any]:
         host = Host(run_command=module.run_command)
         options = module.params
         found = device_info(host, options["volume_id"], options["timeout_seconds"], options["mount_path"])

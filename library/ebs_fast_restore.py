@@ -74,6 +74,7 @@ zones:
   sample: [us-east-1a, us-east-1b]
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.imagenet_ops.core.module import run
@@ -99,7 +100,7 @@ def main() -> None:
     )
     given = module.params
 
-    def work() -> dict[str, Any]:
+    def work() -> Mapping[str, Any]:
         restore = FastRestore(module.client("ec2", config=CLIENT_CONFIG), given["snapshot_id"], given["hour_seconds"])
         if given["state"] == "disabled":
             return restore.disabled(check_mode=module.check_mode)

@@ -192,6 +192,7 @@ api_calls:
   sample: {mutating: 12, describe: 6}
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.imagenet_ops.core.module import run
@@ -234,7 +235,7 @@ def main() -> None:
         {str(name): str(value) for name, value in given[option].items()} for option in ("tags", "except_tags")
     )
 
-    def work() -> dict[str, Any]:
+    def work() -> Mapping[str, Any]:
         ec2 = Ec2Jobs(module.client("ec2", config=CLIENT_CONFIG), given["timeout_seconds"])
         if given["state"] == "absent":
             return Removal(ec2, tags, except_tags).absent(given["instance_ids"], check_mode=module.check_mode)

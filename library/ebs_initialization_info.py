@@ -67,6 +67,7 @@ initialized:
   type: int
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.imagenet_ops.core.module import run
@@ -92,7 +93,7 @@ def main() -> None:
     )
     given = module.params
 
-    def work() -> dict[str, Any]:
+    def work() -> Mapping[str, Any]:
         waits = given["wait"] and not module.check_mode
         progress = Progress(given["state_dir"], "ebs_initialization_info") if waits else None
         client = module.client("ec2", config=CLIENT_CONFIG)

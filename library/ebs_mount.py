@@ -132,6 +132,7 @@ released:
 """
 
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -166,7 +167,7 @@ def main() -> None:
     }
     request = MountRequest(**{**given, **lists})
 
-    def work() -> dict[str, Any]:
+    def work() -> Mapping[str, Any]:
         return mount_volume(Host(run_command=module.run_command), request, check_mode=module.check_mode)
 
     run(module, work)

@@ -142,6 +142,7 @@ deleted_versions:
   type: int
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.imagenet_ops.core.module import run
@@ -184,7 +185,7 @@ def main() -> None:
     def tags(option: str) -> dict[str, str]:
         return {str(name): str(value) for name, value in given[option].items()}
 
-    def work() -> dict[str, Any]:
+    def work() -> Mapping[str, Any]:
         volume = VolumeMapping(
             device_name=given["device_name"],
             snapshot_id=given["snapshot_id"],

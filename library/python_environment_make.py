@@ -61,6 +61,7 @@ interpreter:
 """
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -80,7 +81,7 @@ def main() -> None:
     )
     wanted = Environment(**module.params)
 
-    def work() -> dict[str, Any]:
+    def work() -> Mapping[str, Any]:
         # Whatever root's own is: modules run in the environment as any user.
         os.umask(0o022)
         return make_environment(wanted, module.run_command, check_mode=module.check_mode)

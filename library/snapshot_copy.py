@@ -73,6 +73,7 @@ progress:
   sample: 42%
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.imagenet_ops.core.module import run
@@ -92,7 +93,7 @@ def main() -> None:
     )
     given = module.params
 
-    def work() -> dict[str, Any]:
+    def work() -> Mapping[str, Any]:
         settings = CopySettings(
             snapshot_id=given["snapshot_id"],
             source_region=given["source_region"],

@@ -81,6 +81,7 @@ key_policy_statements:
   elements: dict
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.imagenet_ops.core.module import run
@@ -99,7 +100,7 @@ def main() -> None:
     )
     given = module.params
 
-    def work() -> dict[str, Any]:
+    def work() -> Mapping[str, Any]:
         share = SnapshotShare(
             module.client("ec2"),
             module.client("kms"),

@@ -117,6 +117,7 @@ usd_month_left:
   type: float
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.imagenet_ops.aws.s3 import s3_client
@@ -142,7 +143,7 @@ def main() -> None:
     )
     given = module.params
 
-    def work() -> dict[str, Any]:
+    def work() -> Mapping[str, Any]:
         tags = {str(name): str(value) for name, value in given["tags"].items()}
         prices = {str(name): float(price) for name, price in given["prices_usd_gib_month"].items()}
         s3 = connect_to_s3() if given["bucket"] else None

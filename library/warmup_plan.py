@@ -4,17 +4,17 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: warmup_plan
-short_description: Reckon what it takes to make the volumes of a fleet warm, and decide
+short_description: Estimate duration and cost of each warm-up strategy for a fleet, and select one
 description:
-  - A volume from a snapshot is cold, for it loads its blocks when they are first read. This says for a fleet how long
-    each way of warming its volumes takes and what it costs, takes one, and divides the fleet into the waves that quotas
-    and credits ask for.
-  - It only reckons, and asks nobody.
+  - A volume from a snapshot is cold, for it loads its blocks on first read. For a fleet this estimates how long each
+    strategy to warm up its volumes takes and what it costs, selects one, and divides the fleet into the waves that
+    quotas and credits require.
+  - It only calculates; it calls no API and changes nothing.
 version_added: "1.0.0"
 author: The authors of imagenet-ops
 options:
   volumes:
-    description: What M(ebs_fleet) returns in check mode; a volume without an id is to be made.
+    description: What M(ebs_fleet) returns in check mode; a volume without an id is to be created.
     type: dict
     required: true
   volume_size_gib:
@@ -22,14 +22,14 @@ options:
     type: int
     required: true
   data_bytes:
-    description: How much data the snapshot holds (C(FullSnapshotSizeInBytes)); 0 where it is not known.
+    description: How much data the snapshot holds (C(FullSnapshotSizeInBytes)); 0 if unknown.
     type: int
     default: 0
   mode:
     description:
-      - V(none) leaves the volumes cold, V(read) has every host read the records once, V(rate) provisions an
+      - V(none) leaves the volumes cold, V(read) lets every host read the records once, V(rate) provisions an
         initialization rate, V(fsr) uses fast snapshot restore.
-      - V(auto) takes the fastest that is known to cost no more than O(budget_usd).
+      - V(auto) selects the fastest that is known to cost no more than O(budget_usd).
     type: str
     choices: [auto, none, read, rate, fsr]
     default: auto
@@ -46,18 +46,18 @@ options:
     type: int
     default: 5000
   rate_usd_per_gib_mib_s:
-    description: Fee of the rate for a GiB of data and a MiB/s. Without it the price is not known.
+    description: Fee of the rate for a GiB of data and a MiB/s. Without it the price is unknown.
     type: float
   fsr_usd_per_hour:
     description: Fee of fast snapshot restore for an hour and a zone.
     type: float
     default: 0.75
   readers:
-    description: How many readers a host has with V(read).
+    description: Number of readers on each host with V(read).
     type: int
     default: 16
   reader_mib_s:
-    description: What one reader gets from a cold volume.
+    description: Throughput of one reader on a cold volume.
     type: float
     default: 5
   throughput_mib_s:
@@ -70,7 +70,7 @@ options:
     default: 3600
 attributes:
   check_mode:
-    description: Only reckons, so check mode does the same.
+    description: Only calculates, so check mode does the same.
     support: full
   diff_mode:
     description: Changes nothing, so there is no difference to show.
@@ -89,16 +89,16 @@ EXAMPLES = r"""
 
 RETURN = r"""
 mode:
-  description: The way that is taken.
+  description: The selected strategy.
   returned: success
   type: str
   sample: read
 reason:
-  description: Why.
+  description: Why it was selected.
   returned: success
   type: str
-ways:
-  description: Each way with C(mode), C(seconds), C(usd) (null where the price is not known) and C(note).
+strategies:
+  description: Each strategy with C(mode), C(seconds), C(usd) (null if the price is unknown) and C(note).
   returned: success
   type: list
   elements: dict
@@ -108,16 +108,17 @@ lines:
   type: list
   elements: str
 waves:
-  description: What is to be made one after the other, C(instance_ids) with the C(credits) needed by zone.
+  description: What is to be created one after the other, C(instance_ids) with the C(credits) needed by zone.
   returned: success
   type: list
   elements: dict
 zones:
-  description: How many volumes are to be made in each zone.
+  description: How many volumes are to be created in each zone.
   returned: success
   type: dict
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -156,7 +157,7 @@ def main() -> None:
         "hour_seconds",
     )
 
-    def work() -> dict[str, Any]:
+    def work() -> Mapping[str, Any]:
         fleet = fleet_of(given["volumes"], given["volume_size_gib"], given["data_bytes"])
         costs = Costs(**{name: given[name] for name in of_costs})
         return {"changed": False, **plan(fleet, costs, given["mode"], given["budget_usd"])}

@@ -74,7 +74,7 @@ OFF: tuple[list[str], list[str]] = ([], [])
 
 def test_without_a_warmup_the_first_epoch_waits_for_its_blocks(prepared: Lab) -> None:
     run = deploy(prepared, "gpu-1", "none", "-e", "dataset_verify_decode_samples=1")
-    assert "taken: none, for it was asked for" in run.text
+    assert "selected: none (as requested)" in run.text
     assert int(row(run, "gpu-1")["warm"]) < 50
     speed, waited = epoch(prepared, "gpu-1")
     assert waited > 0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.module_utils.imagenet_ops.ebs.fleet import Deployment, VolumeSettings
+from ansible.module_utils.imagenet_ops.ebs.fleet import Deployment, DeploymentResult, VolumeSettings
 from ansible.module_utils.imagenet_ops.ebs.jobs import Ec2Jobs
-from ansible.module_utils.imagenet_ops.ebs.removal import Removal
+from ansible.module_utils.imagenet_ops.ebs.removal import FleetResult, Removal
 
 from tests.fakes.ec2 import FakeEc2
 
@@ -16,7 +16,7 @@ NEXT_VERSION = {**TAGS, "DatasetVersion": "0a1b2c3d4e5f"}
 
 def deploy(
     ec2: FakeEc2, ids: list[str], *, check_mode: bool = False, tags: dict[str, str] = TAGS, **settings: Any
-) -> dict[str, Any]:
+) -> DeploymentResult:
     ec2.calls.clear()
     jobs = Ec2Jobs(ec2, 300, ec2.sleep, ec2.clock)
     return Deployment(jobs, tags, VolumeSettings(**{"snapshot_id": "snap-1", **settings})).present(
@@ -31,11 +31,11 @@ def remove(
     check_mode: bool = False,
     tags: dict[str, str] = TAGS,
     kept: dict[str, str] | None = None,
-) -> dict[str, Any]:
+) -> FleetResult:
     ec2.calls.clear()
     return Removal(Ec2Jobs(ec2, 300, ec2.sleep, ec2.clock), tags, kept).absent(ids, check_mode=check_mode)
 
 
-def only_failure(result: dict[str, Any]) -> str:
+def only_failure(result: FleetResult) -> str:
     assert len(result["failed_instances"]) == 1
     return str(next(iter(result["failed_instances"].values())))

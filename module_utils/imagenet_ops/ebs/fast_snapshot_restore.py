@@ -9,18 +9,27 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any, Callable
+from typing import Any, Callable, TypedDict
 
 from ansible.module_utils.imagenet_ops.aws.calls import call, call_list, tags_of
 from ansible.module_utils.imagenet_ops.aws.clients import Ec2Client, Operation
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.core.polling import Delays, Poll
 from ansible.module_utils.imagenet_ops.core.progress import Progress
+from ansible.module_utils.imagenet_ops.core.results import Difference, difference
 from ansible.module_utils.imagenet_ops.ebs.warmup_plan import bucket_size, credits_per_hour
 
 ZONES_TAG = "FastRestoreZones"
 ACTIVE_STATES = ("enabling", "optimizing", "enabled")
 DELAYS = Delays(first=1.0, growth=1.5, longest=15.0)
+
+
+class RestoreResult(TypedDict):
+    """The result of the module ebs_fast_restore: ``zones`` in which it is on now."""
+
+    changed: bool
+    zones: list[str]
+    diff: Difference
 
 
 class FastRestore:
@@ -44,7 +53,7 @@ class FastRestore:
 
     def enabled(
         self, needed: Mapping[str, int], timeout_seconds: float, progress: Progress | None, *, check_mode: bool
-    ) -> dict[str, Any]:
+    ) -> RestoreResult:
         """Return the module's result when every zone in ``needed`` is enabled and has as many credits.
 
         Raises OpsError where EC2 refuses, and after ``timeout_seconds``.
@@ -59,7 +68,7 @@ class FastRestore:
             self._wait(needed, int(snapshot["VolumeSize"]), timeout_seconds, progress)
         return self._result(bool(missing), states, {*states, *missing})
 
-    def disabled(self, *, check_mode: bool) -> dict[str, Any]:
+    def disabled(self, *, check_mode: bool) -> RestoreResult:
         """Return the module's result after the zones that the tag names are switched off."""
         ours = tagged_zones(self._snapshot())
         states = self._states() if ours else {}
@@ -156,14 +165,14 @@ class FastRestore:
     def _call(self, operation: Operation, **request: Any) -> dict[str, Any]:
         return call(operation, self.what, **request)
 
-    def _result(self, changed: bool, before: Iterable[str], after: Iterable[str]) -> dict[str, Any]:
+    def _result(self, changed: bool, before: Iterable[str], after: Iterable[str]) -> RestoreResult:
         return {
             "changed": changed,
             "zones": sorted(after),
-            "diff": {
-                "before": f"fast snapshot restore in: {' '.join(sorted(before))}\n",
-                "after": f"fast snapshot restore in: {' '.join(sorted(after))}\n",
-            },
+            "diff": difference(
+                [f"fast snapshot restore in: {' '.join(sorted(before))}"],
+                [f"fast snapshot restore in: {' '.join(sorted(after))}"],
+            ),
         }
 
 

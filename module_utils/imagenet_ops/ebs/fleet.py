@@ -19,8 +19,9 @@ from typing import Any
 from ansible.module_utils.imagenet_ops.aws.calls import RESTORABLE, tags_of
 from ansible.module_utils.imagenet_ops.aws.errors import error_code, error_message, sdk_errors
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
+from ansible.module_utils.imagenet_ops.core.results import difference
 from ansible.module_utils.imagenet_ops.ebs.jobs import Answer, Ec2Jobs, Job, Volume, fail, told
-from ansible.module_utils.imagenet_ops.ebs.removal import Removal, check_tags
+from ansible.module_utils.imagenet_ops.ebs.removal import FleetResult, Removal, check_tags
 from ansible.module_utils.imagenet_ops.ebs.volumes import (
     DEVICE_SUFFIXES,
     INSTANCE_TAG,
@@ -73,6 +74,12 @@ class VolumeSettings:
     attach_timeout_seconds: float = 90.0
 
 
+class DeploymentResult(FleetResult):
+    """The result of the module ebs_fleet with state=present; ``ready`` instances had their volume before."""
+
+    ready: int
+
+
 class Deployment:
     """Gives every instance its volume: created where missing, attached, deleted with the instance where wanted.
 
@@ -91,7 +98,7 @@ class Deployment:
         self.removal = Removal(ec2, tags)
         self.started_at = ec2.time()
 
-    def present(self, instance_ids: Iterable[str], *, check_mode: bool) -> dict[str, Any]:
+    def present(self, instance_ids: Iterable[str], *, check_mode: bool) -> DeploymentResult:
         """Return the module's result, after every instance has its volume or, in check mode, saying what that takes.
 
         Raises OpsError where nothing can be done for any instance: no credentials, no such snapshot.
@@ -418,7 +425,7 @@ class Deployment:
                     f"{told(error)}. The next run deletes it"
                 )
 
-    def _result(self, jobs: list[Job], orphans: list[Job], relatives: list[Volume], ready: int) -> dict[str, Any]:
+    def _result(self, jobs: list[Job], orphans: list[Job], relatives: list[Volume], ready: int) -> DeploymentResult:
         served = {job.instance_id: job for job in jobs if not job.reason}
         superseded: dict[str, list[str]] = {}
         for volume in relatives:
@@ -444,10 +451,10 @@ class Deployment:
             "detached": 0,
             "deleted": sum(not job.reason for job in orphans),
             "api_calls": self.ec2.api_calls,
-            "diff": {
-                "before": f"{ready} of {len(jobs)} instances have the volume attached\n",
-                "after": f"{len(served)} of {len(jobs)} instances have the volume attached\n",
-            },
+            "diff": difference(
+                [f"{ready} of {len(jobs)} instances have the volume attached"],
+                [f"{len(served)} of {len(jobs)} instances have the volume attached"],
+            ),
         }
 
     def _is_current(self, volume: Volume) -> bool:

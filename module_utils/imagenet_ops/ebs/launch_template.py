@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 from ansible.module_utils.imagenet_ops.aws.calls import call, call_list, tag_list, tags_of
 from ansible.module_utils.imagenet_ops.aws.clients import Ec2Client, Operation
@@ -134,6 +134,31 @@ def readable(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, "UserData": script.splitlines()}
 
 
+class TemplateState(TypedDict):
+    """A launch template as ``--diff`` shows it."""
+
+    default_version: int
+    tags: dict[str, str]
+    data: dict[str, Any]
+
+
+class TemplateDifference(TypedDict):
+    """What ``--diff`` shows."""
+
+    before: TemplateState
+    after: TemplateState
+
+
+class TemplateResult(TypedDict):
+    """The result of the module launch_template_update; the id is "" in check mode if there is no template yet."""
+
+    changed: bool
+    template_id: str
+    version: int
+    deleted_versions: int
+    diff: TemplateDifference
+
+
 class LaunchTemplateUpdate:
     """Brings one launch template to its settings, with the boto3 client ``ec2``."""
 
@@ -149,7 +174,7 @@ class LaunchTemplateUpdate:
             why = f"its user data has {size_bytes} bytes, and EC2 takes {USER_DATA_BYTES}"
             raise OpsError(self.what, why, "Make it shorter, or let it fetch what it runs")
 
-    def present(self, *, check_mode: bool) -> dict[str, Any]:
+    def present(self, *, check_mode: bool) -> TemplateResult:
         """Return the module's result, after the template says what it is to; in check mode before, and nothing is done.
 
         Raises OpsError where a template of that name carries no tag of the project, or EC2 refuses.

@@ -3,17 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TypedDict
 
 from ansible.module_utils.imagenet_ops.aws.calls import tags_of
 from ansible.module_utils.imagenet_ops.aws.errors import error_code, sdk_errors
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
+from ansible.module_utils.imagenet_ops.core.results import Difference, difference
 from ansible.module_utils.imagenet_ops.ebs.jobs import Answer, Ec2Jobs, Job, Volume, fail, told
 from ansible.module_utils.imagenet_ops.ebs.volumes import owner_of, tagged_volumes
 
 GOING_STATES = ("deleting", "deleted")
 # It is being detached already, or just was: by another run, or since its instance was terminated.
 DETACHED_CODES = ("IncorrectState", "InvalidAttachment.NotFound")
+
+
+class FleetVolume(TypedDict):
+    """The volume of an instance."""
+
+    volume_id: str
+    volume_type: str
+    zone: str
+    device_name: str
+
+
+class FleetResult(TypedDict):
+    """The result of the module ebs_fleet: volumes, older versions and failures by instance, and counts."""
+
+    changed: bool
+    volumes: dict[str, FleetVolume]
+    superseded: dict[str, list[str]]
+    failed_instances: dict[str, str]
+    created: int
+    attached: int
+    detached: int
+    deleted: int
+    api_calls: dict[str, int]
+    diff: Difference
 
 
 class Removal:
@@ -26,7 +51,7 @@ class Removal:
         self.tags = tags
         self.kept_tags = kept_tags or {}
 
-    def absent(self, instance_ids: Iterable[str], *, check_mode: bool) -> dict[str, Any]:
+    def absent(self, instance_ids: Iterable[str], *, check_mode: bool) -> FleetResult:
         """Return the module's result, after the volumes of these instances (none named: all) are gone."""
         wanted = set(instance_ids)
         volumes = [
@@ -55,7 +80,7 @@ class Removal:
             "detached": sum(job.detached for job in jobs),
             "deleted": deleted,
             "api_calls": self.ec2.api_calls,
-            "diff": {"before": f"{len(jobs)} volumes\n", "after": f"{len(jobs) - deleted} volumes\n"},
+            "diff": difference([f"{len(jobs)} volumes"], [f"{len(jobs) - deleted} volumes"]),
         }
 
     def advance(self, job: Job, volume: Volume | None) -> None:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypedDict
 
 from ansible.module_utils.imagenet_ops.aws.calls import call, call_list, call_pages, chunks, tag_filters, tags_of
 from ansible.module_utils.imagenet_ops.aws.clients import Ec2Client
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
+from ansible.module_utils.imagenet_ops.core.results import Difference, difference
 from ansible.module_utils.imagenet_ops.dataset.manifest import MANIFEST_NAME
 
 GIB = 1 << 30
@@ -26,6 +27,30 @@ FLEET_ROLE = "fleet"
 DELETED_AT_ONCE = 1000
 REMOVED = "removed"
 _VERSION = re.compile(r"[0-9a-f]{12}")
+
+
+class Row(TypedDict):
+    """An item as the module's result has it."""
+
+    kind: str
+    name: str
+    version: str
+    size_gib: float
+    created: str
+    usd_month: float
+    verdict: str
+
+
+class RetentionResult(TypedDict):
+    """The result of the module version_retire."""
+
+    changed: bool
+    kept_versions: list[str]
+    items: list[Row]
+    removed: int
+    usd_month_removed: float
+    usd_month_left: float
+    diff: Difference
 
 
 @dataclass(frozen=True)
@@ -44,7 +69,7 @@ class Item:
     usd_month: float
     verdict: str = ""
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> Row:
         """Return the item as the module's result has it."""
         return {
             "kind": self.kind,
@@ -81,7 +106,7 @@ class Retirement:
         if missing:
             raise OpsError(self.what, f"the tags do not hold {', '.join(missing)}", "Give Project and Dataset")
 
-    def run(self, *, check_mode: bool) -> dict[str, Any]:
+    def run(self, *, check_mode: bool) -> RetentionResult:
         """Return the module's result, after what can go is gone, or would be in check mode."""
         request = {"Filters": tag_filters(self.tags)}
         own = {**request, "OwnerIds": ["self"]}
@@ -104,7 +129,7 @@ class Retirement:
             "removed": len(doomed),
             "usd_month_removed": round(sum(item.usd_month for item in doomed), 2),
             "usd_month_left": round(sum(item.usd_month for item in left), 2),
-            "diff": {"before": _lines(items), "after": _lines(left)},
+            "diff": difference(_lines(items), _lines(left)),
         }
 
     def _judge_volume(self, volume: dict[str, Any], kept: list[str]) -> Item:
@@ -287,5 +312,5 @@ def _shortened(uses: list[str]) -> str:
     return f"in use by {', '.join(uses[:2])}{more}"
 
 
-def _lines(items: list[Item]) -> str:
-    return "".join(f"{item.kind} {item.name} {item.version}\n" for item in items)
+def _lines(items: list[Item]) -> list[str]:
+    return [f"{item.kind} {item.name} {item.version}" for item in items]

@@ -6,11 +6,12 @@ CopySnapshot takes no client token, so what a killed run began is found by the t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from ansible.module_utils.imagenet_ops.aws.calls import RESTORABLE, call, call_list, tag_filters, tag_list, tags_of
 from ansible.module_utils.imagenet_ops.aws.clients import Ec2Client, KmsClient
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
+from ansible.module_utils.imagenet_ops.core.results import Difference, difference
 from ansible.module_utils.imagenet_ops.ebs.fast_snapshot_restore import ZONES_TAG
 
 SOURCE_TAG = "CopiedFrom"
@@ -36,6 +37,16 @@ class CopySettings:
     completion_minutes: int = 0
 
 
+class CopyResult(TypedDict):
+    """The result of the module snapshot_copy; the id is "" in check mode if there is no copy yet."""
+
+    changed: bool
+    snapshot_id: str
+    state: str
+    progress: str
+    diff: Difference
+
+
 class SnapshotCopy:
     """Makes one copy, with boto3 clients: EC2 of the two Regions and KMS of the Region of the copy."""
 
@@ -54,7 +65,7 @@ class SnapshotCopy:
             why = "it would be in the same Region under the same key"
             raise OpsError(self.what, why, "Leave the Region out, or give it a kms_key_id to encrypt the copy with")
 
-    def present(self, *, check_mode: bool) -> dict[str, Any]:
+    def present(self, *, check_mode: bool) -> CopyResult:
         """Return the module's result, after the copy was begun where there was none; it may still be pending.
 
         In check mode nothing is begun, and a copy that would be has the id "". Raises OpsError where there is no such
@@ -66,13 +77,13 @@ class SnapshotCopy:
         is_new = not found
         if is_new and not check_mode:
             found = self._begin(source, key_arn)
-        after = f"{self.settings.region}: a copy under {key_arn or 'the default key'}\n"
+        after = [f"{self.settings.region}: a copy under {key_arn or 'the default key'}"]
         return {
             "changed": is_new,
             "snapshot_id": found.get("SnapshotId", ""),
             "state": found.get("State", ""),
             "progress": found.get("Progress", ""),
-            "diff": {"before": "" if is_new else after, "after": after},
+            "diff": difference([] if is_new else after, after),
         }
 
     def _source(self) -> dict[str, Any]:

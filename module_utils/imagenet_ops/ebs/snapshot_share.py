@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 from ansible.module_utils.imagenet_ops.aws.calls import RESTORABLE, call, call_list
 from ansible.module_utils.imagenet_ops.aws.clients import Ec2Client, KmsClient
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
+from ansible.module_utils.imagenet_ops.core.results import Difference, difference
 
 ATTRIBUTE = "createVolumePermission"
 EVERYBODY = "all"
@@ -49,6 +50,19 @@ def key_statements(accounts: Iterable[str], partition: str) -> list[dict[str, An
     ]
 
 
+class ShareResult(TypedDict):
+    """The result of the module snapshot_share: accounts, the key ("" for none), and what its policy has to allow."""
+
+    changed: bool
+    shared_with: list[str]
+    added: list[str]
+    revoked: list[str]
+    unlisted: list[str]
+    kms_key_id: str
+    key_policy_statements: list[dict[str, Any]]
+    diff: Difference
+
+
 class SnapshotShare:
     """Brings the list of accounts of one snapshot to what is wanted, with boto3 clients of EC2 and KMS."""
 
@@ -75,7 +89,7 @@ class SnapshotShare:
                 self.what, why, "Write each as a string of 12 digits, in quotes, or YAML drops a leading zero"
             )
 
-    def present(self, *, check_mode: bool) -> dict[str, Any]:
+    def present(self, *, check_mode: bool) -> ShareResult:
         """Return the module's result, after those accounts may make volumes of the snapshot, or would in check mode.
 
         Raises OpsError where the snapshot is public, is under a key that cannot be shared, or EC2 refuses.
@@ -101,10 +115,7 @@ class SnapshotShare:
             "unlisted": sorted(unlisted - revoked),
             "kms_key_id": key_arn,
             "key_policy_statements": key_statements(after, partition) if key_arn and after else [],
-            "diff": {
-                "before": "".join(f"{one}\n" for one in sorted(before)),
-                "after": "".join(f"{one}\n" for one in sorted(after)),
-            },
+            "diff": difference(sorted(before), sorted(after)),
         }
 
     def _snapshot(self) -> dict[str, Any]:
@@ -157,7 +168,3 @@ class SnapshotShare:
                 OperationType=operation,
                 UserIds=ordered[start : start + CHANGES_AT_ONCE],
             )
-
-
-def _lines(accounts: Iterable[str]) -> str:
-    return "".join(f"{account}\n" for account in sorted(accounts))

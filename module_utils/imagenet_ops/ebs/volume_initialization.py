@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, Callable
+from typing import Callable, TypedDict
 
 from ansible.module_utils.imagenet_ops.aws.calls import call_list, chunks
 from ansible.module_utils.imagenet_ops.aws.clients import Ec2Client
@@ -18,13 +18,30 @@ PROVISIONED = "provisioned-rate"
 DELAYS = Delays(first=1.0, growth=1.5, longest=30.0)
 
 
-def initialization_of(client: Ec2Client, volume_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Return by volume: ``percent`` that has arrived, ``provisioned`` where at a rate that was paid for.
+class Initialization(TypedDict):
+    """How far a volume is: ``percent`` that has arrived, ``provisioned`` if at a rate that was paid for.
 
-    ``known`` says whether EC2 told it at all; where not, ``percent`` is 100. ``eta_seconds`` is EBS's own estimate, 0
-    where it has none. Raises OpsError where EC2 refuses.
+    ``known`` says whether EC2 reports it at all; if not, ``percent`` is 100. ``eta_seconds`` is EBS's own estimate, 0
+    if it has none.
     """
-    found: dict[str, dict[str, Any]] = {}
+
+    percent: int
+    known: bool
+    provisioned: bool
+    eta_seconds: int
+
+
+class InitializationResult(TypedDict):
+    """The result of the module ebs_initialization_info."""
+
+    changed: bool
+    volumes: dict[str, Initialization]
+    initialized: int
+
+
+def initialization_of(client: Ec2Client, volume_ids: Iterable[str]) -> dict[str, Initialization]:
+    """Return by volume how far it is. Raises OpsError if EC2 refuses."""
+    found: dict[str, Initialization] = {}
     for ids in chunks(volume_ids):
         operation = "describe_volume_status"
         for status in call_list(client, operation, "VolumeStatuses", f"EC2 {operation}", VolumeIds=ids):
@@ -39,7 +56,7 @@ def initialization_of(client: Ec2Client, volume_ids: Iterable[str]) -> dict[str,
     return found
 
 
-def open_volumes(volumes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def open_volumes(volumes: Mapping[str, Initialization]) -> list[str]:
     """Return the volumes worth waiting for: others are loaded as they are read, and may never be whole."""
     return sorted(key for key, volume in volumes.items() if volume["provisioned"] and volume["percent"] < 100)
 
@@ -52,7 +69,7 @@ def wait_for_initialization(
     progress: Progress | None,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
-) -> dict[str, Any]:
+) -> InitializationResult:
     """Return the module's result, with ``progress`` after waiting for the volumes with a provisioned rate.
 
     ``data_bytes`` is what each volume has to load. Raises OpsError after ``timeout_seconds``.
@@ -78,12 +95,12 @@ def wait_for_initialization(
     return result(volumes)
 
 
-def done_bytes(volumes: Mapping[str, Mapping[str, Any]], ids: Iterable[str], data_bytes: int) -> int:
+def done_bytes(volumes: Mapping[str, Initialization], ids: Iterable[str], data_bytes: int) -> int:
     """Return how much these volumes have loaded."""
     return sum(int(volumes[volume_id]["percent"]) * data_bytes // 100 for volume_id in ids)
 
 
-def result(volumes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def result(volumes: Mapping[str, Initialization]) -> InitializationResult:
     """Return the module's result."""
     return {
         "changed": False,

@@ -1,6 +1,6 @@
-"""What it takes to make the volumes of a fleet warm: time and price of each way, which one is taken, and in what waves.
+"""How to warm up the volumes of a fleet: duration and price of each strategy, which one is selected, and in what waves.
 
-The ways, and where their numbers come from (EBS User Guide, "Initialize Amazon EBS volumes" and "Amazon EBS fast
+The strategies, and where their numbers come from (EBS User Guide, "Initialize Amazon EBS volumes" and "Amazon EBS fast
 snapshot restore"):
 
 * ``none``: blocks are loaded when they are first read, so the first epoch is slow.
@@ -17,7 +17,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 
@@ -61,18 +61,49 @@ class Fleet:
 
     @property
     def missing_count(self) -> int:
-        """How many volumes are to be made."""
+        """How many volumes are to be created."""
         return sum(map(len, self.missing.values()))
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way: ``seconds`` until every volume is warm, its price in USD (None: not known), and what else to know."""
+class Strategy:
+    """One strategy: ``seconds`` until every volume is warm, its price in USD (None: unknown), and what else to know."""
 
     mode: str
     seconds: float
     usd: float | None
     note: str
+
+    def row(self) -> StrategyRow:
+        """Return the strategy as the module's result has it."""
+        return {"mode": self.mode, "seconds": self.seconds, "usd": self.usd, "note": self.note}
+
+
+class StrategyRow(TypedDict):
+    """A strategy as the module's result has it."""
+
+    mode: str
+    seconds: float
+    usd: float | None
+    note: str
+
+
+class Wave(TypedDict):
+    """Instances that get their volumes together, with the credits needed by zone."""
+
+    instance_ids: list[str]
+    credits: dict[str, int]
+
+
+class Plan(TypedDict):
+    """The decision, the table for people as lines, and the waves of instances to be served one by one."""
+
+    mode: str
+    reason: str
+    strategies: list[StrategyRow]
+    lines: list[str]
+    waves: list[Wave]
+    zones: dict[str, int]
 
 
 def fleet_of(volumes: Mapping[str, Mapping[str, str]], volume_size_gib: int, data_bytes: int) -> Fleet:
@@ -87,38 +118,38 @@ def fleet_of(volumes: Mapping[str, Mapping[str, str]], volume_size_gib: int, dat
     return Fleet(missing, served, volume_size_gib, data_bytes or volume_size_gib * GIB)
 
 
-def plan(fleet: Fleet, costs: Costs, mode: str, budget_usd: float) -> dict[str, Any]:
-    """Return the decision: mode, reason, the table as lines, and the waves of instances to be served one by one.
+def plan(fleet: Fleet, costs: Costs, mode: str, budget_usd: float) -> Plan:
+    """Return the decision.
 
-    ``mode`` is what the user asked for, one of MODES or ``auto``: then it is the fastest way that is known to cost no
-    more than ``budget_usd``. Raises OpsError where a number makes no sense.
+    ``mode`` is what the user wants, one of MODES or ``auto``: then it is the fastest strategy that is known to cost no
+    more than ``budget_usd``. Raises OpsError if a number makes no sense.
     """
     if costs.rate_mib_s not in RATES_MIB_S:
         raise OpsError(
-            f"An initialization rate of {costs.rate_mib_s} MiB/s", "EBS takes 100 to 300", "Choose one in that range"
+            f"An initialization rate of {costs.rate_mib_s} MiB/s", "EBS accepts 100 to 300", "Choose one in that range"
         )
     if costs.quota_mib_s < costs.rate_mib_s:
         raise OpsError(
             f"An initialization rate of {costs.rate_mib_s} MiB/s",
-            f"the quota of the Region is said to be {costs.quota_mib_s} MiB/s for all volumes together",
+            f"it exceeds the quota of the Region, {costs.quota_mib_s} MiB/s for all volumes together",
             "Lower the rate, or correct the quota",
         )
     if budget_usd < 0:
-        raise OpsError(f"A budget of {budget_usd:g} USD", "it is less than nothing", "Give 0 or more")
-    ways = {way.mode: way for way in ways_of(fleet, costs)}
-    taken, reason = choose(ways, fleet, mode, budget_usd)
+        raise OpsError(f"A budget of {budget_usd:g} USD", "it is negative", "Set budget_usd to 0 or more")
+    strategies = {strategy.mode: strategy for strategy in strategies_of(fleet, costs)}
+    selected, reason = choose(strategies, fleet, mode, budget_usd)
     return {
-        "mode": taken,
+        "mode": selected,
         "reason": reason,
-        "ways": [vars(way) for way in ways.values()],
-        "lines": table(ways.values(), fleet, taken, reason),
-        "waves": waves(fleet, costs, taken),
+        "strategies": [strategy.row() for strategy in strategies.values()],
+        "lines": table(strategies.values(), fleet, selected, reason),
+        "waves": waves(fleet, costs, selected),
         "zones": {zone: len(ids) for zone, ids in sorted(fleet.missing.items())},
     }
 
 
-def ways_of(fleet: Fleet, costs: Costs) -> list[Way]:
-    """Return every way with its time and price for the volumes that are to be made."""
+def strategies_of(fleet: Fleet, costs: Costs) -> list[Strategy]:
+    """Return every strategy with its duration and price for the volumes that are to be created."""
     data_mib, data_gib = fleet.data_bytes / MIB, fleet.data_bytes / GIB
     count = fleet.missing_count
     reading = min(costs.readers * costs.reader_mib_s, costs.throughput_mib_s)
@@ -130,20 +161,20 @@ def ways_of(fleet: Fleet, costs: Costs) -> list[Way]:
     fsr_seconds = (fleet.volume_size_gib / GIB_PER_TIB + most / hourly) * costs.hour_seconds if count else 0.0
     fsr_hours = max(1.0, fsr_seconds / costs.hour_seconds) if count else 0.0
     return [
-        Way("none", 0.0, 0.0, f"first epoch at about {costs.reader_mib_s:g} MiB/s a reader"),
-        Way(
+        Strategy("none", 0.0, 0.0, f"first epoch at about {costs.reader_mib_s:g} MiB/s a reader"),
+        Strategy(
             "read",
             data_mib / reading if count else 0.0,
             0.0,
             f"{costs.readers} readers, about {reading:g} MiB/s a host",
         ),
-        Way(
+        Strategy(
             "rate",
             wave_count * data_mib / costs.rate_mib_s,
             None if fee is None and count else (fee or 0.0) * data_gib * costs.rate_mib_s * count,
             f"{costs.rate_mib_s} MiB/s a volume, {per_wave} at a time",
         ),
-        Way(
+        Strategy(
             "fsr",
             fsr_seconds,
             len(fleet.missing) * fsr_hours * costs.fsr_usd_per_hour,
@@ -152,19 +183,23 @@ def ways_of(fleet: Fleet, costs: Costs) -> list[Way]:
     ]
 
 
-def choose(ways: Mapping[str, Way], fleet: Fleet, mode: str, budget_usd: float) -> tuple[str, str]:
-    """Return which way is taken, and why."""
+def choose(strategies: Mapping[str, Strategy], fleet: Fleet, mode: str, budget_usd: float) -> tuple[str, str]:
+    """Return which strategy is selected, and why."""
     if not fleet.missing_count and mode in ("rate", "fsr", AUTO):
-        return ("read" if mode == AUTO else mode), "every host has its volume already; cold blocks are read"
+        return ("read" if mode == AUTO else mode), "all volumes exist; their cold blocks are read"
     if mode != AUTO:
-        return mode, "it was asked for"
-    warm = [way for way in ways.values() if way.mode != "none" and way.usd is not None and way.usd <= budget_usd]
-    fastest = min(warm, key=lambda way: way.seconds)
-    return fastest.mode, f"it is the fastest known to cost no more than {budget_usd:g} USD"
+        return mode, "as requested"
+    affordable = [
+        strategy
+        for strategy in strategies.values()
+        if strategy.mode != "none" and strategy.usd is not None and strategy.usd <= budget_usd
+    ]
+    fastest = min(affordable, key=lambda strategy: strategy.seconds)
+    return fastest.mode, f"fastest within the {budget_usd:g} USD budget"
 
 
-def waves(fleet: Fleet, costs: Costs, mode: str) -> list[dict[str, Any]]:
-    """Return what is to be made one after the other; nothing where all can be made at once.
+def waves(fleet: Fleet, costs: Costs, mode: str) -> list[Wave]:
+    """Return what is to be created one after the other; nothing if all can be created at once.
 
     A wave of ``rate`` is over when its volumes are initialized; volumes of an earlier run come first, for they may
     still count. A wave of ``fsr`` begins when its ``credits`` by zone are there.
@@ -172,9 +207,9 @@ def waves(fleet: Fleet, costs: Costs, mode: str) -> list[dict[str, Any]]:
     if mode == "rate":
         per_wave = costs.quota_mib_s // costs.rate_mib_s
         ids = [instance_id for zone in sorted(fleet.missing) for instance_id in fleet.missing[zone]]
-        found = [{"instance_ids": some, "credits": {}} for some in chunks(ids, per_wave)]
-        earlier = [{"instance_ids": fleet.served, "credits": {}}] if fleet.served and ids else []
-        # The last wave is made together with what is there already, and waited for when it is mounted.
+        found: list[Wave] = [{"instance_ids": some, "credits": {}} for some in chunks(ids, per_wave)]
+        earlier: list[Wave] = [{"instance_ids": fleet.served, "credits": {}}] if fleet.served and ids else []
+        # The last wave is created together with the existing volumes, and waited for when it is mounted.
         return [*earlier, *found[:-1]]
     if mode == "fsr":
         by_zone = {zone: list(chunks(ids, bucket_size(fleet.volume_size_gib))) for zone, ids in fleet.missing.items()}
@@ -197,22 +232,22 @@ def bucket_size(size_gib: int) -> int:
     return max(1, int(credits_per_hour(size_gib)))
 
 
-def table(ways: Iterable[Way], fleet: Fleet, taken: str, reason: str) -> list[str]:
-    """Return the plan for people, a line a way, none longer than 72 characters in a fleet of a few zones."""
+def table(strategies: Iterable[Strategy], fleet: Fleet, selected: str, reason: str) -> list[str]:
+    """Return the plan for people, a line a strategy, none longer than 72 characters in a fleet of a few zones."""
     zones = Counter({zone: len(ids) for zone, ids in fleet.missing.items()})
     where = ", ".join(f"{count} in {zone}" for zone, count in sorted(zones.items())) or "none"
     row = "{:<5} {:>8} {:>12}  {}"
     lines = [
-        f"volumes to make: {where}; there already: {len(fleet.served)}",
+        f"volumes to create: {where}; existing: {len(fleet.served)}",
         f"data on each: {fleet.data_bytes / GIB:.1f} GiB",
         row.format("warm", "time", "price", "").rstrip(),
     ]
-    for way in ways:
-        price = "unknown" if way.usd is None else f"{way.usd:,.2f} USD"
-        lines.append(row.format(way.mode, duration(way.seconds), price, way.note))
-        if way.usd is None:
+    for strategy in strategies:
+        price = "unknown" if strategy.usd is None else f"{strategy.usd:,.2f} USD"
+        lines.append(row.format(strategy.mode, duration(strategy.seconds), price, strategy.note))
+        if strategy.usd is None:
             lines.append(f"{'':6}no price is set: see {PRICES_URL}")
-    return [*lines, f"taken: {taken}, for {reason}"]
+    return [*lines, f"selected: {selected} ({reason})"]
 
 
 def duration(seconds: float) -> str:

@@ -15,7 +15,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Callable, NamedTuple
+from typing import Callable, NamedTuple, TypedDict
 
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.core.polling import Delays, Poll
@@ -56,12 +56,26 @@ class Signature:
     blank: bool
 
 
-def device_info(host: Host, volume_id: str, timeout_seconds: float, mount_path: str | None = None) -> dict[str, object]:
+class DeviceInfo(TypedDict):
+    """What the module ebs_device_info returns; its documentation has the fields."""
+
+    device: str
+    real_device: str
+    serial: str
+    fstype: str
+    uuid: str
+    label: str
+    blank: bool
+    size_bytes: int
+    mount_points: list[str]
+    mounted_source: str
+
+
+def device_info(host: Host, volume_id: str, timeout_seconds: float, mount_path: str | None = None) -> DeviceInfo:
     """Return everything about the device of ``volume_id``, waiting up to ``timeout_seconds`` for it to appear.
 
-    The keys are device (the stable link), real_device, serial, fstype, uuid, label, size_bytes, mount_points, blank and
-    mounted_source (what is mounted at ``mount_path``, whichever device that is; empty where nothing is).
-    Raises OpsError where the device does not appear, is another volume's, or cannot be read.
+    ``mounted_source`` is what is mounted at ``mount_path``, whichever device that is; "" if nothing is.
+    Raises OpsError if the device does not appear, is another volume's, or cannot be read.
     """
     link = link_path(host, volume_id)
     real_device = wait_for_device(host, volume_id, link, timeout_seconds)

@@ -12,10 +12,11 @@ import os
 import pwd
 import stat
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Callable, TypedDict
 
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.core.files import fsync_directory
+from ansible.module_utils.imagenet_ops.core.results import Difference
 from ansible.module_utils.imagenet_ops.host.devices import (
     Host,
     Mount,
@@ -73,7 +74,17 @@ class MountRequest:
         return "read-only" if self.read_only else "read-write"
 
 
-def mount_volume(host: Host, request: MountRequest, *, check_mode: bool) -> dict[str, Any]:
+class MountResult(TypedDict):
+    """The result of the module ebs_mount; ``released`` says that nothing uses the replaced volumes any more."""
+
+    changed: bool
+    device: str
+    formatted: bool
+    released: bool
+    diff: Difference
+
+
+def mount_volume(host: Host, request: MountRequest, *, check_mode: bool) -> MountResult:
     """Mount what ``request`` says and return the result of the module ebs_mount.
 
     Raises OpsError if the device does not appear or holds something else, if the path is taken or in use, and if the

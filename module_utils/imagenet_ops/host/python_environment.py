@@ -12,7 +12,7 @@ import shutil
 import sys
 import tarfile
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Callable, TypedDict
 
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.core.files import exclusive, write_atomic
@@ -37,7 +37,14 @@ class Environment:
     from_index: bool = False
 
 
-def make_environment(wanted: Environment, run_command: RunCommand, *, check_mode: bool) -> dict[str, Any]:
+class EnvironmentResult(TypedDict):
+    """The result of the module python_environment_make."""
+
+    changed: bool
+    interpreter: str
+
+
+def make_environment(wanted: Environment, run_command: RunCommand, *, check_mode: bool) -> EnvironmentResult:
     """Make or renew the environment and return the result of the module python_environment_make.
 
     ``run_command`` returns exit status, output and errors. Raises OpsError where a command fails, and where pip is not

@@ -21,9 +21,9 @@ def test_it_decides_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     answer = run_module(capsys, budget_usd=1)
     assert (answer["changed"], answer["mode"], answer["zones"]) == (False, "fsr", {"us-east-1a": 1})
     assert answer["waves"] == [{"instance_ids": ["i-1"], "credits": {"us-east-1a": 1}}]
-    assert answer["lines"][-1] == "taken: fsr, for it is the fastest known to cost no more than 1 USD"
+    assert answer["lines"][-1] == "selected: fsr (fastest within the 1 USD budget)"
 
 
 def test_a_rate_that_ebs_does_not_take_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     answer = run_module(capsys, rate_mib_s=400)
-    assert answer["msg"] == "An initialization rate of 400 MiB/s: EBS takes 100 to 300. Choose one in that range"
+    assert answer["msg"] == "An initialization rate of 400 MiB/s: EBS accepts 100 to 300. Choose one in that range"

@@ -7,7 +7,12 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.ebs.launch_template import LaunchTemplateUpdate, TemplateSettings, VolumeMapping
+from ansible.module_utils.imagenet_ops.ebs.launch_template import (
+    LaunchTemplateUpdate,
+    TemplateResult,
+    TemplateSettings,
+    VolumeMapping,
+)
 
 from tests.fakes.clients import StubEc2
 
@@ -94,7 +99,7 @@ class FakeEc2(StubEc2):
         return described
 
 
-def apply(ec2: FakeEc2, settings: TemplateSettings, *, check_mode: bool = False) -> dict[str, Any]:
+def apply(ec2: FakeEc2, settings: TemplateSettings, *, check_mode: bool = False) -> TemplateResult:
     return LaunchTemplateUpdate(ec2, settings).present(check_mode=check_mode)
 
 

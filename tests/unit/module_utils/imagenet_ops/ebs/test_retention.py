@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.ebs.retention import Retirement, newest_versions
+from ansible.module_utils.imagenet_ops.ebs.retention import RetentionResult, Retirement, newest_versions
 
 from tests.fakes.clients import StubEc2, paginator
 
@@ -124,11 +124,11 @@ def aws() -> FakeAws:
     return fake
 
 
-def run(aws: FakeAws, keep: int = 1, *, check_mode: bool = False, bucket: str = "") -> dict[str, Any]:
+def run(aws: FakeAws, keep: int = 1, *, check_mode: bool = False, bucket: str = "") -> RetentionResult:
     return Retirement(aws, aws, TAGS, keep, PRICES, bucket).run(check_mode=check_mode)
 
 
-def verdicts(result: dict[str, Any]) -> dict[str, str]:
+def verdicts(result: RetentionResult) -> dict[str, str]:
     return {item["name"]: item["verdict"] for item in result["items"]}
 
 

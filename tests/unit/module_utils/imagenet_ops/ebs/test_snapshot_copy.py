@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.ebs.snapshot_copy import CopySettings, SnapshotCopy
+from ansible.module_utils.imagenet_ops.ebs.snapshot_copy import CopyResult, CopySettings, SnapshotCopy
 from botocore.exceptions import ClientError
 
 from tests.fakes.clients import StubEc2
@@ -56,7 +56,7 @@ class FakeKms:
         return {"KeyMetadata": {"Arn": KEY, "KeyManager": "CUSTOMER"}}
 
 
-def run(there: FakeEc2, settings: CopySettings = SETTINGS, *, check_mode: bool = False) -> dict[str, Any]:
+def run(there: FakeEc2, settings: CopySettings = SETTINGS, *, check_mode: bool = False) -> CopyResult:
     own = {"aws:backup:source": "x", "FastRestoreZones": "us-east-1a", "Name": "imagenet-0123"}
     here = FakeEc2(snapshot("snap-1", {**TAGS, **own}, Description="ImageNet"))
     return SnapshotCopy(here, there, FakeKms(), settings).present(check_mode=check_mode)

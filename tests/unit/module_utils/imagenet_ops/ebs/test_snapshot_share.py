@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.ebs.snapshot_share import SnapshotShare, key_statements
+from ansible.module_utils.imagenet_ops.ebs.snapshot_share import ShareResult, SnapshotShare, key_statements
 
 from tests.fakes.clients import StubEc2
 
@@ -44,7 +44,7 @@ class FakeAws(StubEc2):
         return {}
 
 
-def run(aws: FakeAws, *accounts: str, check_mode: bool = False, revoke_unlisted: bool = False) -> dict[str, Any]:
+def run(aws: FakeAws, *accounts: str, check_mode: bool = False, revoke_unlisted: bool = False) -> ShareResult:
     share = SnapshotShare(aws, aws, "snap-1", accounts, revoke_unlisted=revoke_unlisted)
     return share.present(check_mode=check_mode)
 

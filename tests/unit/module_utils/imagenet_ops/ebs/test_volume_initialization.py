@@ -7,7 +7,11 @@ from typing import Any
 import pytest
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.core.progress import Progress
-from ansible.module_utils.imagenet_ops.ebs.volume_initialization import initialization_of, wait_for_initialization
+from ansible.module_utils.imagenet_ops.ebs.volume_initialization import (
+    InitializationResult,
+    initialization_of,
+    wait_for_initialization,
+)
 from botocore.exceptions import ClientError
 
 from tests.fakes.clients import StubEc2
@@ -40,7 +44,7 @@ class Statuses(StubEc2):
         return {"VolumeId": volume_id, "InitializationStatusDetails": {"InitializationType": kind, "Progress": percent}}
 
 
-def wait(client: Statuses, progress: Progress | None, timeout: float = 100) -> dict[str, Any]:
+def wait(client: Statuses, progress: Progress | None, timeout: float = 100) -> InitializationResult:
     return wait_for_initialization(
         client, list(client.kinds), GIB, timeout, progress, sleep=client.sleep, clock=lambda: client.now
     )

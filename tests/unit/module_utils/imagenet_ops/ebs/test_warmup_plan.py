@@ -1,10 +1,17 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.ebs.warmup_plan import GIB, Costs, Fleet, duration, fleet_of, plan
+from ansible.module_utils.imagenet_ops.ebs.warmup_plan import (
+    GIB,
+    Costs,
+    Fleet,
+    Plan,
+    StrategyRow,
+    duration,
+    fleet_of,
+    plan,
+)
 
 COSTS = Costs()
 
@@ -14,21 +21,20 @@ def fleet(per_zone: dict[str, int], served: int = 0, size_gib: int = 110, data_g
     return Fleet(missing, [f"i-served{number}" for number in range(served)], size_gib, data_gib * GIB)
 
 
-def way(decision: dict[str, Any], mode: str) -> dict[str, Any]:
-    found: dict[str, Any] = next(one for one in decision["ways"] if one["mode"] == mode)
-    return found
+def strategy(decision: Plan, mode: str) -> StrategyRow:
+    return next(one for one in decision["strategies"] if one["mode"] == mode)
 
 
-def test_time_and_price_of_each_way_for_64_hosts() -> None:
+def test_time_and_price_of_each_strategy_for_64_hosts() -> None:
     decision = plan(fleet({"a": 32, "b": 32}), Costs(rate_usd_per_gib_mib_s=0.00001), "auto", 0)
-    assert way(decision, "none")["seconds"] == 0
-    assert way(decision, "read")["seconds"] == pytest.approx(100 * 1024 / 80)
+    assert strategy(decision, "none")["seconds"] == 0
+    assert strategy(decision, "read")["seconds"] == pytest.approx(100 * 1024 / 80)
     # 16 volumes at a time, so four waves of 100 GiB at 300 MiB/s.
-    assert way(decision, "rate")["seconds"] == pytest.approx(4 * 100 * 1024 / 300)
-    assert way(decision, "rate")["usd"] == pytest.approx(0.00001 * 100 * 300 * 64)
+    assert strategy(decision, "rate")["seconds"] == pytest.approx(4 * 100 * 1024 / 300)
+    assert strategy(decision, "rate")["usd"] == pytest.approx(0.00001 * 100 * 300 * 64)
     hours = 110 / 1024 + 32 / (1024 / 110)
-    assert way(decision, "fsr")["seconds"] == pytest.approx(hours * 3600)
-    assert way(decision, "fsr")["usd"] == pytest.approx(2 * hours * 0.75)
+    assert strategy(decision, "fsr")["seconds"] == pytest.approx(hours * 3600)
+    assert strategy(decision, "fsr")["usd"] == pytest.approx(2 * hours * 0.75)
     assert decision["mode"] == "read"
 
 
@@ -36,7 +42,7 @@ def test_the_plan_reads_like_this() -> None:
     zones = {"us-east-1a": 32, "us-east-1b": 32}
     lines = plan(fleet(zones), COSTS, "auto", 0)["lines"]
     assert lines == [
-        "volumes to make: 32 in us-east-1a, 32 in us-east-1b; there already: 0",
+        "volumes to create: 32 in us-east-1a, 32 in us-east-1b; existing: 0",
         "data on each: 100.0 GiB",
         "warm      time        price",
         "none       0 s     0.00 USD  first epoch at about 5 MiB/s a reader",
@@ -44,28 +50,28 @@ def test_the_plan_reads_like_this() -> None:
         "rate    23 min      unknown  300 MiB/s a volume, 16 at a time",
         "      no price is set: see https://aws.amazon.com/ebs/pricing/",
         "fsr      3.5 h     5.32 USD  9.31 volumes/h in each zone, after 6 min",
-        "taken: read, for it is the fastest known to cost no more than 0 USD",
+        "selected: read (fastest within the 0 USD budget)",
     ]
     assert all(len(line) <= 72 for line in lines), "Ansible indents them by 8, and a terminal has 80"
 
 
-def test_auto_takes_the_fastest_within_the_budget_and_no_unknown_price() -> None:
+def test_auto_selects_the_fastest_within_the_budget_and_no_unknown_price() -> None:
     few = fleet({"a": 1})
     assert plan(few, COSTS, "auto", 1000)["mode"] == "fsr"
     assert plan(few, COSTS, "auto", 0.74)["mode"] == "read"
     assert plan(few, Costs(rate_usd_per_gib_mib_s=0.00001), "auto", 1000)["mode"] == "rate"
 
 
-def test_what_was_asked_for_is_taken_whatever_it_costs() -> None:
+def test_what_was_requested_is_selected_whatever_it_costs() -> None:
     decision = plan(fleet({"a": 1}), COSTS, "rate", 0)
-    assert (decision["mode"], decision["reason"]) == ("rate", "it was asked for")
+    assert (decision["mode"], decision["reason"]) == ("rate", "as requested")
 
 
-def test_where_every_host_is_served_nothing_is_bought() -> None:
+def test_where_every_host_is_served_nothing_costs() -> None:
     for mode, taken in (("auto", "read"), ("rate", "rate"), ("fsr", "fsr"), ("none", "none")):
         decision = plan(fleet({}, served=4), COSTS, mode, 1000)
         assert (decision["mode"], decision["waves"], decision["zones"]) == (taken, [], {})
-        assert all(one["usd"] == 0 for one in decision["ways"])
+        assert all(one["usd"] == 0 for one in decision["strategies"])
 
 
 def test_rates_are_spread_in_waves_under_the_quota_and_the_last_is_made_with_the_rest() -> None:
@@ -96,16 +102,20 @@ def test_the_fleet_is_read_from_what_ebs_fleet_predicts() -> None:
 @pytest.mark.parametrize(
     ("costs", "budget", "text"),
     [
-        (Costs(rate_mib_s=99), 0, "An initialization rate of 99 MiB/s: EBS takes 100 to 300. Choose one in that range"),
+        (
+            Costs(rate_mib_s=99),
+            0,
+            "An initialization rate of 99 MiB/s: EBS accepts 100 to 300. Choose one in that range",
+        ),
         (
             Costs(quota_mib_s=200),
             0,
             (
-                "An initialization rate of 300 MiB/s: the quota of the Region is said to be 200 MiB/s for all volumes "
+                "An initialization rate of 300 MiB/s: it exceeds the quota of the Region, 200 MiB/s for all volumes "
                 "together. Lower the rate, or correct the quota"
             ),
         ),
-        (COSTS, -1, "A budget of -1 USD: it is less than nothing. Give 0 or more"),
+        (COSTS, -1, "A budget of -1 USD: it is negative. Set budget_usd to 0 or more"),
     ],
 )
 def test_numbers_that_make_no_sense_are_named(costs: Costs, budget: float, text: str) -> None:

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.host.devices import (
     LINK_PREFIX,
+    DeviceInfo,
     Host,
     device_info,
     mount_points,
@@ -54,7 +54,7 @@ class FakeHost:
         if 0 < self.appears_at <= self.now and not list(self.by_id.iterdir()):
             self.link()
 
-    def info(self, timeout_seconds: float = 1) -> dict[str, Any]:
+    def info(self, timeout_seconds: float = 1) -> DeviceInfo:
         host = Host(self.run_command, str(self.by_id), str(self.mountinfo), self.sleep, lambda: self.now)
         return device_info(host, VOLUME, timeout_seconds)
 

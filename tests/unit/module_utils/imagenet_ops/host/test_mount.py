@@ -14,7 +14,7 @@ from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.host import devices
 from ansible.module_utils.imagenet_ops.host import mount as mount_module
 from ansible.module_utils.imagenet_ops.host.devices import LINK_PREFIX, Host
-from ansible.module_utils.imagenet_ops.host.mount import MountRequest, mount_volume, with_entry
+from ansible.module_utils.imagenet_ops.host.mount import MountRequest, MountResult, mount_volume, with_entry
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -108,7 +108,7 @@ class FakeHost:
         (process / folder).symlink_to(self.path)
         (process / "comm").write_text(f"{name}\n")
 
-    def ensure(self, *, check_mode: bool = False, **changes: Any) -> dict[str, Any]:
+    def ensure(self, *, check_mode: bool = False, **changes: Any) -> MountResult:
         host = Host(
             self.run_command,
             str(self.root / "by-id"),
@@ -491,7 +491,7 @@ class RealDevice:
         result = subprocess.run(command, check=False, capture_output=True, text=True)
         return result.returncode, result.stdout, result.stderr
 
-    def ensure(self, **changes: Any) -> dict[str, Any]:
+    def ensure(self, **changes: Any) -> MountResult:
         host = Host(
             self.run_command,
             str(self.root / "by-id"),
