@@ -79,3 +79,36 @@ def imported_by(path: str) -> list[str]:
     named = [entry.get("ansible.builtin.import_playbook") for entry in tree.yaml_of(path)]
     direct = [str(PurePosixPath(path).parent / name) for name in named if name]
     return [*direct, *(further for name in direct for further in imported_by(name))]
+
+
+CHECK = {"name": "data", "tasks_from": "check"}
+
+
+def checks_of(play: dict[str, Any]) -> list[dict[str, Any]]:
+    """The tasks of a play by which it checks the settings, itself or in the one role that it calls."""
+    tasks = [task for section in ("pre_tasks", "tasks") for task in play.get(section, [])]
+    calls = [task["ansible.builtin.import_role"] for task in tasks if "ansible.builtin.import_role" in task]
+    files = [f"roles/{call['name']}/tasks/{call.get('tasks_from', 'main')}.yml" for call in calls]
+    tasks += [task for path in files for task in checks.tasks_of(tree.yaml_of(path))]
+    return [task for task in tasks if task.get("ansible.builtin.import_role") == CHECK]
+
+
+@pytest.mark.parametrize("path", [path for path in tree.PLAYBOOKS if path != "playbooks/prepare.yml"])
+def test_a_playbook_checks_the_settings_first(path: str) -> None:
+    """Those that others import leave it to them; host_selection needs no settings."""
+    first = next(play for play in tree.yaml_of(path) if "vars_files" in play)
+    (check,) = checks_of(first)
+    is_imported = path in {name for other in tree.PLAYBOOKS for name in imported_by(other)}
+    only_alone = is_imported and path != "playbooks/steps/preflight.yml"
+    assert check.get("when") == ("not data_checked | bool" if only_alone else None)
+
+
+@pytest.mark.parametrize("path", tree.PLAYBOOKS)
+def test_a_playbook_checks_the_settings_once(path: str) -> None:
+    imports = [entry for entry in tree.yaml_of(path) if "ansible.builtin.import_playbook" in entry]
+    checking = [entry for entry in imports if entry.get("vars") != {"data_checked": True}]
+    plays = [play for play in tree.yaml_of(path) if "hosts" in play and checks_of(play)]
+    first = ["steps/preflight.yml"] if path == "playbooks/prepare.yml" else []
+    assert [entry["ansible.builtin.import_playbook"] for entry in checking] == first
+    # Either play of this one may be without a host, and the other then checks.
+    assert len(plays) == (0 if first else 2 if path == "playbooks/steps/snapshot.yml" else 1)

@@ -10,6 +10,7 @@ MIRRORED = {
     "library": "tests/unit/library",
     "module_utils/imagenet_ops": "tests/unit/module_utils/imagenet_ops",
     "plugins/action": "tests/unit/plugins/action",
+    "plugins/callback": "tests/unit/plugins/callback",
     "plugins/filter": "tests/unit/plugins/filter",
 }
 TRACKED_BYTES_MAX = 100_000

@@ -23,7 +23,7 @@ PAIRS = [f"gpu-{number}:gpu-{number + 1}" for number in range(1, 11, 2)]
 CHANGES = 4
 # What a run for all hosts prints after that, in this order: five of these are a kill.
 LINES = (
-    "TASK [fleet_volumes : Find hosts without a volume]",
+    "TASK [Find hosts without a volume]",
     "TASK [Choose the warm-up strategy]",
     "TASK [fleet_host : Mount the volume read-only]",
     "TASK [python_environment : Install | Read the host's platform and Python version]",

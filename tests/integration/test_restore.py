@@ -22,6 +22,8 @@ LIVE = {"Name": "instance-state-name", "Values": ["pending", "running", "stoppin
 VERIFY = "cd {root} && sha256sum manifest.json labels.tsv recordio/*"
 BACK_UP_TREES = ("-e", '{"dataset_backup_trees": ["train", "validation"]}')
 RESTORE_TREES = ("-e", '{"dataset_restore_trees": ["train", "validation"]}')
+# Of prepare.yml, where it has everything to do.
+TASK_LINES_MAX = 120
 TEARDOWN = ("playbooks/teardown.yml", "-e", "project_removal_confirm=imagenet")
 
 
@@ -44,10 +46,15 @@ def tree_files(lab: Lab, version: str, split: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def version(lab: Lab) -> str:
-    """The DatasetVersion of a backup that prepare.yml has made, with the trees."""
-    run = lab.playbook("playbooks/prepare.yml", *BACK_UP_TREES)
-    return str(re.findall(r"DatasetVersion ([0-9a-f]{12})", run.text)[-1])
+def prepared(lab: Lab) -> Run:
+    """The run of prepare.yml that made everything, with the trees in the backup."""
+    return lab.playbook("playbooks/prepare.yml", *BACK_UP_TREES)
+
+
+@pytest.fixture(scope="module")
+def version(prepared: Run) -> str:
+    """The DatasetVersion of that backup."""
+    return str(re.findall(r"DatasetVersion ([0-9a-f]{12})", prepared.text)[-1])
 
 
 @pytest.fixture
@@ -57,6 +64,17 @@ def credentials(lab: Lab) -> Iterator[None]:
     lab.ssh("gpu-1", f"mkdir -p ~/.aws && printf '{text}' > ~/.aws/credentials")
     yield
     lab.ssh("gpu-1", "rm -r ~/.aws")
+
+
+def test_the_whole_of_prepare_is_read_in_a_few_screens(prepared: Run) -> None:
+    lines = [line for line in prepared.text.splitlines() if line.startswith("TASK [")]
+    # It launched, fetched, packed, backed up and snapshotted, and so had all tasks to show.
+    assert any("fleet_snapshot : Create | Start the snapshot" in line for line in lines)
+    assert any("download_host : Absent | Terminate the download host" in line for line in lines)
+    assert len(lines) <= TASK_LINES_MAX, "\n".join(lines)
+    assert [line for line in lines if "Validating arguments" in line] == []
+    for check in ("Assert that aws_region is set", "Validate the data set profile"):
+        assert len([line for line in lines if f"data : {check}" in line]) == 1
 
 
 @pytest.mark.usefixtures("credentials")
