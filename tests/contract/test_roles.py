@@ -58,7 +58,7 @@ def test_roles_look_at_their_own_host_only() -> None:
 @functools.cache
 def owners() -> dict[str, str]:
     """The role of each variable: its options, what its vars hold, and what its tasks register or set."""
-    found = {}
+    found: dict[str, str] = {}
     for role in tree.ROLES:
         found |= dict.fromkeys(tree.role_options(role), role)
         for path in (tree.ROOT / "roles" / role).glob("vars/*.yml"):

@@ -412,7 +412,7 @@ def test_a_new_version_takes_the_place_of_the_old_one(lab: Lab) -> None:
     assert len(fleet_volumes(lab, "gpu-2")) == 2
     before = lab.ssh("gpu-2", "cat /data/imagenet/manifest.json")
     assert hashlib.sha256(before.encode()).hexdigest()[:12] != newest
-    run = lab.playbook("playbooks/deploy.yml", "--limit", "gpu-2", "-e", "fleet_host_disturb=true")
+    run = lab.playbook("playbooks/deploy.yml", "--limit", "gpu-2", "-e", "fleet_host_lazy_unmount=true")
     assert run.table("host", "result")[0][4] == newest
     assert len(fleet_volumes(lab, "gpu-2")) == 2, "the program still has a file of the old one open"
     lab.ssh("gpu-2", "kill $(cat /tmp/reader)")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from lab.config import CONTROLLER_ACCESS_KEY, CONTROLLER_SECRET_KEY, Paths
-from tests.integration.harness import Lab
+from tests.integration.harness import Lab, Run
 
 BUCKET = "imagenet-ops-lab"
 OURS = [{"Name": "tag:Project", "Values": ["imagenet-ops"]}, {"Name": "tag:Dataset", "Values": ["imagenet"]}]
