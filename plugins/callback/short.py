@@ -13,7 +13,7 @@ name: short
 type: stdout
 short_description: Ansible's default output, shorter
 description:
-  - Shows no task that every host skips, and no argument validation of a role that passes.
+  - Shows no task that every host skips, and no argument validation that passes; of one that fails, the reason alone.
   - Unlike the default output with O(display_skipped_hosts=false), a task that may take long is named when it starts.
 extends_documentation_fragment:
   - default_callback
@@ -56,6 +56,12 @@ class CallbackModule(Default):
         """Print a result, unless it is that of an argument validation."""
         if result.task.action != VALIDATION or self.get_option("display_skipped_hosts"):
             super().v2_runner_on_ok(result)
+
+    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
+        """Print a failure; that of a validation without the options that passed."""
+        if result.task.action == VALIDATION:
+            result.result.pop("argument_spec_data", None)
+        super().v2_runner_on_failed(result, ignore_errors)
 
     def v2_runner_on_skipped(self, result: Any) -> None:
         """Print that a host skips a task only if the task is named already."""

@@ -18,24 +18,35 @@ AWS_COLLECTIONS = "group/amazon.aws.aws"
 
 
 @functools.cache
-def modules_of_role(role: str) -> set[str]:
-    """What a role calls, itself or by the roles that it includes or depends on: modules of library/, and that group."""
-    folder = tree.ROOT / "roles" / role
-    tasks = [task for path in folder.glob("tasks/*.yml") for task in checks.tasks_of(tree.yaml_of(path))]
-    meta = folder / "meta" / "main.yml"
+def tasks_of_role(role: str) -> list[dict[str, Any]]:
+    paths = (tree.ROOT / "roles" / role).glob("tasks/*.yml")
+    return [task for path in paths for task in checks.tasks_of(tree.yaml_of(path))]
+
+
+@functools.cache
+def roles_of_role(role: str) -> set[str]:
+    """The role itself, and those that it includes or depends on, and so on."""
+    meta = tree.ROOT / "roles" / role / "meta" / "main.yml"
     others = {entry["role"] for entry in (tree.yaml_of(meta).get("dependencies") or [])} if meta.exists() else set()
-    others |= {task[name]["name"] for task in tasks for name in INCLUDES if name in task}
-    found = {name for task in tasks for name in tree.MODULES if name in task}
-    if any(name.startswith(("amazon.aws.", "community.aws.")) for task in tasks for name in task):
-        found.add(AWS_COLLECTIONS)
-    return found.union(*map(modules_of_role, others))
+    others |= {task[name]["name"] for task in tasks_of_role(role) for name in INCLUDES if name in task}
+    return {role}.union(*map(roles_of_role, others))
+
+
+def roles_of_play(play: dict[str, Any]) -> set[str]:
+    """Every role that a play runs."""
+    roles = {entry["role"] if isinstance(entry, dict) else entry for entry in play.get("roles", [])}
+    tasks = [task for section in ("pre_tasks", "tasks") for task in play.get(section, [])]
+    roles |= {task[name]["name"] for task in tasks for name in INCLUDES if name in task}
+    return set().union(*map(roles_of_role, roles))
 
 
 def modules_of_play(play: dict[str, Any]) -> set[str]:
-    """What a play calls, as `modules_of_role` says it."""
-    roles = {entry["role"] if isinstance(entry, dict) else entry for entry in play.get("roles", [])}
-    roles |= {task[name]["name"] for task in play.get("tasks", []) for name in INCLUDES if name in task}
-    return set().union(*map(modules_of_role, roles))
+    """What a play calls: modules of library/, and the group of those of the AWS collections."""
+    tasks = [task for role in roles_of_play(play) for task in tasks_of_role(role)]
+    found = {name for task in tasks for name in tree.MODULES if name in task}
+    if any(name.startswith(("amazon.aws.", "community.aws.")) for task in tasks for name in task):
+        found.add(AWS_COLLECTIONS)
+    return found
 
 
 @pytest.mark.parametrize("path", tree.PLAYBOOKS)
@@ -72,6 +83,14 @@ def test_playbooks_pass_the_syntax_check_without_a_warning(tmp_path: Path) -> No
 def test_prepare_imports_every_step_once() -> None:
     steps = [path for path in tree.PLAYBOOKS if path.startswith("playbooks/steps/")]
     assert sorted(imported_by("playbooks/prepare.yml")) == steps
+
+
+def test_preflight_validates_the_options_of_every_role_of_prepare() -> None:
+    plays = [play for path in imported_by("playbooks/prepare.yml") for play in tree.yaml_of(path) if "hosts" in play]
+    used = set().union(*map(roles_of_play, plays))
+    # These are validated before: one by itself, and one at the head of the playbook.
+    wanted = {role for role in used if tree.role_options(role)} - {"preflight", "data"}
+    assert tree.yaml_of("roles/preflight/vars/main.yml")["__preflight_roles"] == sorted(wanted)
 
 
 def imported_by(path: str) -> list[str]:

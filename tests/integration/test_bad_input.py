@@ -55,6 +55,7 @@ def scratch(lab: Lab) -> Iterator[Lab]:
         (["download_host_public_key_file=/nowhere.pub"], "SSH public key /nowhere.pub does not exist"),
         (['{"imagenet_accept_terms": false}'], "set it in your inventory: imagenet_accept_terms: true"),
         (['{"data_volume_size_gib": 0}'], "Increase data_volume_size_gib"),
+        (["dataset_backup_storage_class=TAPE"], "value of dataset_backup_storage_class must be one of: STANDARD, "),
     ],
 )
 def test_preflight_names_what_is_wrong(lab: Lab, arguments: list[str], text: str) -> None:

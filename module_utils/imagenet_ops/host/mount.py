@@ -235,7 +235,7 @@ def _check_path(host: Host, request: MountRequest, mounted: Mount | None) -> Non
     using = holders(host, request.path)
     if using and not request.lazy_unmount:
         more = f" and {len(using) - HOLDERS_SHOWN} more" if len(using) > HOLDERS_SHOWN else ""
-        forced = ", or set fleet_host_lazy_unmount=true: they keep the files that they have open"
+        forced = ", or set fleet_host_lazy_unmount=true: they keep their open files"
         raise OpsError(
             f"Replacing {mounted.source} at {request.path}",
             f"mount point busy: {', '.join(using[:HOLDERS_SHOWN])}{more}; not unmounted",

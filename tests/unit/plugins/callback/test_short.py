@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[4]
-SPECS = {"argument_specs": {"main": {"short_description": "Greets.", "options": {"greeting_to": {"type": "int"}}}}}
+OPTIONS = {"greeting_to": {"type": "int"}, "greeting_style": {}}
+SPECS = {"argument_specs": {"main": {"short_description": "Greets.", "options": OPTIONS}}}
 TASKS: list[dict[str, Any]] = [
     {"name": "Greet", "ansible.builtin.debug": {"msg": "hello"}},
     {"name": "Never", "ansible.builtin.debug": {"msg": "never"}, "when": False},
@@ -88,7 +89,9 @@ def test_a_validation_that_fails_is_shown(playbook: Playbook) -> None:
     shown = playbook.run("-e", "greeting_to=nobody")
     (name,) = shown
     assert name == "greeting : Validating arguments against arg spec 'main' - Greets."
-    assert "cannot be converted to" in " ".join(shown[name])
+    text = " ".join(shown[name])
+    assert "cannot be converted to" in text
+    assert "greeting_style" not in text
 
 
 def test_a_task_of_hours_is_named_when_it_starts(playbook: Playbook) -> None:

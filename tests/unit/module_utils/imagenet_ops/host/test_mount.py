@@ -213,7 +213,7 @@ def test_a_version_in_use_is_left_alone_and_named_with_who_uses_it(host: FakeHos
             host.ensure(replace_volume_ids=(OLD,), check_mode=check_mode)
         assert str(caught.value) == (
             f"Replacing {host.root}/nvme1n1 at {host.path}: mount point busy: 7 (bash), 41 (python3); not unmounted. "
-            "Rerun when these processes exit, or set fleet_host_lazy_unmount=true: they keep the files that they have open"
+            "Rerun when these processes exit, or set fleet_host_lazy_unmount=true: they keep their open files"
         )
     assert [Path(device).name for device, _ in host.mounted] == ["nvme1n1"]
     assert host.fstab.read_text() == fstab
