@@ -67,6 +67,34 @@ TODO_BY_CLASS = {
     "SSLError": "Check the certificate of the endpoint. Where its authority is your own, name the file with the "
     "authority's certificate (data_s3_ca_bundle for S3, else AWS_CA_BUNDLE)",
 }
+# Codes of answers that may be another in a minute: those that botocore's retry mode "standard" retries
+# (botocore/retries/standard.py), the ones of a server that fails (S3 sends them without a status too, in the body of a
+# 200), and that of S3 for a client that sends too slowly.
+TRANSIENT_CODES = frozenset(
+    {
+        "BandwidthLimitExceeded",
+        "EC2ThrottledException",
+        "InternalError",
+        "LimitExceededException",
+        "PriorRequestNotComplete",
+        "ProvisionedThroughputExceededException",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "RequestTimeout",
+        "RequestTimeoutException",
+        "ServiceUnavailable",
+        "SlowDown",
+        "ThrottledException",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequestsException",
+        "TransactionInProgressException",
+        "Unavailable",
+    }
+)
+_TOO_MANY_REQUESTS = 429
+_NOT_IMPLEMENTED = 501
 DEFAULT_TODO = "Mend what the message names and run again; finished work is found and not done twice"
 
 
@@ -91,6 +119,35 @@ def error_message(error: Exception) -> str:
     response: dict[str, Any] = getattr(error, "response", None) or {}
     message = str(response.get("Error", {}).get("Message") or error)
     return " ".join(message.split("Encoded authorization failure message", maxsplit=1)[0].split()).rstrip(".")
+
+
+def is_transient(error: Exception) -> bool:
+    """Return whether the same request may succeed in a minute; the only place that decides it.
+
+    It decides as botocore's retry mode "standard" does, but for these: a certificate that is refused (SSLError) stays
+    refused; every status from 500 on may pass and not just four of them, for proxies and other servers than AWS have
+    their own (507, 520, 529), except 501, by which they say that they will never do it; and a body that was cut or
+    damaged (IncompleteReadError, FlexibleChecksumError) comes whole the next time, which botocore leaves to whoever
+    reads it.
+    """
+    from botocore import exceptions  # noqa: PLC0415 - as in sdk_errors
+
+    if isinstance(error, exceptions.SSLError):
+        return False
+    of_the_way = (
+        exceptions.ConnectionError,
+        exceptions.HTTPClientError,
+        exceptions.IncompleteReadError,
+        exceptions.FlexibleChecksumError,
+    )
+    if isinstance(error, of_the_way):
+        return True
+    code = error_code(error)
+    response: dict[str, Any] = getattr(error, "response", None) or {}
+    # The answer to a HEAD has no body; there the code is the status.
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode") or (int(code) if code.isdecimal() else 0)
+    fails = status == _TOO_MANY_REQUESTS or (status >= 500 and status != _NOT_IMPLEMENTED)
+    return fails or code in TRANSIENT_CODES
 
 
 def explain(error: Exception, what: str) -> OpsError:

@@ -14,16 +14,20 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Union
 
-from ansible.module_utils.imagenet_ops.aws.errors import LATER, error_code, error_message, explain, sdk_errors
+from ansible.module_utils.imagenet_ops.aws.errors import (
+    LATER,
+    error_code,
+    error_message,
+    explain,
+    is_transient,
+    sdk_errors,
+)
 from ansible.module_utils.imagenet_ops.core.errors import OpsError, SourceChangedError, TransientError
 
 SHA256_METADATA = "sha256"
 NOT_FOUND_CODES = ("404", "NoSuchKey", "NotFound")
 # Some refusals come without a code but the HTTP status, since a HEAD has no body.
 DENIED_CODES = ("403", "AccessDenied")
-# What may be another answer in a minute ("Error responses" in the API reference); any status from 500 on is so too.
-PASSING_CODES = ("RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "429")
-
 # How often a range is asked for that breaks off, beside what botocore does about a request that is refused.
 READ_ATTEMPTS = 6
 # A part lies in a buffer that is used again and again, or is bytes where it does not fill one.
@@ -140,17 +144,6 @@ def bare_etag(etag: str) -> str:
     return etag.strip('"')
 
 
-def is_passing(error: Exception) -> bool:
-    """Say whether the same request may succeed in a minute."""
-    from botocore.exceptions import ConnectionError as NoConnectionError  # noqa: PLC0415 - as in aws.sdk_errors
-    from botocore.exceptions import HTTPClientError, SSLError  # noqa: PLC0415 - as in aws.sdk_errors
-
-    if isinstance(error, (HTTPClientError, NoConnectionError)):  # no answer came, or not all of it
-        return not isinstance(error, SSLError)
-    answer: dict[str, Any] = getattr(error, "response", None) or {}
-    return error_code(error) in PASSING_CODES or answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500
-
-
 class Bucket:
     """One bucket; every method raises OpsError naming the object where S3 refuses."""
 
@@ -202,7 +195,7 @@ class Bucket:
         try:
             answer = self._request("get_object", Key=key, Range=f"bytes={start}-{end - 1}", IfMatch=f'"{etag}"')
         except sdk_errors() as error:
-            if is_passing(error):
+            if is_transient(error):
                 raise TransientError(f"{error_code(error)}: {error_message(error)}") from error
             if error_code(error) in ("PreconditionFailed", "412"):
                 raise self._changed(key, etag, "another") from error

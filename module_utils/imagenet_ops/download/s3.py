@@ -9,23 +9,16 @@ import re
 import threading
 from typing import Any
 
-from ansible.module_utils.imagenet_ops.aws.errors import error_code, error_message, explain, sdk_errors
+from ansible.module_utils.imagenet_ops.aws.errors import (
+    error_code,
+    error_message,
+    explain,
+    is_transient,
+    sdk_errors,
+)
 from ansible.module_utils.imagenet_ops.aws.s3 import NOT_FOUND_CODES, Bucket
 from ansible.module_utils.imagenet_ops.core.errors import CancelledError, OpsError, SourceChangedError, TransientError
 from ansible.module_utils.imagenet_ops.download.source import Facts, Session, Source, StallWatch, Stream
-
-# Errors of the way, not of the request: botocore.exceptions, by class.
-_PASSING_CLASSES = {
-    "EndpointConnectionError",
-    "ConnectTimeoutError",
-    "ReadTimeoutError",
-    "ConnectionClosedError",
-    "ResponseStreamingError",
-    "IncompleteReadError",
-    "HTTPClientError",
-}
-# "Error responses" in the S3 API reference; those with a status of 5xx need no name.
-_PASSING_CODES = {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "RequestLimitExceeded"}
 
 
 class S3Source(Source):
@@ -63,7 +56,7 @@ class S3Source(Source):
                 "the object was replaced while it was downloaded",
                 "Run again: the download starts anew, as parts of two files must not be mixed",
             )
-        if code in _PASSING_CODES or status >= 500 or type(error).__name__ in _PASSING_CLASSES:
+        if is_transient(error):
             return TransientError(f"{code}: {error_message(error)}")
         if code in NOT_FOUND_CODES:
             return OpsError(what, f"there is no such object ({code})", "Check bucket, key and Region")

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+from typing import Any
+
 import boto3
 import pytest
-from ansible.module_utils.imagenet_ops.aws.errors import error_code, explain, sdk_errors
+from ansible.module_utils.imagenet_ops.aws.errors import error_code, explain, is_transient, sdk_errors
+from botocore import exceptions
+from botocore.awsrequest import AWSResponse
 from botocore.config import Config
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
+from botocore.retries import standard
 
 
 def refused(code: str, message: str) -> ClientError:
@@ -73,3 +78,72 @@ def test_a_dead_endpoint_is_an_error_of_the_sdk(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(sdk_errors()) as caught:
         client.describe_volumes()
     assert explain(caught.value, "EC2").todo == "Check the network, the region and endpoint_url, then run again"
+
+
+def answered(status: int, code: str) -> ClientError:
+    error = refused(code, "No.")
+    error.response["ResponseMetadata"] = {
+        "HTTPStatusCode": status, "RequestId": "", "HostId": "", "HTTPHeaders": {}, "RetryAttempts": 0,
+    }  # fmt: skip
+    return error
+
+
+def botocore_retries(error: Exception) -> bool:
+    """Whether botocore's retry mode "standard" sends the request again after ``error``."""
+    response: dict[str, Any] = getattr(error, "response", None) or {}
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    context = standard.RetryContext(
+        attempt_number=1,
+        operation_model=None,
+        parsed_response=response,
+        http_response=None if status is None else AWSResponse("http://s3", status, {}, None),
+        caught_exception=None if isinstance(error, ClientError) else error,
+    )
+    checkers = (standard.TransientRetryableChecker(), standard.ThrottledRetryableChecker())
+    return status == 429 or any(checker.is_retryable(context) for checker in checkers)
+
+
+# Each error, whether it passes, and whether botocore judges alike; where it does not, is_transient says why.
+ERRORS = [
+    *((answered(400, code), True, True) for code in standard.ThrottledRetryableChecker._THROTTLED_ERROR_CODES),
+    *((answered(400, code), True, True) for code in standard.TransientRetryableChecker._TRANSIENT_ERROR_CODES),
+    *((answered(status, str(status)), True, True) for status in (429, 500, 502, 503, 504)),
+    (answered(429, "Strange"), True, True),
+    (answered(503, "SlowDown"), True, True),
+    (answered(500, "InternalError"), True, True),
+    (exceptions.ConnectTimeoutError(endpoint_url="http://s3"), True, True),
+    (exceptions.ReadTimeoutError(endpoint_url="http://s3"), True, True),
+    (exceptions.EndpointConnectionError(endpoint_url="http://s3"), True, True),
+    (exceptions.ProxyConnectionError(proxy_url="http://proxy"), True, True),
+    (exceptions.ConnectionClosedError(endpoint_url="http://s3"), True, True),
+    (exceptions.ResponseStreamingError(error="cut"), True, True),
+    (exceptions.HTTPClientError(error="cut"), True, True),
+    (answered(400, "ExpiredToken"), False, True),
+    (answered(403, "AccessDenied"), False, True),
+    (answered(403, "403"), False, True),
+    (answered(403, "RequestTimeTooSkewed"), False, True),
+    (answered(404, "NoSuchKey"), False, True),
+    (answered(412, "PreconditionFailed"), False, True),
+    (answered(416, "InvalidRange"), False, True),
+    (answered(501, "NotImplemented"), False, True),
+    (exceptions.NoCredentialsError(), False, True),
+    (exceptions.ParamValidationError(report="no key"), False, True),
+    # Where we know better.
+    (exceptions.SSLError(endpoint_url="https://s3", error="bad certificate"), False, False),
+    (exceptions.IncompleteReadError(actual_bytes=1, expected_bytes=2), True, False),
+    (exceptions.FlexibleChecksumError(error_msg="damaged"), True, False),
+    *((answered(status, str(status)), True, False) for status in (507, 520, 529)),
+    (refused("503", "Service Unavailable"), True, False),
+    (refused("InternalError", "We encountered an internal error."), True, False),
+    (refused("ServiceUnavailable", "Reduce your request rate."), True, False),
+]
+
+
+@pytest.mark.parametrize(
+    ("error", "passes", "as_botocore"),
+    ERRORS,
+    ids=[f"{error_code(error)}-{number}" for number, (error, *_) in enumerate(ERRORS)],
+)
+def test_which_errors_may_pass(error: Exception, passes: bool, as_botocore: bool) -> None:
+    assert is_transient(error) is passes
+    assert (botocore_retries(error) is passes) is as_botocore
