@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ansible.module_utils.imagenet_ops.core.files import read_json, write_json
+from ansible.module_utils.imagenet_ops.core.files import write_json
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class Bench:
 def keep(path: Path, figures: dict[str, float]) -> None:
     """Write ``figures`` to the flat JSON file at ``path``; those of areas that were not run stay."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(str(path), {**(read_json(str(path)) or {}), **figures})
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    write_json(str(path), {**before, **figures})
 
 
 def table(targets: list[Target], bench: Bench) -> str:

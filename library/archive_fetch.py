@@ -203,8 +203,6 @@ resumed_bytes:
   sample: 0
 """
 
-from typing import Any
-
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.imagenet_ops.core.module import run
 from ansible.module_utils.imagenet_ops.download.fetch import FetchRequest, Wanted, fetch
@@ -262,10 +260,7 @@ def main() -> None:
         deep_check=params["deep_check"],
     )
 
-    def work() -> dict[str, Any]:
-        return fetch(request, check_mode=module.check_mode)
-
-    run(module, work)
+    run(module, lambda: fetch(request, check_mode=module.check_mode, warn=module.warn))
 
 
 def _lower(text: str | None) -> str | None:

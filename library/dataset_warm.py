@@ -90,6 +90,7 @@ def main() -> None:
             given["state_dir"],
             given["readers"],
             check_mode=module.check_mode,
+            warn=module.warn,
         ),
     )
 

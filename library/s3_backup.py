@@ -187,6 +187,7 @@ def main() -> None:
             read_back=given["verify"] == "full",
             trees=given["trees"],
             shard_bytes=given["shard_size_mib"] * MIB,
+            warn=module.warn,
         )
         with contextlib.ExitStack() as held:
             if not module.check_mode:

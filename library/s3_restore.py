@@ -210,7 +210,7 @@ def main() -> None:
             if not module.check_mode:
                 os.makedirs(request.state_dir, exist_ok=True)
                 held.enter_context(exclusive(os.path.join(request.state_dir, "s3_restore.lock")))
-            restore = Restore(Bucket(client, given["bucket"], given["bucket_owner"]), request)
+            restore = Restore(Bucket(client, given["bucket"], given["bucket_owner"]), request, module.warn)
             return restore.run(check_mode=module.check_mode)
 
     run(module, work)

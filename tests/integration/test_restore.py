@@ -141,7 +141,7 @@ def test_a_drill_of_a_damaged_backup_fails_names_the_object_and_cleans_up(
     assert "The restore drill of imagenet failed" in run.text
     (report,) = reports(tmp_path)
     assert report["passed"] is False
-    assert f"s3://{BUCKET}/imagenet/{version}/recordio/train.rec: its bytes are not those" in report["why"]
+    assert f"s3://{BUCKET}/imagenet/{version}/recordio/train.rec: checksum mismatch: expected SHA-256" in report["why"]
     assert with_role(lab, "drill_host") == {"instances": 0, "volumes": 0}
     assert with_role(lab, "scratch") == {"instances": 0, "volumes": 0}
 

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import os
 import threading
+import warnings
 import zlib
 from collections.abc import Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,9 +22,24 @@ from ansible.module_utils.imagenet_ops.aws.s3 import Bucket, ListedObject, crc32
 from ansible.module_utils.imagenet_ops.backup.tree_backup import TreeBackup, TreeJournal
 from ansible.module_utils.imagenet_ops.backup.upload import MIB, Uploader
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.core.files import read_json, write_json
 from ansible.module_utils.imagenet_ops.core.progress import Progress
+from ansible.module_utils.imagenet_ops.core.state_file import Kind, StateFile, Warn
 from ansible.module_utils.imagenet_ops.dataset.manifest import MANIFEST_NAME, parse_manifest, read_manifest
+
+_UPLOADS = Kind(
+    "s3_backup record of unfinished uploads",
+    1,
+    {"uploads": {str: str}},
+    starts_over="unfinished uploads are discarded and their files sent from the start",
+    upgrade=lambda value: {"uploads": value},
+)
+_ETAGS = Kind(
+    "s3_backup record of verified objects",
+    1,
+    {"etags": {str: str}},
+    starts_over="each object is queried again",
+    upgrade=lambda value: {"etags": value},
+)
 
 
 @dataclass(frozen=True)
@@ -82,26 +98,28 @@ class Backup:
         read_back: bool = False,
         trees: Sequence[str] = (),
         shard_bytes: int = 1024 * MIB,
+        warn: Warn = warnings.warn,
     ) -> None:
-        """Keep the settings; ``prefix`` "" is that of the plan, ``workers`` the parts in flight at a time.
+        """``prefix`` "" is that of the plan, ``workers`` the parts in flight at a time.
 
         ``state_dir`` keeps which uploads are ours, for a later run to take up, which objects were proved, and the
         progress. With ``read_back`` an object counts as proved only once it was read from the bucket and hashed.
-        ``trees`` are the splits whose trees go up too, in tars of about ``shard_bytes``.
+        ``trees`` are the splits whose trees go up too, in tars of about ``shard_bytes``. ``warn`` is called with a
+        sentence where what an earlier run left cannot be used.
         """
         self.bucket = bucket
         self.plan = plan
         self.prefix = prefix.strip("/") or plan.default_prefix
         self.workers = workers
-        self._uploads_path = os.path.join(state_dir, "s3_backup.uploads.json")
+        self._uploads_record = StateFile(os.path.join(state_dir, "s3_backup.uploads.json"), _UPLOADS, warn)
         self._uploads: dict[str, str] = {}
-        self._etags_path = os.path.join(state_dir, "s3_backup.etags.json")
-        self._known_etags: dict[str, str] = read_json(self._etags_path) or {}
+        self._etags_record = StateFile(os.path.join(state_dir, "s3_backup.etags.json"), _ETAGS, warn)
+        self._known_etags: dict[str, str] = (self._etags_record.read() or {"etags": {}})["etags"]
         self._etags: dict[str, str] = {}
         self._read_back = read_back
         self._progress = Progress(state_dir, "s3_backup")
         self._uploader = Uploader(bucket, self._progress, workers, part_size_bytes)
-        journal = TreeJournal(os.path.join(state_dir, "s3_backup.trees.json"))
+        journal = TreeJournal(os.path.join(state_dir, "s3_backup.trees.json"), warn)
         self._trees = [
             TreeBackup(self._uploader, self.prefix, os.path.join(plan.root, split), journal, shard_bytes, read_back)
             for split in trees
@@ -153,7 +171,7 @@ class Backup:
                 unfinished = self._unfinished_uploads(missing)
                 self._uploader.each(missing, functools.partial(self._upload_file, unfinished))
         finally:
-            write_json(self._etags_path, self._etags)
+            self._etags_record.write({"etags": self._etags})
         for tree in trees:
             tree.upload()
         if missing or trees:
@@ -173,7 +191,7 @@ class Backup:
             raise OpsError(
                 self.bucket.uri(key),
                 "it is the manifest of another version of the data set, and a backup is never overwritten by another",
-                "Leave the prefix out, so that each version gets its own, or choose one that is not used",
+                "Leave the prefix out, so that each version gets its own, or choose an unused one",
             )
         return True
 
@@ -212,12 +230,16 @@ class Backup:
         try:
             size_bytes = os.path.getsize(path)
         except OSError as error:
-            raise self._wrong_file(path, f"it cannot be read ({error.strerror}), nor is it in the bucket") from error
+            raise self._wrong_file(
+                path, f"it cannot be read ({error.strerror}), and the bucket does not have it"
+            ) from error
         if size_bytes != file.size_bytes:
-            raise self._wrong_file(path, f"it has {size_bytes} bytes, and the manifest says {file.size_bytes}")
+            raise self._wrong_file(
+                path, f"size mismatch: expected {file.size_bytes} bytes (manifest), got {size_bytes}"
+            )
 
     def _wrong_file(self, path: str, why: str) -> OpsError:
-        todo = "Make the file again (playbooks/steps: fetch for an archive, pack for records) and run again"
+        todo = "Recreate the file (playbooks/steps: fetch for an archive, pack for records) and run again"
         return OpsError(f"File {path}", why, todo)
 
     def _unfinished_uploads(self, files: list[BackupFile]) -> dict[str, str]:
@@ -225,7 +247,7 @@ class Backup:
 
         Which upload is of which bytes is known from the state alone: S3 does not tell the metadata of an upload.
         """
-        known = read_json(self._uploads_path) or {}
+        known = (self._uploads_record.read() or {"uploads": {}})["uploads"]
         wanted = {(self.key(file.path), file.sha256): file.path for file in files}
         found = {}
         for upload in self.bucket.uploads(f"{self.prefix}/"):
@@ -241,7 +263,7 @@ class Backup:
         upload_id = self.bucket.begin_upload(self.key(file.path), file.sha256)
         with self._lock:
             self._uploads[upload_id] = file.sha256
-            write_json(self._uploads_path, self._uploads)
+            self._uploads_record.write({"uploads": self._uploads})
         return upload_id
 
     def _upload_file(self, unfinished: dict[str, str], file: BackupFile) -> None:
@@ -265,25 +287,28 @@ class Backup:
     def _check_hash(self, file: BackupFile, sha256: str) -> None:
         if sha256 != file.sha256:
             path = os.path.join(self.plan.root, file.path)
-            raise self._wrong_file(path, f"its SHA-256 is {sha256}, and the manifest says {file.sha256}; not uploaded")
+            raise self._wrong_file(
+                path, f"checksum mismatch: expected SHA-256 {file.sha256} (manifest), got {sha256}; not uploaded"
+            )
 
     def _verify(self, file: BackupFile, crc32: str) -> None:
-        """Ask S3 what it has stored, and compare."""
+        """Compare with what S3 says that it has stored."""
         stored = self.bucket.stored(self.key(file.path))
         expected = (file.size_bytes, file.sha256, crc32)
         if stored is None or (stored.size_bytes, stored.sha256, stored.crc32 or crc32) != expected:
             raise OpsError(
                 self.bucket.uri(self.key(file.path)),
-                f"S3 does not have what was sent: {stored} and not {expected}",
-                "Run again; what is proved to be there is not sent twice. If it comes back, something writes there",
+                f"upload verification failed: expected {_in_words(*expected)}, S3 reports "
+                + ("no such object" if stored is None else _in_words(stored.size_bytes, stored.sha256, stored.crc32)),
+                "Run again: verified objects are not sent again. If it persists, something else writes to the bucket",
             )
         if self._read_back:
             sha256 = self._stored_sha256(file, stored.etag)
             if sha256 != file.sha256:
                 raise OpsError(
                     self.bucket.uri(self.key(file.path)),
-                    f"read back, its SHA-256 is {sha256}, and the manifest says {file.sha256}",
-                    "Run again, and this object is sent again. If it comes back, do not trust this endpoint",
+                    f"checksum mismatch when read back: expected SHA-256 {file.sha256} (manifest), got {sha256}",
+                    "Run again to upload this object again. If it persists, the S3 server is faulty",
                 )
         self._remember(file, stored.etag)
 
@@ -293,3 +318,7 @@ class Backup:
         if self.bucket.put_new(key, content, sha256, crc32):
             self._uploader.count(len(content), sent=True)
         self._has_manifest({key})
+
+
+def _in_words(size_bytes: int, sha256: str, crc32: str) -> str:
+    return f"{size_bytes} bytes with SHA-256 {sha256 or 'unknown'} and CRC32 {crc32 or 'unknown'}"

@@ -1,8 +1,8 @@
 """A data set back from a bucket: what its manifest names, each file proved by its SHA-256, and last the manifest.
 
-A file grows as ``<file>.part``, hashed as it comes, beside a journal of what of it is safe (``<file>.part.json``), and
-gets its name when it is whole and right. So whatever ended a run, the next one takes only what is missing, and a
-manifest in the folder means that everything that was asked for is there.
+A file grows as ``<file>.part``, hashed as it comes, beside a checkpoint of what of it is safe (``<file>.part.json``),
+and gets its name when it is whole and right. So whatever ended a run, the next one takes only what is missing, and a
+manifest in the folder means that everything that was wanted is there.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,18 +21,13 @@ from ansible.module_utils.imagenet_ops.aws.s3 import Bucket, ListedObject
 from ansible.module_utils.imagenet_ops.backup.request import CONTENTS, RestoreFile, RestoreRequest, find_prefix
 from ansible.module_utils.imagenet_ops.backup.tree_restore import TreeRestore
 from ansible.module_utils.imagenet_ops.backup.verified_files import VerifiedFiles
-from ansible.module_utils.imagenet_ops.core.disk import allocate, allocated_bytes, disk_error, require_space
+from ansible.module_utils.imagenet_ops.core.disk import disk_error, require_space
 from ansible.module_utils.imagenet_ops.core.errors import CancelledError, OpsError, TransientError
-from ansible.module_utils.imagenet_ops.core.files import (
-    fsync_directory,
-    read_json,
-    remove_durably,
-    write_atomic,
-    write_json,
-)
+from ansible.module_utils.imagenet_ops.core.files import remove_durably, write_atomic
 from ansible.module_utils.imagenet_ops.core.hashing import BLOCK_BYTES
 from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.core.retry import Attempts
+from ansible.module_utils.imagenet_ops.core.state_file import Kind, Warn
 from ansible.module_utils.imagenet_ops.dataset.manifest import (
     ARCHIVE_FOLDER,
     MANIFEST_NAME,
@@ -41,12 +37,15 @@ from ansible.module_utils.imagenet_ops.dataset.manifest import (
 )
 from ansible.module_utils.imagenet_ops.download.digests import Sha256
 from ansible.module_utils.imagenet_ops.download.engine import Policy, Target, transfer
+from ansible.module_utils.imagenet_ops.download.part_file import DONE, ResumablePartFile
 from ansible.module_utils.imagenet_ops.download.ranges import Ranges
 from ansible.module_utils.imagenet_ops.download.s3 import BucketSource
 from ansible.module_utils.imagenet_ops.download.source import Facts
 from ansible.module_utils.imagenet_ops.download.verified import VerifiedArchive, write_verified
 
-_JOURNAL_FORMAT = 1
+_CHECKPOINT = Kind(
+    "s3_restore checkpoint", 1, {**DONE, "sha256": str, "etag": str}, starts_over="the file is restored from its start"
+)
 # Files that are hashed at a time: SHA-256 is a single chain, so one file alone is as fast as one core.
 _LARGE_AT_ONCE = 2
 # A file up to here is one request and is held in memory; for larger ones several connections pay.
@@ -68,13 +67,15 @@ class _Work:
 class Restore:
     """Brings one data set out of one bucket. Use an object for one run."""
 
-    def __init__(self, bucket: Bucket, request: RestoreRequest) -> None:
-        """Keep the settings."""
+    def __init__(self, bucket: Bucket, request: RestoreRequest, warn: Warn = warnings.warn) -> None:
+        """``warn`` is called with a sentence where what an earlier run left cannot be used."""
         self.bucket = bucket
         self.request = request
         self.prefix = ""
         self._progress = Progress(request.state_dir, "s3_restore")
-        self._verified = VerifiedFiles(request.root, os.path.join(request.state_dir, "s3_restore.json"))
+        self._warn = warn
+        self._kept: dict[str, Ranges] = {}
+        self._verified = VerifiedFiles(request.root, os.path.join(request.state_dir, "s3_restore.json"), warn)
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._failure: BaseException | None = None
@@ -123,7 +124,7 @@ class Restore:
     def _result(self, manifest: Manifest, work: _Work, needed_bytes: int) -> dict[str, Any]:
         restored = len(work.missing) + sum(tree.files for tree in work.missing_trees) + (not work.has_manifest)
         total = work.present + restored
-        resumed_bytes = sum(_resumable(self._path(file), file).total for file in work.missing)
+        resumed_bytes = sum(self._resumable(file).total for file in work.missing)
         resumed_bytes += sum(tree.resumed_bytes for tree in work.missing_trees)
         size_bytes = sum(file.size_bytes for file in work.missing)
         size_bytes += sum(tree.size_bytes for tree in work.missing_trees)
@@ -155,22 +156,21 @@ class Restore:
             raise OpsError(
                 self.bucket.uri(key),
                 "there is no manifest, so nothing says that a backup is complete and what is in it",
-                "Check the bucket, the prefix and the version; a backup that was cut short is completed by running it "
-                "again",
+                "Check the bucket, the prefix and the version; rerun a backup that was interrupted to complete it",
             )
         return self._get(key, objects[key])
 
     def _check_version(self, manifest: Manifest) -> None:
-        """Hold the manifest against its own name: the version is the beginning of its SHA-256."""
+        """Compare the manifest with its name: the version is the beginning of its SHA-256."""
         named = self.request.dataset_version or self.prefix.rpartition("/")[2]
         if self.request.prefix and not self.request.dataset_version:
             return
         if manifest.dataset_version != named:
             raise OpsError(
                 self.bucket.uri(f"{self.prefix}/{MANIFEST_NAME}"),
-                f"it is not the manifest of version {named}: its own is {manifest.dataset_version}",
-                "It was changed after the backup; fetch its first version (the bucket keeps them) or restore another "
-                "version of the data set",
+                f"it is not the manifest of version {named}, but of {manifest.dataset_version}",
+                "It was changed after the backup: retrieve its first version (the bucket keeps them) or restore "
+                "another version of the data set",
             )
 
     def _select(self, manifest: Manifest, objects: dict[str, ListedObject]) -> list[RestoreFile]:
@@ -202,9 +202,9 @@ class Restore:
         if found != content and not self.request.replace:
             raise OpsError(
                 f"Manifest {path}",
-                f"it is of version {hashlib.sha256(found).hexdigest()[:VERSION_DIGITS]}, and what is to be restored is "
-                f"{hashlib.sha256(content).hexdigest()[:VERSION_DIGITS]}; nothing was touched",
-                "Restore into another folder, or allow it to replace what is there",
+                f"it is of version {hashlib.sha256(found).hexdigest()[:VERSION_DIGITS]}, and version "
+                f"{hashlib.sha256(content).hexdigest()[:VERSION_DIGITS]} is to be restored; nothing was changed",
+                "Restore into another folder, or set replace",
             )
         return found == content
 
@@ -221,39 +221,33 @@ class Restore:
             elif found == "absent":
                 work.missing.append(file)
             elif found == "different":
-                self._refuse_unless_replacing(file, "its size is another")
+                self._refuse_unless_replacing(file, "size")
                 work.missing.append(file)
             else:
                 work.present += 1
                 if not check_mode:
-                    self._remove_stray_journal(file)
+                    self._part(file).remove_stray_checkpoint()
         if not unknown:
             return
-        self._progress.start("Verifying what is there", sum(file.size_bytes for file in unknown), "bytes")
+        self._progress.start("Verifying existing files", sum(file.size_bytes for file in unknown), "bytes")
         done = 0
         for file in unknown:
             if self._hash(file, done) == file.sha256:
                 work.present += 1
-                self._remove_stray_journal(file)
+                self._part(file).remove_stray_checkpoint()
                 self._keep(file, manifest)
             else:
-                self._refuse_unless_replacing(file, "its SHA-256 is another")
+                self._refuse_unless_replacing(file, "SHA-256")
                 work.missing.append(file)
             done += file.size_bytes
         self._verified.save()
-
-    def _remove_stray_journal(self, file: RestoreFile) -> None:
-        """Remove the journal of a file that was killed right after it got its name."""
-        part = f"{self._path(file)}.part"
-        if os.path.exists(f"{part}.json") and not os.path.exists(part):
-            remove_durably(f"{part}.json")
 
     def _refuse_unless_replacing(self, file: RestoreFile, why: str) -> None:
         if not self.request.replace:
             raise OpsError(
                 f"File {self._path(file)}",
-                f"it is there, but {why} than the manifest says; it was left as it is",
-                "Move it away, or allow the restore to replace what is there, and run again",
+                f"the existing file differs from the manifest ({why}); it was not changed",
+                "Move it away or set replace, and run again",
             )
 
     def _hash(self, file: RestoreFile, done: int) -> str:
@@ -268,13 +262,14 @@ class Restore:
     def _check_object(self, file: RestoreFile) -> None:
         """Raise OpsError where the bucket does not have what the manifest names, before the first byte is taken."""
         todo = (
-            "Make it whole from where the data still is (playbooks/steps/backup.yml uploads what is missing), fetch an "
-            "earlier version of the object (the bucket keeps them), or restore another version of the data set"
+            "Complete the backup from where the data still is (playbooks/steps/backup.yml uploads what is missing), "
+            "retrieve an earlier version of the object (the bucket keeps them), or restore another version of the data "
+            "set"
         )
         if file.object is None:
-            raise OpsError(self._uri(file), "the manifest names it, but there is no such object", todo)
+            raise OpsError(self._uri(file), "the manifest names this object, but it does not exist", todo)
         if file.object.size_bytes != file.size_bytes:
-            why = f"it has {file.object.size_bytes} bytes, and the manifest says {file.size_bytes}"
+            why = f"size mismatch: expected {file.size_bytes} bytes (manifest), got {file.object.size_bytes}"
             raise OpsError(self._uri(file), why, todo)
 
     def _look_at_trees(self, objects: dict[str, ListedObject], work: _Work, check_mode: bool) -> None:
@@ -288,6 +283,7 @@ class Restore:
                 request.state_dir,
                 self._progress,
                 request.connections,
+                self._warn,
             )
             tree.look(objects, replace=request.replace, check_mode=check_mode)
             if tree.is_present:
@@ -298,9 +294,7 @@ class Restore:
     def _needed_bytes(self, work: _Work) -> int:
         """Return how much disk is still needed; what an earlier run has allocated is there already."""
         needed = sum(tree.needed_bytes for tree in work.missing_trees)
-        for file in work.missing:
-            needed += file.size_bytes - min(allocated_bytes(f"{self._path(file)}.part"), file.size_bytes)
-        return needed
+        return needed + sum(self._part(file).missing_bytes for file in work.missing)
 
     def _restore_all(self, files: Sequence[RestoreFile], manifest: Manifest) -> None:
         for folder in {os.path.dirname(self._path(file)) for file in files}:
@@ -353,44 +347,38 @@ class Restore:
 
     def _fetch_large(self, file: RestoreFile) -> None:
         """Bring one file over several connections, from what an earlier run left on."""
-        path = self._path(file)
-        part, journal = f"{path}.part", f"{path}.part.json"
-        done = _resumable(path, file)
-        if not done.total:
-            remove_durably(journal)  # first of all: a journal must never meet a file that it was not written for
-        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            if not done.total:
-                allocate(descriptor, file.size_bytes)
-            target = Target(part, descriptor, file.size_bytes)
-            sha256 = self._transfer(file, target, done, journal)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        part = self._part(file)
+        done = self._resumable(file)
+        with part.open(done) as target:
+            sha256 = self._transfer(file, part, target, done)
         if sha256 != file.sha256:
-            for useless in (part, journal):
-                remove_durably(useless)
+            part.reject()
             raise self._wrong_bytes(file, sha256)
-        os.replace(part, path)
-        fsync_directory(os.path.dirname(path))
-        remove_durably(journal)
+        part.commit()
 
-    def _transfer(self, file: RestoreFile, target: Target, done: Ranges, journal: str) -> str:
-        """Fill ``target``, with a journal and progress, and return its SHA-256."""
+    def _part(self, file: RestoreFile) -> ResumablePartFile:
+        key = {"sha256": file.sha256, "etag": _facts(file).validator}
+        return ResumablePartFile(self._path(file), file.size_bytes, _CHECKPOINT, key, self._warn)
+
+    def _resumable(self, file: RestoreFile) -> Ranges:
+        """Return what of the file's part can be kept; its checkpoint is read, and warned of, once."""
+        if file.path not in self._kept:
+            self._kept[file.path] = self._part(file).resumable()
+        return self._kept[file.path]
+
+    def _transfer(self, file: RestoreFile, part: ResumablePartFile, target: Target, done: Ranges) -> str:
+        """Fill ``target``, with checkpoints and progress, and return its SHA-256."""
         facts = _facts(file)
         source = BucketSource(self.bucket, f"{self.prefix}/{file.path}", facts, self._stop)
-
-        def checkpoint(ranges: list[tuple[int, int]]) -> None:
-            write_json(journal, {**_journal_key(file), "done": ranges})
 
         def report(_done_bytes: int, hashed_bytes: int) -> None:
             if self._stop.is_set():
                 raise CancelledError
             self._report(file, hashed_bytes)
 
-        checkpoint(done.pairs())
+        part.checkpoint(done.pairs())
         connections = max(1, self.request.connections // _LARGE_AT_ONCE)
-        policy = Policy(connections, _RETRIES, checkpoint, report)
+        policy = Policy(connections, _RETRIES, part.checkpoint, report)
         digests = transfer([(source, facts)], target, done, policy, hashes=Sha256())
         self._report(file, file.size_bytes)
         return digests.sha256
@@ -431,37 +419,11 @@ class Restore:
     def _wrong_bytes(self, file: RestoreFile, sha256: str) -> OpsError:
         return OpsError(
             self._uri(file),
-            f"its bytes are not those that were backed up: their SHA-256 is {sha256}, and the manifest says "
-            f"{file.sha256}; they were thrown away",
-            "Run again in case the network damaged them. If it comes back, the object is damaged: fetch an earlier "
+            f"checksum mismatch: expected SHA-256 {file.sha256} (manifest), got {sha256}; download discarded",
+            "Run again in case the network damaged it. If it persists, the object is damaged: retrieve an earlier "
             "version of it (the bucket keeps them) or restore another version of the data set",
         )
 
 
 def _facts(file: RestoreFile) -> Facts:
     return Facts(file.size_bytes, ranges=True, validator=file.object.etag if file.object else "")
-
-
-def _journal_key(file: RestoreFile) -> dict[str, Any]:
-    """Return what must be the same for a part to be taken up again."""
-    facts = _facts(file)
-    return {
-        "format": _JOURNAL_FORMAT,
-        "size_bytes": file.size_bytes,
-        "sha256": file.sha256,
-        "etag": facts.validator,
-    }
-
-
-def _resumable(path: str, file: RestoreFile) -> Ranges:
-    """Return what of the part file beside ``path`` can be kept: all that its journal names, if it is of this object."""
-    journal = read_json(f"{path}.part.json")
-    try:
-        part_bytes = os.stat(f"{path}.part").st_size
-    except FileNotFoundError:
-        return Ranges()
-    if part_bytes != file.size_bytes or not isinstance(journal, dict):
-        return Ranges()
-    if any(journal.get(name) != value for name, value in _journal_key(file).items()):
-        return Ranges()
-    return Ranges(journal["done"])

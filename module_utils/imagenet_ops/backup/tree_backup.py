@@ -28,8 +28,15 @@ from ansible.module_utils.imagenet_ops.backup.tree_index import (
 )
 from ansible.module_utils.imagenet_ops.backup.upload import READERS, Sent, Uploader
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.core.files import read_json, write_json
+from ansible.module_utils.imagenet_ops.core.state_file import Kind, StateFile, Warn
 
+_RECORD = Kind(
+    "s3_backup record of verified tars",
+    1,
+    {"shards": {str: {"etag": str, "tree_sha256": str, "sha256": str}}},
+    starts_over="the trees are read and compared with the bucket again",
+    upgrade=lambda value: {"shards": value},
+)
 _NO_SHA256 = "0" * 64  # as long as any
 
 
@@ -44,11 +51,14 @@ class _ShardObject:
 
 
 class TreeJournal:
-    """Remembers which shards were proved to be in which object, in the JSON file ``path``."""
+    """Remembers which shards were proved to be in which object, in the state file ``path``.
 
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._records: dict[str, dict[str, str]] = read_json(path) or {}
+    ``warn`` is called where that cannot be read.
+    """
+
+    def __init__(self, path: str, warn: Warn) -> None:
+        self._file = StateFile(path, _RECORD, warn)
+        self._records: dict[str, dict[str, str]] = (self._file.read() or {"shards": {}})["shards"]
         self._lock = threading.Lock()
 
     def sha256(self, uri: str, etag: str, tree_sha256: str) -> str:
@@ -61,7 +71,7 @@ class TreeJournal:
         """Note that a shard is proved."""
         with self._lock:
             self._records[uri] = {"etag": etag, "tree_sha256": tree_sha256, "sha256": sha256}
-            write_json(self._path, self._records)
+            self._file.write({"shards": self._records})
 
 
 class TreeBackup:
@@ -186,7 +196,7 @@ class TreeBackup:
             f"Tree {self._tree}",
             f"it is not the one of {self._uri(index_name(self.split))}, and a backup is never overwritten by another: "
             f"{why}",
-            "Lay the tree out again as it was, or choose a prefix that is not used",
+            "Lay the tree out again as it was, or choose an unused prefix",
         )
 
     def _has_its_size(self, found: _ShardObject) -> bool:
@@ -200,7 +210,9 @@ class TreeBackup:
         if not known:
             return False
         if found.sha256 not in ("", known):
-            raise self._other_tree(f"the SHA-256 of {found.name} is {known}, and the index says {found.sha256}")
+            raise self._other_tree(
+                f"checksum mismatch of {found.name}: expected SHA-256 {found.sha256} (index), got {known}"
+            )
         if self._read_back and self._stored_sha256(found, found.listed.etag) != known:
             found.listed = None
             return False
@@ -232,14 +244,18 @@ class TreeBackup:
         if stored is None or not self._is_what_was_sent(found, sent, stored):
             raise OpsError(
                 self._bucket.uri(key),
-                f"S3 does not have what was sent: {stored} and not {found.shard.size_bytes} bytes with {sent}",
-                "Run again; what is proved to be there is not sent twice. If it comes back, something writes there",
+                f"upload verification failed: expected {found.shard.size_bytes} bytes with CRC32 {sent.crc32}, "
+                "S3 reports "
+                + ("no such object" if stored is None else f"{stored.size_bytes} bytes with CRC32 {stored.crc32}"),
+                "Run again: verified objects are not sent again. If it persists, something else writes to the bucket",
             )
         self._keep(found, sent.sha256, stored.etag)
 
     def _check(self, found: _ShardObject, sha256: str) -> None:
         if found.sha256 not in ("", sha256):
-            raise self._other_tree(f"the SHA-256 of {found.name} is {sha256}, and the index says {found.sha256}")
+            raise self._other_tree(
+                f"checksum mismatch of {found.name}: expected SHA-256 {found.sha256} (index), got {sha256}"
+            )
 
     def _is_what_was_sent(self, found: _ShardObject, sent: Sent, stored: StoredObject) -> bool:
         """Say whether what is stored is what was sent; a server that keeps no CRC32 has compared it on the way."""

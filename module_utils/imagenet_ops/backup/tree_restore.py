@@ -2,7 +2,7 @@
 
 Each tar is unpacked into a folder of its own, ``<split>.restoring/<tar>``, and hashed as it comes. Once its SHA-256 is
 the index's and its files are synced, a journal says so, and it is not fetched again; what comes of any other tar is
-thrown away and never lies among the files of those. When all are there, they are brought together by renaming, counted,
+discarded and never lies among the files of those. When all are there, they are brought together by renaming, counted,
 and the tree gets its name. So nobody ever reads half of one.
 """
 
@@ -13,9 +13,10 @@ import hashlib
 import os
 import shutil
 import threading
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from ansible.module_utils.imagenet_ops.archive.member import FILE, DamagedArchiveError, Member
 from ansible.module_utils.imagenet_ops.archive.tar import read_members
@@ -31,14 +32,20 @@ from ansible.module_utils.imagenet_ops.backup.tree_index import (
 )
 from ansible.module_utils.imagenet_ops.core.disk import allocated_bytes, block_bytes, sync_filesystem
 from ansible.module_utils.imagenet_ops.core.errors import CancelledError, OpsError
-from ansible.module_utils.imagenet_ops.core.files import fsync_directory, read_json, write_json
+from ansible.module_utils.imagenet_ops.core.files import fsync_directory
 from ansible.module_utils.imagenet_ops.core.progress import Progress
+from ansible.module_utils.imagenet_ops.core.state_file import Kind, StateFile, Warn
 from ansible.module_utils.imagenet_ops.download.s3 import BucketSource
 from ansible.module_utils.imagenet_ops.download.source import Facts
 from ansible.module_utils.imagenet_ops.layout.checkpoint import count_as_laid_out
 from ansible.module_utils.imagenet_ops.layout.tree_writer import TreeWriter
 
-_JOURNAL_FORMAT = 1
+_CHECKPOINT = Kind(
+    "s3_restore checkpoint of a tree",
+    1,
+    {"index": str, "proved": [str], "tree_sha256s": [str]},
+    starts_over="the tree is verified or restored from its start",
+)
 # Tars that come at a time, each over a connection of its own: a kill costs no more than these, and each may have as
 # much waiting to be written as a `TreeWriter` holds.
 _SHARDS_AT_ONCE = 4
@@ -72,10 +79,11 @@ class TreeRestore:
         state_dir: str,
         progress: Progress,
         connections: int,
+        warn: Warn = warnings.warn,
     ) -> None:
-        """Keep the settings: the tree of ``split`` is to lie in ``root``, its objects lie under ``prefix``.
+        """Take the tree of ``split``, which is to lie in ``root``, from the objects under ``prefix``.
 
-        At most so many ``connections`` are used at a time.
+        At most so many ``connections`` are used at a time. ``warn`` is called where a checkpoint cannot be read.
         """
         self.split = split
         self.is_present = False
@@ -85,7 +93,7 @@ class TreeRestore:
         self._restoring = f"{self._tree}.restoring"
         self._joined = os.path.join(self._restoring, "tree")
         self._state_dir = state_dir
-        self._journal_path = os.path.join(state_dir, f"s3_restore.{split}.json")
+        self._checkpoint = StateFile(os.path.join(state_dir, f"s3_restore.{split}.json"), _CHECKPOINT, warn)
         self._progress = progress
         self._shards_at_once = min(connections, _SHARDS_AT_ONCE)
         self._index = TreeIndex(split, 0, [])
@@ -167,7 +175,7 @@ class TreeRestore:
             raise OpsError(
                 self._bucket.uri(key),
                 f"there is no such index, so the backup has no complete tree of {self.split}",
-                "Back the tree up from where it still is (dataset_backup_trees), or do not ask for it and lay it out "
+                "Back up the tree from where it still is (dataset_backup_trees), or leave it out here and lay it out "
                 "from the archives (playbooks/steps/layout.yml)",
             )
         return self._bucket.read(key, 0, listed[key].size_bytes, listed[key].etag) if listed[key].size_bytes else b""
@@ -175,33 +183,27 @@ class TreeRestore:
     def _checked_object(self, shard: IndexedShard, listed: Mapping[str, ListedObject]) -> ListedObject:
         """Return the object of a tar; raises OpsError where it is not there, or not of its size."""
         todo = (
-            "Make it whole from where the tree still is (playbooks/steps/backup.yml uploads what is missing), fetch an "
-            "earlier version of the object (the bucket keeps them), or lay the tree out from the archives"
+            "Complete the backup from where the tree still is (playbooks/steps/backup.yml uploads what is missing), "
+            "retrieve an earlier version of the object (the bucket keeps them), or lay the tree out from the archives"
         )
         found = listed.get(self._key(shard.name))
         if found is None:
-            why = f"{index_name(self.split)} names it, but there is no such object"
+            why = f"{index_name(self.split)} names this object, but it does not exist"
             raise OpsError(self._uri(shard.name), why, todo)
         if found.size_bytes != shard.size_bytes:
-            why = f"it has {found.size_bytes} bytes, and {index_name(self.split)} says {shard.size_bytes}"
+            why = f"size mismatch: expected {shard.size_bytes} bytes ({index_name(self.split)}), got {found.size_bytes}"
             raise OpsError(self._uri(shard.name), why, todo)
         return found
 
     def _read_journal(self, index_sha256: str) -> _Journal:
         """Return what is known; of another index nothing is."""
-        value = read_json(self._journal_path)
-        if not isinstance(value, dict) or (value.get("format"), value.get("index")) != (_JOURNAL_FORMAT, index_sha256):
+        found = self._checkpoint.read()
+        if found is None or found["index"] != index_sha256:
             return _Journal(index_sha256)
-        return _Journal(index_sha256, value["proved"], value["tree_sha256s"])
+        return _Journal(**found)
 
     def _write_journal(self) -> None:
-        value = {
-            "format": _JOURNAL_FORMAT,
-            "index": self._journal.index,
-            "proved": sorted(self._journal.proved),
-            "tree_sha256s": self._journal.tree_sha256s,
-        }
-        write_json(self._journal_path, value)
+        self._checkpoint.write({**asdict(self._journal), "proved": sorted(self._journal.proved)})
 
     def _proved(self) -> list[str]:
         """Return the names of the tars whose files are there and right."""
@@ -221,11 +223,12 @@ class TreeRestore:
         why = ""
         if _sizes(plan) != _sizes(self._index.shards):
             files = sum(shard.files for shard in plan)
-            why = f"names or sizes of its {files} files are not those of the {self.files} that were backed up"
+            why = f"names or sizes of files: it has {files}, the backup {self.files}"
         elif not check_mode and [shard.tree_sha256 for shard in plan] != self._journal.tree_sha256s:
             why = self._compare(plan)
         if why and not replace:
-            raise self._wrong_tree(f"Tree {self._tree}", f"it is there, but {why}; it was left as it is")
+            why = f"the existing tree differs from the backup ({why}); it was not changed"
+            raise self._wrong_tree(f"Tree {self._tree}", why)
         return not why
 
     def _is_absent(self) -> bool:
@@ -235,7 +238,7 @@ class TreeRestore:
         return not os.path.lexists(self._tree)
 
     def _wrong_tree(self, what: str, why: str) -> OpsError:
-        return OpsError(what, why, "Move it away, or allow the restore to replace what is there, and run again")
+        return OpsError(what, why, "Move it away or set replace, and run again")
 
     def _compare(self, plan: Sequence[Shard]) -> str:
         """Read the tree on disk; return in what it is wrong, and keep it in mind where it is right."""
@@ -244,7 +247,7 @@ class TreeRestore:
         with ThreadPoolExecutor(_SHARDS_AT_ONCE) as pool:
             for shard, sha256 in zip(self._index.shards, pool.map(self._local_sha256, plan)):
                 if sha256 != shard.sha256:
-                    return f"the files of {shard.name} are not those that were backed up"
+                    return f"contents of the files of {shard.name}"
         self._journal.tree_sha256s = [shard.tree_sha256 for shard in plan]
         self._write_journal()
         return ""
@@ -265,10 +268,10 @@ class TreeRestore:
 
     def _begin(self) -> None:
         """Make the folder that the tree grows in; what is in it is ours where there is a journal."""
-        if os.path.exists(self._restoring) and not os.path.exists(self._journal_path):
+        if os.path.exists(self._restoring) and not os.path.exists(self._checkpoint.path):
             raise OpsError(
                 f"Folder {self._restoring}",
-                f"it is there, but its journal {self._journal_path} is not",
+                f"the folder exists, but its checkpoint {self._checkpoint.path} does not",
                 "Remove it and run again",
             )
         self._journal.proved = self._proved()
@@ -335,9 +338,9 @@ class TreeRestore:
         if sha256 != shard.sha256:
             raise OpsError(
                 self._uri(shard.name),
-                f"its bytes are not those that were backed up: their SHA-256 is {sha256}, and {index_name(self.split)} "
-                f"says {shard.sha256}; what came of it was thrown away",
-                "Run again in case the network damaged them. If it comes back, the object is damaged: fetch an earlier "
+                f"checksum mismatch: expected SHA-256 {shard.sha256} ({index_name(self.split)}), got {sha256}; "
+                "extracted files discarded",
+                "Run again in case the network damaged it. If it persists, the object is damaged: retrieve an earlier "
                 "version of it (the bucket keeps them) or lay the tree out from the archives",
             )
         if files != shard.files:
@@ -357,8 +360,8 @@ class TreeRestore:
     def _refused(self, shard: IndexedShard, why: str) -> OpsError:
         return OpsError(
             self._uri(shard.name),
-            f"it is not a tar that s3_backup wrote: {why}; what came of it was thrown away",
-            "Run again in case the network damaged it. If it comes back, fetch an earlier version of the object (the "
+            f"it is not a tar that s3_backup wrote: {why}; extracted files discarded",
+            "Run again in case the network damaged it. If it persists, retrieve an earlier version of the object (the "
             "bucket keeps them) or lay the tree out from the archives",
         )
 
@@ -379,8 +382,8 @@ class TreeRestore:
             shutil.rmtree(self._restoring)
             raise OpsError(
                 self._uri(index_name(self.split)),
-                f"its tars have {self.files} files, and what came of them are {sum(shard.files for shard in plan)}, or "
-                "others: it was not written by s3_backup; what came was thrown away",
+                f"file mismatch: the index lists {self.files} files, and {sum(shard.files for shard in plan)}, or "
+                "others, were extracted; not a tree of s3_backup; extracted files discarded",
                 "Lay the tree out from the archives (playbooks/steps/layout.yml)",
             )
         self._journal.tree_sha256s = [shard.tree_sha256 for shard in plan]

@@ -9,8 +9,6 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from ansible.module_utils.imagenet_ops.core.errors import OpsError
-
 
 def fsync_directory(path: str) -> None:
     """Make the names in directory ``path`` durable (a rename is not until its directory is synced)."""
@@ -53,24 +51,6 @@ def write_json(path: str, value: Any, durable: bool = True) -> None:
 def canonical_json(value: Any) -> bytes:
     """Return the one JSON form of ``value`` that the project hashes: sorted keys, indent 1, UTF-8, final newline."""
     return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode("utf-8")
-
-
-def read_json(path: str) -> Any | None:
-    """Return the JSON value in ``path``, or None where there is no such file.
-
-    Raises OpsError where the file holds something else, naming it, for `write_json` never leaves half a file.
-    """
-    try:
-        with open(path, "rb") as file:
-            return json.loads(file.read())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise OpsError(
-            f"State file {path}",
-            f"it is not JSON ({error})",
-            "Something else wrote to it; move it away and run again, finished work is found by its bytes",
-        ) from error
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 The snapshot that a fleet's volumes are made of should hold the records and nothing besides: the time and the price of
 initialising a volume, and the credits of fast snapshot restore, go by its size. Every file is hashed on the way and
-held against the manifest, and the manifest goes last: where it is, the copy is whole.
+compared with the manifest, and the manifest goes last: where it is, the copy is whole.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Callable
 
 from ansible.module_utils.imagenet_ops.core.disk import disk_error, require_space
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.core.files import exclusive, fsync_directory, write_atomic
+from ansible.module_utils.imagenet_ops.core.files import exclusive, write_atomic
 from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.dataset.manifest import (
     LABELS_NAME,
@@ -25,6 +25,7 @@ from ansible.module_utils.imagenet_ops.dataset.manifest import (
     Manifest,
     read_manifest,
 )
+from ansible.module_utils.imagenet_ops.download.part_file import PartFile, part_path
 
 _GIB = 1 << 30
 _BLOCK_BYTES = 4 << 20
@@ -74,7 +75,7 @@ def manifest_info(root: str) -> dict[str, Any]:
 def copy_dataset(root: str, dest: str, state_dir: str, *, check_mode: bool) -> dict[str, Any]:
     """Copy the packed data set in ``root`` to ``dest`` and return the result of the module dataset_copy.
 
-    What an earlier run copied is kept, the file that it was at goes on where it stopped. Raises OpsError where a file
+    What an earlier run copied is kept, and the file that it was at is resumed. Raises OpsError where a file
     is not what the manifest says, or where the filesystem of ``dest`` is full.
     """
     manifest = read_manifest(root)
@@ -111,7 +112,7 @@ def _is_copied(dest: str, name: str, entry: FileEntry) -> bool:
 
 def _copy_files(root: str, dest: str, missing: dict[str, FileEntry], progress: Progress) -> None:
     total = sum(entry.size_bytes for entry in missing.values())
-    begun = sum(_size(_partial(dest, name)) for name in missing)
+    begun = sum(_size(part_path(os.path.join(dest, name))) for name in missing)
     require_space(dest, total - begun)
     progress.start("copy", total, "bytes", done=begun)
     done = 0
@@ -127,30 +128,29 @@ def _reporter(progress: Progress, before: int) -> Callable[[int], None]:
 
 
 def _copy_file(root: str, dest: str, name: str, entry: FileEntry, report: Callable[[int], None]) -> None:
-    """Copy a file to its partial name, hash it on the way, and give it its name when it is what the manifest says."""
-    partial = _partial(dest, name)
-    os.makedirs(os.path.dirname(partial), exist_ok=True)
-    resumed = _size(partial) > 0
-    digest = _append(os.path.join(root, name), partial, report)
+    """Copy a file to its part, hash it on the way, and give it its name when it is what the manifest says."""
+    source, part = os.path.join(root, name), PartFile(os.path.join(dest, name))
+    os.makedirs(os.path.dirname(part.path), exist_ok=True)
+    resumed = _size(part.part) > 0
+    digest = _append(source, part.part, report)
     if digest != entry.sha256 and resumed:
-        # What a host that lost its power left of the partial file may be anything.
-        os.unlink(partial)
-        digest = _append(os.path.join(root, name), partial, report)
+        # What a host that lost its power left of the part may be anything.
+        part.reject()
+        digest = _append(source, part.part, report)
     if digest != entry.sha256:
-        os.unlink(partial)
+        part.reject()
         raise OpsError(
-            f"File {os.path.join(root, name)}",
-            f"its SHA-256 is {digest}, the manifest says {entry.sha256}",
-            "It was changed since it was packed: restore it from the backup, or pack the data set again",
+            f"File {source}",
+            f"checksum mismatch: expected SHA-256 {entry.sha256} (manifest), got {digest}",
+            "It has changed since it was packed: restore it from the backup, or pack the data set again",
         )
-    os.replace(partial, os.path.join(dest, name))
-    fsync_directory(os.path.dirname(partial))
+    part.commit()
 
 
-def _append(source: str, partial: str, report: Callable[[int], None]) -> str:
-    """Write to ``partial`` what it lacks of ``source``, sync it, and return the SHA-256 of all that it holds in hex."""
+def _append(source: str, part: str, report: Callable[[int], None]) -> str:
+    """Write to file ``part`` what it lacks of ``source``, sync it, and return the SHA-256 of all of it in hex."""
     digest = hashlib.sha256()
-    descriptor = os.open(partial, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(part, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         done = 0
         while block := os.pread(descriptor, _BLOCK_BYTES, done):
@@ -176,10 +176,6 @@ def _append(source: str, partial: str, report: Callable[[int], None]) -> str:
     finally:
         os.close(descriptor)
     return digest.hexdigest()
-
-
-def _partial(dest: str, name: str) -> str:
-    return os.path.join(dest, f"{name}.part")
 
 
 def _size(path: str) -> int:

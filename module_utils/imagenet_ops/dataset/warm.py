@@ -11,14 +11,16 @@ import mmap
 import os
 import threading
 import time
+import warnings
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any, Callable, NamedTuple
 
 from ansible.module_utils.imagenet_ops.core.disk import disk_error
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.core.files import exclusive, read_json, write_json
+from ansible.module_utils.imagenet_ops.core.files import exclusive
 from ansible.module_utils.imagenet_ops.core.progress import Progress
+from ansible.module_utils.imagenet_ops.core.state_file import Kind, StateFile, Warn, natural
 from ansible.module_utils.imagenet_ops.dataset.manifest import LABELS_NAME, MANIFEST_NAME, RECORD_FOLDER, read_manifest
 
 MIB = 1024 * 1024
@@ -30,6 +32,12 @@ SEGMENT_BYTES_MAX = 64 * MIB
 # One request: two blocks of EBS, and what Linux sends to a device at once.
 READ_BYTES = MIB
 SAVE_SECONDS = 2.0
+CHECKPOINT = Kind(
+    "dataset_warm checkpoint",
+    1,
+    {"manifest_sha256": str, "segment_bytes": natural, "done": [natural]},
+    starts_over="the volume is read from its start",
+)
 
 
 class Segment(NamedTuple):
@@ -57,6 +65,7 @@ def warm_dataset(
     *,
     check_mode: bool,
     clock: Callable[[], float] = time.monotonic,
+    warn: Warn = warnings.warn,
 ) -> dict[str, Any]:
     """Read every byte that the manifest in ``root`` names, unless that was done; return the module's result.
 
@@ -71,17 +80,17 @@ def warm_dataset(
     except OSError as error:
         raise disk_error(root, error) from error
     total = sum(segment.length for segment in segments)
-    path = os.path.join(state_dir, f"{NAME}.{volume_id}.json")
+    checkpoint = StateFile(os.path.join(state_dir, f"{NAME}.{volume_id}.json"), CHECKPOINT, warn)
     if check_mode:
-        return _result(total, total - _bytes_of(segments, read_state(path, identity)), 0.0)
+        return _result(total, total - _bytes_of(segments, _read_numbers(checkpoint, identity, len(segments))), 0.0)
     os.makedirs(state_dir, exist_ok=True)
     with exclusive(os.path.join(state_dir, f"{NAME}.lock")):
-        numbers = read_state(path, identity)
+        numbers = _read_numbers(checkpoint, identity, len(segments))
         done = _Done(numbers, _bytes_of(segments, numbers))
         before = done.bytes
         started = clock()
         if before < total:
-            _read_segments(root, segments, done, readers, _Keeper(state_dir, path, identity, total, done))
+            _read_segments(root, segments, done, readers, _Keeper(state_dir, checkpoint, identity, total, done))
         return _result(total, total - before, clock() - started)
 
 
@@ -100,12 +109,15 @@ def list_segments(root: str) -> tuple[list[Segment], dict[str, Any]]:
     return segments, {"manifest_sha256": manifest.sha256, "segment_bytes": length}
 
 
-def read_state(path: str, identity: dict[str, Any]) -> set[int]:
+def _read_numbers(checkpoint: StateFile, identity: dict[str, Any], segments: int) -> set[int]:
     """Return the numbers of the segments that were read already; none where the state is of another data set."""
-    state = read_json(path)
-    if not isinstance(state, dict) or {name: state.get(name) for name in identity} != identity:
+    found = checkpoint.read()
+    if found is None or {name: found[name] for name in identity} != identity:
         return set()
-    return set(state["done"])
+    if any(number >= segments for number in found["done"]):
+        checkpoint.discard("it is damaged: the data set has no such segments as it names")
+        return set()
+    return set(found["done"])
 
 
 def _bytes_of(segments: list[Segment], numbers: set[int]) -> int:
@@ -130,8 +142,10 @@ def _result(total: int, read_bytes: int, seconds: float) -> dict[str, Any]:
 class _Keeper:
     """Writes down what was read, and the progress."""
 
-    def __init__(self, state_dir: str, path: str, identity: dict[str, Any], total: int, done: _Done) -> None:
-        self._path = path
+    def __init__(
+        self, state_dir: str, checkpoint: StateFile, identity: dict[str, Any], total: int, done: _Done
+    ) -> None:
+        self._checkpoint = checkpoint
         self._identity = identity
         self._done = done
         self._progress = Progress(state_dir, NAME)
@@ -141,7 +155,7 @@ class _Keeper:
         """Note how far it is."""
         with self._done.lock:
             numbers, count = sorted(self._done.numbers), self._done.bytes
-        write_json(self._path, {**self._identity, "done": numbers})
+        self._checkpoint.write({**self._identity, "done": numbers})
         self._progress.update(count)
 
     def finish(self) -> None:

@@ -8,15 +8,25 @@ an attacker, for the hashes of the whole decide in the end, and it costs next to
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.core.files import fsync_directory, read_json, write_json
+from ansible.module_utils.imagenet_ops.core.files import fsync_directory
+from ansible.module_utils.imagenet_ops.core.state_file import Kind, StateFile, hexadecimal, natural
 
-_FORMAT = 1
+_RECORD = Kind(
+    "archive_fetch record of pieces",
+    1,
+    {
+        "name": str,
+        "size_bytes": natural,
+        "md5": str,
+        "sha256": str,
+        "piece_bytes": natural,
+        "crc32s": [hexadecimal(8)],
+    },
+    todo="Remove it and run again; a deep check of the archive makes a new one",
+)
 # What one damaged byte costs to fetch; the largest archive of ImageNet has 8,816 such pieces, their list 130 KB.
 PIECE_BYTES = 16 * 1024 * 1024
 _NAMED_RANGES = 3
@@ -73,15 +83,17 @@ def _directory(state_dir: str) -> str:
     return os.path.join(state_dir, "archive_pieces")
 
 
+def _file(state_dir: str, name: str) -> StateFile:
+    return StateFile(os.path.join(_directory(state_dir), f"{name}.json"), _RECORD)
+
+
 def write_pieces(state_dir: str, record: PieceRecord) -> None:
     """Keep ``record`` as ``<state_dir>/archive_pieces/<name>.json``, durable when this returns."""
     if not os.path.isdir(_directory(state_dir)):
         os.makedirs(_directory(state_dir), exist_ok=True)
         fsync_directory(state_dir)
-    write_json(
-        os.path.join(_directory(state_dir), f"{record.name}.json"),
+    _file(state_dir, record.name).write(
         {
-            "format": _FORMAT,
             "name": record.name,
             "size_bytes": record.size_bytes,
             "md5": record.md5,
@@ -94,37 +106,14 @@ def write_pieces(state_dir: str, record: PieceRecord) -> None:
 
 def read_pieces(state_dir: str, name: str) -> PieceRecord | None:
     """Return the record of archive ``name``, or None where it has none. Raises OpsError for one that is not ours."""
-    path = os.path.join(_directory(state_dir), f"{name}.json")
-    value = read_json(path)
-    if value is None:
+    file = _file(state_dir, name)
+    found = file.read()
+    if found is None:
         return None
-    record = _parse(value)
-    if record is None or record.name != name:
-        raise OpsError(
-            f"Piece record {path}",
-            "it does not hold the checksums of the archive that it is named after",
-            "Remove it and run again; a deep check of the archive makes a new one",
-        )
-    return record
-
-
-def _parse(value: Any) -> PieceRecord | None:
-    """Return the record in ``value``; None where something in it is missing or odd."""
-    try:
-        sums = value["crc32s"]
-        record = PieceRecord(
-            name=str(value["name"]),
-            size_bytes=int(value["size_bytes"]),
-            md5=str(value["md5"]),
-            sha256=str(value["sha256"]),
-            pieces=Pieces(int(value["piece_bytes"]), tuple(int(crc32, 16) for crc32 in sums)),
-        )
-    except (KeyError, TypeError, ValueError):
-        return None
-    fits = (
-        value.get("format") == _FORMAT
-        and record.pieces.piece_bytes > 0
-        and len(sums) == -(-record.size_bytes // record.pieces.piece_bytes)
-        and all(re.fullmatch(r"[0-9a-f]{8}", crc32) for crc32 in sums)
-    )
-    return record if fits else None
+    size_bytes, piece_bytes, crc32s = found["size_bytes"], found["piece_bytes"], found.pop("crc32s")
+    if found["name"] != name:
+        file.discard(f"it is the record of {found['name']}")
+    if not piece_bytes or len(crc32s) != -(-size_bytes // piece_bytes):
+        file.discard("it is damaged: it does not hold a checksum of each piece")
+    pieces = Pieces(found.pop("piece_bytes"), tuple(int(crc32, 16) for crc32 in crc32s))
+    return PieceRecord(**found, pieces=pieces)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import asdict, dataclass
-from typing import Any
 
-from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.core.files import fsync_directory, read_json, write_json
+from ansible.module_utils.imagenet_ops.core.files import fsync_directory
+from ansible.module_utils.imagenet_ops.core.state_file import Kind, StateFile, hexadecimal, natural
 
-# What a record must hold, and as what type: the fields of VerifiedArchive.
-_FIELDS = {"name": str, "size_bytes": int, "mtime_ns": int, "md5": str, "sha256": str}
+_RECORD = Kind(
+    "archive_fetch record of a verified archive",
+    1,
+    {"name": str, "size_bytes": natural, "mtime_ns": int, "md5": hexadecimal(32), "sha256": hexadecimal(64)},
+    todo="Remove it and run archive_fetch again; an archive that is already there is hashed, not downloaded",
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def write_verified(state_dir: str, archive: VerifiedArchive) -> None:
     if not os.path.isdir(_directory(state_dir)):
         os.makedirs(_directory(state_dir), exist_ok=True)
         fsync_directory(state_dir)
-    write_json(_record_path(state_dir, archive.name), asdict(archive))
+    StateFile(_record_path(state_dir, archive.name), _RECORD).write(asdict(archive))
 
 
 def read_verified(state_dir: str) -> list[VerifiedArchive]:
@@ -54,19 +56,27 @@ def read_verified(state_dir: str) -> list[VerifiedArchive]:
         entries = os.listdir(_directory(state_dir))
     except FileNotFoundError:
         return []
-    paths = [os.path.join(_directory(state_dir), entry) for entry in entries if entry.endswith(".json")]
-    return sorted((_parse(path, read_json(path)) for path in paths), key=lambda archive: archive.name)
+    names = sorted(entry[: -len(".json")] for entry in entries if entry.endswith(".json"))
+    return [archive for name in names if (archive := read_record(state_dir, name)) is not None]
 
 
 def read_record(state_dir: str, name: str) -> VerifiedArchive | None:
-    """Return the record of archive ``name``, or None where it has none, whatever became of its file since."""
-    path = _record_path(state_dir, name)
-    value = read_json(path)
-    return None if value is None else _parse(path, value)
+    """Return the record of archive ``name``, or None where it has none, whatever became of its file since.
+
+    Raises OpsError for a record that is not one of ours.
+    """
+    file = StateFile(_record_path(state_dir, name), _RECORD)
+    found = file.read()
+    if found is not None and found["name"] != name:
+        file.discard(f"it is the record of {found['name']}")
+    return None if found is None else VerifiedArchive(**found)
 
 
 def find_verified(state_dir: str, path: str) -> VerifiedArchive | None:
-    """Return the record of the archive at ``path``, or None where it has none or was touched since (size, mtime)."""
+    """Return the record of the archive at ``path``, or None where it has none or was touched since (size, mtime).
+
+    Raises OpsError for a record that is not one of ours.
+    """
     archive = read_record(state_dir, os.path.basename(path))
     if archive is None:
         return None
@@ -76,17 +86,3 @@ def find_verified(state_dir: str, path: str) -> VerifiedArchive | None:
         return None
     unchanged = (status.st_size, status.st_mtime_ns) == (archive.size_bytes, archive.mtime_ns)
     return archive if unchanged else None
-
-
-def _parse(path: str, value: Any) -> VerifiedArchive:
-    """Return the record in ``value``, read from ``path``, or raise OpsError where a field is missing or odd."""
-    fields = value if isinstance(value, dict) else {}
-    well_typed = set(fields) == set(_FIELDS) and all(isinstance(fields[name], kind) for name, kind in _FIELDS.items())
-    hashes_fit = well_typed and re.fullmatch(r"[0-9a-f]{32} [0-9a-f]{64}", "{md5} {sha256}".format(**fields))
-    if not hashes_fit or os.path.basename(path) != f"{fields['name']}.json":
-        raise OpsError(
-            f"Archive record {path}",
-            "it does not hold a name, size_bytes, mtime_ns, md5 and sha256 of the archive that it is named after",
-            "Remove it and run archive_fetch again; an archive that is already there is hashed, not downloaded",
-        )
-    return VerifiedArchive(**fields)

@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 
 from ansible.module_utils.imagenet_ops.archive.images import ANNOTATION_SUFFIX
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.core.files import canonical_json, read_json, write_json
+from ansible.module_utils.imagenet_ops.core.files import canonical_json
 from ansible.module_utils.imagenet_ops.core.progress import Progress
+from ansible.module_utils.imagenet_ops.core.state_file import Kind, StateFile, fits, natural
 from ansible.module_utils.imagenet_ops.layout.request import LayoutRequest, checkpoint_path
-
-_CHECKPOINT_FORMAT = 2
 
 # The states of a tree: growing in .partial; complete there; images being moved into it; in place.
 EXTRACTING = "extracting"
@@ -23,6 +22,31 @@ MOVING = "moving"
 COMPLETE = "complete"
 # The layout of a tree that was restored from a backup, which does not say from which archives it was made.
 _RESTORED = "restored"
+_SOURCE = {"name": str, "folder": str, "size_bytes": natural, "mtime_ns": int}
+
+
+def _is_source(value: Any) -> bool:
+    return value == {} or fits(value, _SOURCE)
+
+
+def _is_annotated(value: Any) -> bool:
+    counts = {"annotations": natural, "without_image": natural}
+    return value == {} or fits(value, {"source": _SOURCE}) or fits(value, {"source": _SOURCE, **counts})
+
+
+# The fields of a `Checkpoint`.
+_FIELDS = {
+    "state": lambda value: value in (EXTRACTING, EXTRACTED, MOVING, COMPLETE),
+    "layout": str,
+    "source": _is_source,
+    "labels": str,
+    "offset": natural,
+    "class_name": str,
+    "class_end": natural,
+    "classes": {str: natural},
+    "class_bytes": {str: natural},
+    "annotations": _is_annotated,
+}
 
 
 @dataclass
@@ -44,7 +68,6 @@ class Checkpoint:
     classes: dict[str, int] = field(default_factory=dict)
     class_bytes: dict[str, int] = field(default_factory=dict)
     annotations: dict[str, Any] = field(default_factory=dict)
-    format: int = _CHECKPOINT_FORMAT
 
     @property
     def images(self) -> int:
@@ -67,22 +90,32 @@ class Checkpoint:
 
 
 def read_checkpoint(request: LayoutRequest) -> Checkpoint | None:
-    """Return the checkpoint of the tree; None if there is none. Raises OpsError for one of another version."""
-    value = read_json(request.checkpoint_path)
-    if value is None:
+    """Return the checkpoint of the tree; None if there is none. Raises OpsError for one that cannot be used."""
+    file = _state_file(request.dest, request.state_dir)
+    found = file.read()
+    if found is None:
         return None
-    if not isinstance(value, dict) or value.get("format") != _CHECKPOINT_FORMAT:
-        raise OpsError(
-            f"Checkpoint {request.checkpoint_path}",
-            "it was written by another version of imagenet_layout",
-            f"Delete it, and {request.partial} if that exists, and rerun",
-        )
-    return Checkpoint(**value)
+    if found["classes"].keys() != found["class_bytes"].keys():
+        file.discard("it is damaged: the classes with images are not those with bytes")
+    return Checkpoint(**found)
 
 
 def write_checkpoint(request: LayoutRequest, checkpoint: Checkpoint) -> None:
     """Write ``checkpoint`` durably."""
-    write_json(request.checkpoint_path, asdict(checkpoint))
+    _state_file(request.dest, request.state_dir).write(asdict(checkpoint))
+
+
+def _state_file(dest: str, state_dir: str) -> StateFile:
+    return StateFile(checkpoint_path(dest, state_dir), checkpoint_kind(dest))
+
+
+def checkpoint_kind(dest: str) -> Kind:
+    """Return the kind of state file that the checkpoint of the tree at ``dest`` is.
+
+    Nothing else says which files of a tree are ours, so if it is damaged a person decides.
+    """
+    todo = f"Delete it, and {dest} and {dest}.partial if they exist, and rerun"
+    return Kind("imagenet_layout checkpoint", 2, _FIELDS, todo=todo)
 
 
 def is_complete(request: LayoutRequest, checkpoint: Checkpoint) -> bool:
@@ -236,7 +269,7 @@ def count_as_laid_out(tree: str, dest: str, state_dir: str) -> None:
         for found in classes:
             if not found.is_dir(follow_symlinks=False) or not _count_class(checkpoint, found):
                 return
-    write_json(checkpoint_path(dest, state_dir), asdict(checkpoint))
+    _state_file(dest, state_dir).write(asdict(checkpoint))
 
 
 def _count_class(checkpoint: Checkpoint, folder: os.DirEntry[str]) -> bool:

@@ -233,7 +233,7 @@ def _context(request: PackRequest, progress: Progress | None, warn: Callable[[st
 
 def _input(request: PackRequest, split: SplitRequest, context: PackContext) -> SplitInput:
     folder, manifest_path = (os.path.join(request.root, name) for name in (RECORD_FOLDER, MANIFEST_NAME))
-    finished = FinishedSplit(split.name, folder, request.state_dir, manifest_path)
+    finished = FinishedSplit(split.name, folder, request.state_dir, manifest_path, context.warn)
     if split.source is not None:
         return TreeInput(finished, context, split.source)
     scratch_dir = request.scratch_dir or os.path.join(request.root, SCRATCH_FOLDER)

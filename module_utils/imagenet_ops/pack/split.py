@@ -197,7 +197,7 @@ class ArchiveInput(SplitInput):
         state_dir = os.path.dirname(self.finished.checkpoint_path)
         checkpoint_path = os.path.join(state_dir, f"recordio_pack.{self.name}.spool.json")
         made_by = {**origin, "opencv": cv2.__version__, "engine": ENGINE_VERSION}
-        spool = ArchiveSpool(self.spool_folder, checkpoint_path, {**context.recipe.settings(), **made_by})
+        spool = ArchiveSpool(self.spool_folder, checkpoint_path, {**context.recipe.settings(), **made_by}, context.warn)
         reader = _ArchiveReader(self, labels, spool)
         packed, _ = self.finished.find({**context.settings, **origin})
         if packed is not None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import warnings
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -22,8 +23,9 @@ from ansible.module_utils.imagenet_ops.core.checkpoint import SyncJournal, open_
 from ansible.module_utils.imagenet_ops.core.concurrency import ordered_map
 from ansible.module_utils.imagenet_ops.core.disk import require_space
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.core.files import fsync_directory, read_json, write_json
+from ansible.module_utils.imagenet_ops.core.files import fsync_directory
 from ansible.module_utils.imagenet_ops.core.progress import Progress
+from ansible.module_utils.imagenet_ops.core.state_file import Kind, StateFile, Warn, fits, natural
 from ansible.module_utils.imagenet_ops.formats.recordio import write_all
 from ansible.module_utils.imagenet_ops.pack.image import BadImageError, Recipe, transform, transform_all
 from ansible.module_utils.imagenet_ops.pack.listing import ImageNames
@@ -36,6 +38,35 @@ _BATCH_BYTES = 8 * 1024 * 1024
 _SAMPLE_IMAGES = 256
 _ESTIMATE_MARGIN = 1.1
 _GIB = 1024**3
+_SHAPES: dict[str, dict[str, Any]] = {
+    READING: {
+        "position": {
+            "images": natural,
+            "spool_bytes": natural,
+            "index_bytes": natural,
+            "file_position": natural,
+            "after": (natural, str, natural),
+        }
+    },
+    READ: {},
+    DEALING: {"order": str, "buckets": natural, "done": natural, "offset": natural, "lengths": [natural]},
+    DEALT: {"order": str, "buckets": natural},
+}
+
+
+def _is_checkpoint(value: Any) -> bool:
+    stage = value.get("stage")
+    return (
+        isinstance(stage, str)
+        and stage in _SHAPES
+        and fits(value, {"stage": str, "key": {str: object}, **_SHAPES[stage]})
+        and len(value.get("lengths", ())) == (value["buckets"] if stage == DEALING else 0)
+    )
+
+
+CHECKPOINT = Kind(
+    "recordio_pack checkpoint of a spool", 1, _is_checkpoint, starts_over="the archive is read from its start"
+)
 
 
 @dataclass
@@ -83,14 +114,15 @@ class _Transformed(NamedTuple):
 class ArchiveSpool:
     """The spool of one archive, in ``folder``, with its checkpoint at ``checkpoint_path``.
 
-    ``key`` has everything that the spooled bytes depend on; a spool with another key is discarded.
+    ``key`` has everything that the spooled bytes depend on; a spool with another key is discarded. ``warn`` is called
+    if the checkpoint cannot be used.
     """
 
-    def __init__(self, folder: str, checkpoint_path: str, key: Mapping[str, Any]) -> None:
+    def __init__(self, folder: str, checkpoint_path: str, key: Mapping[str, Any], warn: Warn = warnings.warn) -> None:
         self.folder = folder
         self.spool_path = os.path.join(folder, "spool")
         self._index_path = os.path.join(folder, "index.tsv")
-        self._checkpoint_path = checkpoint_path
+        self._state = StateFile(checkpoint_path, CHECKPOINT, warn)
         self._key = dict(key)
 
     def checkpoint(self) -> dict[str, Any] | None:
@@ -98,14 +130,14 @@ class ArchiveSpool:
 
         A complete spool without its index was deleted by the user.
         """
-        value = read_json(self._checkpoint_path)
-        if not isinstance(value, dict) or value.get("key") != self._key:
+        value = self._state.read()
+        if value is None or value["key"] != self._key:
             return None
         return value if value["stage"] == READING or os.path.exists(self._index_path) else None
 
     def write_checkpoint(self, stage: str, **values: Any) -> None:
         """Write ``stage`` and its ``values``."""
-        write_json(self._checkpoint_path, {"key": self._key, "stage": stage, **values})
+        self._state.write({"key": self._key, "stage": stage, **values})
 
     def discard(self) -> None:
         """Delete the spool and its checkpoint; neither is of use without the other."""
@@ -113,8 +145,8 @@ class ArchiveSpool:
             shutil.rmtree(self.folder)
             fsync_directory(os.path.dirname(self.folder))
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._checkpoint_path)
-            fsync_directory(os.path.dirname(self._checkpoint_path))
+            os.unlink(self._state.path)
+            fsync_directory(os.path.dirname(self._state.path))
 
     # Writing
 

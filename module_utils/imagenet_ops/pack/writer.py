@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import warnings
 from collections.abc import Generator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Callable, NamedTuple
@@ -20,15 +21,47 @@ from typing import Any, Callable, NamedTuple
 from ansible.module_utils.imagenet_ops.core.checkpoint import SyncJournal, open_part
 from ansible.module_utils.imagenet_ops.core.disk import require_space
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.core.files import fsync_directory, read_json, write_json
+from ansible.module_utils.imagenet_ops.core.files import fsync_directory
 from ansible.module_utils.imagenet_ops.core.hashing import FollowingHash, hash_file
 from ansible.module_utils.imagenet_ops.core.progress import Progress
+from ansible.module_utils.imagenet_ops.core.state_file import Kind, StateFile, Warn, fits, natural
 from ansible.module_utils.imagenet_ops.dataset.manifest import file_stems
 from ansible.module_utils.imagenet_ops.formats.recordio import RecordReader, RecordWriter, parse_image_data
 from ansible.module_utils.imagenet_ops.pack.listing import Listing
 from ansible.module_utils.imagenet_ops.pack.tree_source import RecordBatch, RecordSource
 
 _LINE_BYTES = 64  # more than the longest line of an index: two numbers of at most 20 digits
+
+
+_FILES = {str: (natural, str, int)}
+_PACKED = {
+    "key": {str: object},
+    "records": natural,
+    "images": {str: natural},
+    "bad": [(str, str)],
+    "converted": {str: natural},
+    "files": _FILES,
+}
+_POSITION = {
+    "place": natural,
+    "records": natural,
+    "shard": natural,
+    "rec_bytes": natural,
+    "idx_bytes": natural,
+    "bad": [(str, str)],
+    "converted": {"cmyk": natural, "grey": natural, "png": natural},
+    "finished": _FILES,
+}
+
+
+def _is_checkpoint(value: Any) -> bool:
+    if value.get("stage") == "renaming":
+        return fits(value, {"stage": str, "packed": _PACKED})
+    return value.get("stage") == "packing" and fits(value, {"stage": str, "key": {str: object}, "position": _POSITION})
+
+
+FINISHED = Kind("recordio_pack record of a finished split", 1, _PACKED, starts_over="the split is packed again")
+CHECKPOINT = Kind("recordio_pack checkpoint", 1, _is_checkpoint, starts_over="packing starts over")
 
 
 class OutputFile(NamedTuple):
@@ -76,13 +109,15 @@ class FinishedSplit:
     """The results of split ``name``: finished files in ``folder``, and their record in the state directory.
 
     The manifest at ``manifest_path`` is deleted before finished files are replaced, for it describes the old ones.
+    ``warn`` is called if a state file cannot be used.
     """
 
-    def __init__(self, name: str, folder: str, state_dir: str, manifest_path: str) -> None:
+    def __init__(self, name: str, folder: str, state_dir: str, manifest_path: str, warn: Warn = warnings.warn) -> None:
         self.name = name
         self.folder = folder
         self.checkpoint_path = os.path.join(state_dir, f"recordio_pack.{name}.part.json")
-        self._path = os.path.join(state_dir, f"recordio_pack.{name}.json")
+        self.checkpoint = StateFile(self.checkpoint_path, CHECKPOINT, warn)
+        self._record = StateFile(os.path.join(state_dir, f"recordio_pack.{name}.json"), FINISHED, warn)
         self._manifest_path = manifest_path
 
     def find(self, key: Mapping[str, Any]) -> tuple[Packed | None, str]:
@@ -106,17 +141,17 @@ class FinishedSplit:
 
     def read(self) -> Packed | None:
         """Return the finished split as recorded, without checking its files. Raises OpsError."""
-        value = read_json(self._path)
+        value = self._record.read()
         return None if value is None else packed_from_json(value)
 
     def remember(self, packed: Packed) -> None:
         """Write the result of `find`, if it differs from the record. Raises OSError."""
         if self.read() != packed:
-            write_json(self._path, asdict(packed))
+            self._record.write(asdict(packed))
 
     def finish_renaming(self) -> bool:
         """Complete the renaming of a run that was killed; return whether there was one. Raises OpsError and OSError."""
-        checkpoint = read_json(self.checkpoint_path)
+        checkpoint = self.checkpoint.read()
         if checkpoint is None or checkpoint["stage"] != "renaming":
             return False
         self._rename(packed_from_json(checkpoint["packed"]))
@@ -124,7 +159,7 @@ class FinishedSplit:
 
     def put_in_place(self, packed: Packed) -> None:
         """Rename the part files of ``packed``; after a kill, the next run completes it. Raises OSError."""
-        write_json(self.checkpoint_path, {"stage": "renaming", "packed": asdict(packed)})
+        self.checkpoint.write({"stage": "renaming", "packed": asdict(packed)})
         self._rename(packed)
 
     def part(self, name: str) -> str:
@@ -143,7 +178,7 @@ class FinishedSplit:
             with contextlib.suppress(FileNotFoundError):
                 os.replace(self.part(name), os.path.join(self.folder, name))
         fsync_directory(self.folder)
-        write_json(self._path, asdict(packed))
+        self._record.write(asdict(packed))
         os.unlink(self.checkpoint_path)
         fsync_directory(os.path.dirname(self.checkpoint_path))
 
@@ -171,7 +206,6 @@ class SplitPacker:
         self._own_key = {**key, "shards": shards, "names": listing.names.names_digest}
         self._origin = origin
         self._stems = file_stems(self.name, shards)
-        self._checkpoint_path = finished.checkpoint_path
 
     def key(self) -> dict[str, Any]:
         """Return the key of the finished split."""
@@ -185,8 +219,8 @@ class SplitPacker:
 
     def _resume_point(self) -> tuple[Position, str]:
         """Return where to resume, and a warning if the work of an interrupted run cannot be used."""
-        checkpoint = read_json(self._checkpoint_path)
-        if checkpoint is None:
+        checkpoint = self._finished.checkpoint.read()
+        if checkpoint is None or checkpoint["stage"] != "packing":
             return Position(), ""
         position = _position(checkpoint["position"])
         key = self._key(position.place)
@@ -199,6 +233,8 @@ class SplitPacker:
 
     def _part_is_whole(self, position: Position) -> bool:
         """Return whether the part files reach ``position`` and their last record there matches the index."""
+        if position.shard >= len(self._stems):
+            return False
         if position.rec_bytes == 0:
             return True
         rec_path, idx_path = self._parts(position.shard)
@@ -320,7 +356,7 @@ class SplitPacker:
 
     def _write_checkpoint(self, position: Position) -> None:
         value = {"stage": "packing", "key": self._key(position.place), "position": asdict(position)}
-        write_json(self._checkpoint_path, value)
+        self._finished.checkpoint.write(value)
 
     # Finishing
 

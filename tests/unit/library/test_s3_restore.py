@@ -139,7 +139,9 @@ def test_an_error_names_the_object(server: S3Server, root: Path, capsys: pytest.
     del server.objects[key]
     answer = run_module(capsys, server, root)
     assert answer["failed"] is True
-    assert answer["msg"].startswith(f"s3://{BUCKET}/{key}: the manifest names it, but there is no such object. Make")
+    assert answer["msg"].startswith(
+        f"s3://{BUCKET}/{key}: the manifest names this object, but it does not exist. Complete"
+    )
 
 
 @pytest.mark.parametrize("split", ["", "..", "a/b"])

@@ -203,7 +203,7 @@ def test_read_back_finds_what_every_answer_hides(client: FaultyClient, root: Pat
         back_up(client, root, read_back=True)
     found, wanted = (hashlib.sha256(content).hexdigest() for content in (flipped, body[-1]))
     assert caught.value.what == f"s3://{BUCKET}/{key}"
-    assert caught.value.why == f"read back, its SHA-256 is {found}, and the manifest says {wanted}"
+    assert caught.value.why == f"checksum mismatch when read back: expected SHA-256 {wanted} (manifest), got {found}"
     client.fault = lambda *_: None
     back_up(client, root, read_back=True)
     assert stored(client) == expected(root)
@@ -281,9 +281,9 @@ def test_a_file_that_is_not_what_the_manifest_says_is_not_uploaded(client: Fault
     with pytest.raises(OpsError) as caught:
         back_up(client, root)
     assert str(caught.value) == (
-        f"File {root}/{path}: its SHA-256 is {hashlib.sha256(content).hexdigest()}, and the manifest says "
-        f"{hashlib.sha256(FILES[path]).hexdigest()}; not uploaded. Make the file again (playbooks/steps: fetch for an "
-        "archive, pack for records) and run again"
+        f"File {root}/{path}: checksum mismatch: expected SHA-256 {hashlib.sha256(FILES[path]).hexdigest()} "
+        f"(manifest), got {hashlib.sha256(content).hexdigest()}; not uploaded. Recreate the file (playbooks/steps: "
+        "fetch for an archive, pack for records) and run again"
     )
     assert not [key for key in stored(client) if key.endswith((path, "manifest.json"))]
     uploads = client.client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
@@ -293,10 +293,12 @@ def test_a_file_that_is_not_what_the_manifest_says_is_not_uploaded(client: Fault
 def test_a_file_of_another_size_or_none_is_found_before_anything_is_sent(client: FaultyClient, root: Path) -> None:
     (root / "labels.tsv").write_bytes(b"short")
     for check_mode in (True, False):
-        with pytest.raises(OpsError, match=r"labels\.tsv: it has 5 bytes, and the manifest says 18"):
+        with pytest.raises(OpsError, match=r"labels\.tsv: size mismatch: expected 18 bytes \(manifest\), got 5"):
             back_up(client, root, check_mode=check_mode)
     (root / "labels.tsv").unlink()
-    with pytest.raises(OpsError, match=r"it cannot be read \(No such file or directory\), nor is it in the bucket"):
+    with pytest.raises(
+        OpsError, match=r"it cannot be read \(No such file or directory\), and the bucket does not have it"
+    ):
         back_up(client, root)
     assert stored(client) == {}
 
@@ -311,7 +313,7 @@ def test_a_file_that_cannot_be_read_through(client: FaultyClient, root: Path, mo
         return size_bytes
 
     monkeypatch.setattr(os.path, "getsize", remove_after_a_look)
-    with pytest.raises(OpsError, match=r"labels\.tsv: it cannot be read \(No such file or directory\)\. Make the file"):
+    with pytest.raises(OpsError, match=r"labels\.tsv: it cannot be read \(No such file or directory\)\. Recreate the"):
         back_up(client, root)
 
 
@@ -324,8 +326,7 @@ def test_another_version_is_never_overwritten(client: FaultyClient, root: Path) 
         back_up(client, root, prefix="fixed")
     assert str(caught.value) == (
         f"s3://{BUCKET}/fixed/manifest.json: it is the manifest of another version of the data set, and a backup is "
-        "never overwritten by another. Leave the prefix out, so that each version gets its own, or choose one that is "
-        "not used"
+        "never overwritten by another. Leave the prefix out, so that each version gets its own, or choose an unused one"
     )
     assert stored(client) == before
 
@@ -383,7 +384,9 @@ def test_an_object_that_is_not_stored_as_it_was_sent(
         return {**answer, "ContentLength": answer["ContentLength"] - 1} if "train.idx" in request["Key"] else answer
 
     monkeypatch.setattr(client.client, "head_object", head)
-    with pytest.raises(OpsError, match="S3 does not have what was sent"):
+    with pytest.raises(
+        OpsError, match=r"upload verification failed: expected .*, S3 reports [0-9]+ bytes with SHA-256 "
+    ):
         back_up(client, root)
     assert not any(key.endswith("manifest.json") for key in stored(client))
 

@@ -185,8 +185,8 @@ def test_the_newest_version_is_taken_or_the_one_that_is_asked_for(
     with pytest.raises(OpsError) as caught:
         run(bucket, root, dataset_version=prefix[-12:])
     assert str(caught.value) == (
-        f"Manifest {root}/manifest.json: it is of version {version}, and what is to be restored is {prefix[-12:]}; "
-        "nothing was touched. Restore into another folder, or allow it to replace what is there"
+        f"Manifest {root}/manifest.json: it is of version {version}, and version {prefix[-12:]} is to be restored; "
+        "nothing was changed. Restore into another folder, or set replace"
     )
     assert found(root) == newer
     run(bucket, root, dataset_version=prefix[-12:], replace=True)
@@ -203,7 +203,7 @@ def test_files_that_are_there_are_hashed_once_and_kept(bucket: Bucket, server: S
     assert Path(ARCHIVE).name not in names(server)
 
 
-@pytest.mark.parametrize(("change", "why"), [(1, "its SHA-256 is another"), (-1, "its size is another")])
+@pytest.mark.parametrize(("change", "why"), [(1, "SHA-256"), (-1, "size")])
 def test_a_wrong_file_is_left_alone_unless_it_may_be_replaced(
     bucket: Bucket, root: Path, content: dict[str, bytes], change: int, why: str
 ) -> None:
@@ -213,8 +213,8 @@ def test_a_wrong_file_is_left_alone_unless_it_may_be_replaced(
     with pytest.raises(OpsError) as caught:
         run(bucket, root)
     assert str(caught.value) == (
-        f"File {root}/{ARCHIVE}: it is there, but {why} than the manifest says; it was left as it is. Move it away, or "
-        "allow the restore to replace what is there, and run again"
+        f"File {root}/{ARCHIVE}: the existing file differs from the manifest ({why}); it was not changed. Move it away "
+        "or set replace, and run again"
     )
     assert (root / ARCHIVE).read_bytes() == wrong
     assert run(bucket, root, replace=True)["restored_files"] == 1
@@ -233,13 +233,13 @@ def test_a_manifest_without_objects(
     with pytest.raises(OpsError) as caught:
         run(bucket, root, check_mode=check_mode)
     assert str(caught.value).startswith(
-        f"s3://{BUCKET}/{prefix}/{ARCHIVE}: the manifest names it, but there is no such object. Make it whole"
+        f"s3://{BUCKET}/{prefix}/{ARCHIVE}: the manifest names this object, but it does not exist. Complete"
     )
 
 
 def test_an_object_of_another_size(bucket: Bucket, server: S3Server, root: Path, prefix: str) -> None:
     server.objects[f"{prefix}/labels.tsv"] = b"cut"
-    with pytest.raises(OpsError, match=r"labels\.tsv: it has 3 bytes, and the manifest says 18\. Make it whole"):
+    with pytest.raises(OpsError, match=r"labels\.tsv: size mismatch: expected 18 bytes \(manifest\), got 3\. Complete"):
         run(bucket, root)
     assert names(server) == ["manifest.json"]
 
@@ -252,8 +252,8 @@ def test_a_flipped_bit(bucket: Bucket, server: S3Server, root: Path, prefix: str
     with pytest.raises(OpsError) as caught:
         run(bucket, root)
     assert str(caught.value).startswith(
-        f"s3://{BUCKET}/{prefix}/{path}: its bytes are not those that were backed up: their SHA-256 is "
-        f"{hashlib.sha256(flipped).hexdigest()}, and the manifest says {hashlib.sha256(FILES[path]).hexdigest()}"
+        f"s3://{BUCKET}/{prefix}/{path}: checksum mismatch: expected SHA-256 {hashlib.sha256(FILES[path]).hexdigest()} "
+        f"(manifest), got {hashlib.sha256(flipped).hexdigest()}; download discarded. Run again"
     )
     assert [name for name in found(root) if name.startswith(path) or name == "manifest.json"] == []
     server.objects[f"{prefix}/{path}"] = FILES[path]
@@ -273,7 +273,7 @@ def test_a_manifest_of_another_version_than_its_name(
     bucket: Bucket, server: S3Server, root: Path, content: dict[str, bytes], prefix: str
 ) -> None:
     server.objects[f"{prefix}/manifest.json"] = content["manifest.json"].replace(b'"settings"', b'"settings" ')
-    with pytest.raises(OpsError, match=f"it is not the manifest of version {prefix[-12:]}: its own is [0-9a-f]{{12}}"):
+    with pytest.raises(OpsError, match=f"it is not the manifest of version {prefix[-12:]}, but of [0-9a-f]{{12}}"):
         run(bucket, root)
     assert found(root) == {}
 

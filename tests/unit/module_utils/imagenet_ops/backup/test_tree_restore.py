@@ -244,8 +244,8 @@ def test_a_tree_that_is_there_is_read_once_and_kept(
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ("bit", "the files of train-00000-of-00006.tar are not those that were backed up"),
-        ("more", "names or sizes of its 43 files are not those of the 42 that were backed up"),
+        ("bit", "contents of the files of train-00000-of-00006.tar"),
+        ("more", "names or sizes of files: it has 43, the backup 42"),
     ],
 )
 def test_a_wrong_tree_is_left_alone_unless_it_may_be_replaced(
@@ -258,8 +258,8 @@ def test_a_wrong_tree_is_left_alone_unless_it_may_be_replaced(
     with pytest.raises(OpsError) as caught:
         run(server, root)
     assert str(caught.value) == (
-        f"Tree {root}/train: it is there, but {why}; it was left as it is. Move it away, or allow the restore to "
-        "replace what is there, and run again"
+        f"Tree {root}/train: the existing tree differs from the backup ({why}); it was not changed. Move it away or "
+        "set replace, and run again"
     )
     assert files_of(root / "train") != files_of(source / "train")
     assert run(server, root, replace=True)["restored_files"] == 42
@@ -271,7 +271,9 @@ def test_a_link_in_the_tree_is_not_followed(server: S3Server, source: Path, root
     run(server, root)
     (tmp_path / "kept").write_bytes(b"kept")
     (root / "train" / "n0" / "link").symlink_to(tmp_path / "kept")
-    with pytest.raises(OpsError, match=r"n0/link: it is neither a regular file nor a folder.* Move it away, or allow"):
+    with pytest.raises(
+        OpsError, match=r"n0/link: it is neither a regular file nor a folder.* Move it away or set replace"
+    ):
         run(server, root)
     run(server, root, replace=True)
     assert files_of(root / "train") == files_of(source / "train")
@@ -283,8 +285,8 @@ def test_a_folder_that_we_did_not_make(server: S3Server, root: Path) -> None:
     with pytest.raises(OpsError) as caught:
         run(server, root)
     assert str(caught.value) == (
-        f"Folder {root}/train.restoring: it is there, but its journal {root}/.state/s3_restore.train.json is not. "
-        "Remove it and run again"
+        f"Folder {root}/train.restoring: the folder exists, but its checkpoint {root}/.state/s3_restore.train.json "
+        "does not. Remove it and run again"
     )
 
 
@@ -309,7 +311,7 @@ def test_no_tree_in_the_backup(server: S3Server, root: Path, folder: str, check_
         run(server, root, trees=["validation"], check_mode=check_mode)
     assert str(caught.value).startswith(
         f"s3://{BUCKET}/{folder}/validation.json: there is no such index, so the backup has no complete tree of "
-        "validation. Back the tree up from where it still is (dataset_backup_trees)"
+        "validation. Back up the tree from where it still is (dataset_backup_trees)"
     )
     assert names(root) <= {".state"} if root.exists() else check_mode
 
@@ -318,8 +320,8 @@ def test_no_tree_in_the_backup(server: S3Server, root: Path, folder: str, check_
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (None, "train.json names it, but there is no such object"),
-        (b"cut", "it has 3 bytes, and train.json says "),
+        (None, "train.json names this object, but it does not exist"),
+        (b"cut", "size mismatch: expected "),
     ],
 )
 def test_a_shard_that_is_missing_or_of_another_size(
@@ -351,9 +353,9 @@ def test_a_flipped_bit_in_a_shard(server: S3Server, source: Path, root: Path, fo
     with pytest.raises(OpsError) as caught:
         run(server, root)
     why = {
-        "content": "its bytes are not those that were backed up: their SHA-256 is "
-        f"{hashlib.sha256(flipped).hexdigest()}, and train.json says {hashlib.sha256(whole).hexdigest()}; what came",
-        "header": "it is not a tar that s3_backup wrote: at byte 0 header checksum mismatch; what came",
+        "content": f"checksum mismatch: expected SHA-256 {hashlib.sha256(whole).hexdigest()} (train.json), got "
+        f"{hashlib.sha256(flipped).hexdigest()}; extracted files discarded",
+        "header": "it is not a tar that s3_backup wrote: at byte 0 header checksum mismatch; extracted files discarded",
     }
     assert str(caught.value).startswith(f"s3://{BUCKET}/{key}: {why[where]}")
     assert SHARDS[1] not in names(root / "train.restoring")
@@ -412,7 +414,7 @@ def test_tars_that_together_are_another_tree(server: S3Server, root: Path, folde
     twice = entry("n0/x", content=b"x") + entry("n0/x", content=b"y") + bytes(1024)
     replace_shard(server, folder, SHARDS[0], twice, 2)
     with pytest.raises(
-        OpsError, match=r"train\.json: its tars have \d+ files, and what came of them are \d+, or others"
+        OpsError, match=r"train\.json: file mismatch: the index lists \d+ files, and \d+, or others, were extracted"
     ):
         run(server, root)
     assert not names(root) & {"train", "train.restoring"}

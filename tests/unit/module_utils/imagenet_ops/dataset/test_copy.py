@@ -85,9 +85,9 @@ def test_records_that_were_changed_since_they_were_packed_are_not_passed_on(root
     with pytest.raises(OpsError) as caught:
         copy(root, dest)
     assert str(caught.value) == (
-        f"File {root}/recordio/train.rec: its SHA-256 is {hashlib.sha256(changed).hexdigest()}, the manifest says "
-        f"{hashlib.sha256(RECORDS).hexdigest()}. It was changed since it was packed: restore it from the backup, or "
-        "pack the data set again"
+        f"File {root}/recordio/train.rec: checksum mismatch: expected SHA-256 {hashlib.sha256(RECORDS).hexdigest()} "
+        f"(manifest), got {hashlib.sha256(changed).hexdigest()}. It has changed since it was packed: restore it from "
+        "the backup, or pack the data set again"
     )
     assert "recordio/train.rec" not in contents(dest)
     assert "manifest.json" not in contents(dest)

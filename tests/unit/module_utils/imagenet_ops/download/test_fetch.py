@@ -26,6 +26,7 @@ from ansible.module_utils.imagenet_ops.download.verified import read_verified
 
 from lab.origin import Fault, Origin
 from tests.fakes.killed import NEVER, Kills
+from tests.fakes.state_files import edit
 
 CONTENT = random.Random(2).randbytes(3_000_000)
 MD5 = hashlib.md5(CONTENT).hexdigest()
@@ -177,8 +178,8 @@ def test_check_mode_finds_what_would_fail(origin: Origin, dest: Path) -> None:
     assert "the server wants credentials" in failure(of(origin, dest), check_mode=True)
     dest.parent.mkdir(parents=True)
     dest.write_bytes(b"short")
-    assert "its size is 5 and not 3000000" in failure(of(origin, dest), check_mode=True)
-    assert "neither its size nor a hash is known" in failure(of(origin, dest, Wanted()), check_mode=True)
+    assert "size mismatch: expected 3000000 bytes, got 5" in failure(of(origin, dest), check_mode=True)
+    assert "no md5, sha256 or size_bytes is given" in failure(of(origin, dest, Wanted()), check_mode=True)
 
 
 # What is there already
@@ -198,16 +199,19 @@ def test_an_archive_that_people_have_is_adopted(origin: Origin, dest: Path) -> N
 @pytest.mark.parametrize(
     ("content", "difference"),
     [
-        (CONTENT[:-1], "its size is 2999999 and not 3000000"),
-        (b"x" + CONTENT[1:], f"its MD5 is {hashlib.md5(b'x' + CONTENT[1:]).hexdigest()} and not {MD5}"),
+        (CONTENT[:-1], "size mismatch: expected 3000000 bytes, got 2999999"),
+        (
+            b"x" + CONTENT[1:],
+            f"checksum mismatch: expected MD5 {MD5}, got {hashlib.md5(b'x' + CONTENT[1:]).hexdigest()}",
+        ),
     ],
 )
 def test_another_file_in_its_place_is_left_alone(origin: Origin, dest: Path, content: bytes, difference: str) -> None:
     dest.parent.mkdir(parents=True)
     dest.write_bytes(content)
     assert failure(of(origin, dest)) == (
-        f"Archive {dest}: it is there, but {difference}; it was left as it is. Move it away to download it anew, or"
-        " correct what is expected of it"
+        f"Archive {dest}: the existing file is not the expected one ({difference}); it was not changed. Move it away to"
+        " download it again, or correct the expected values"
     )
     assert dest.read_bytes() == content
     assert read_verified(str(dest.parent.parent / ".state")) == []
@@ -217,8 +221,8 @@ def test_an_archive_by_which_nothing_can_be_told(origin: Origin, dest: Path) -> 
     dest.parent.mkdir(parents=True)
     dest.write_bytes(CONTENT)
     assert failure(of(origin, dest, Wanted())) == (
-        f"Archive {dest}: it is there, but neither its size nor a hash is known to check it by. Set md5, sha256 or"
-        " size_bytes and run again, or move it away to download it anew"
+        f"Archive {dest}: the file exists but cannot be verified: no md5, sha256 or size_bytes is given. Set one of"
+        " them and run again, or move the file away to download it"
     )
 
 
@@ -226,7 +230,7 @@ def test_a_verified_archive_of_which_something_else_is_expected_now(origin: Orig
     fetch(of(origin, dest))
     other = "0" * 32
     message = failure(of(origin, dest, Wanted(md5=other)))
-    assert f"it is there, but its MD5 is {MD5} and not {other}; it was left" in message
+    assert f"(checksum mismatch: expected MD5 {other}, got {MD5}); it was not changed" in message
     assert_complete(dest)
 
 
@@ -248,7 +252,7 @@ def test_an_archive_that_someone_else_is_writing(origin: Origin, dest: Path, mon
 
     monkeypatch.setattr(fetch_module, "hash_file", hash_and_touch)
     assert failure(of(origin, dest)) == (
-        f"Archive {dest}: something else is writing to it. Wait for that, then run again"
+        f"Archive {dest}: something else is writing to it. Wait until that has ended, then run again"
     )
 
 
@@ -258,8 +262,9 @@ def test_an_archive_that_someone_else_is_writing(origin: Origin, dest: Path, mon
 def test_a_wrong_hash_sets_the_file_aside(origin: Origin, dest: Path) -> None:
     wrong = "0" * 32
     assert failure(of(origin, dest, Wanted(md5=wrong))) == (
-        f"Archive {dest}: it was downloaded, but its MD5 is {MD5} and not {wrong}; it was set aside as {dest}.rejected"
-        " and is not used. Check the URL and the expected values, remove what was set aside, and run again"
+        f"Archive {dest}: the downloaded file is not the expected one (checksum mismatch: expected MD5 {wrong}, got"
+        f" {MD5}); it was moved to {dest}.rejected. Check the URL and the expected values, remove the file that was"
+        " moved aside, and run again"
     )
     assert sorted(path.name for path in dest.parent.iterdir()) == ["val.tar.rejected"]
     assert (dest.parent / "val.tar.rejected").read_bytes() == CONTENT
@@ -271,7 +276,7 @@ def test_a_wrong_hash_sets_the_file_aside(origin: Origin, dest: Path) -> None:
 def test_a_corrupted_byte_is_found(origin: Origin, dest: Path) -> None:
     origin.faults = [Fault(corrupt_at=1_234_567)]
     for wanted in (Wanted(md5=MD5), Wanted(sha256=SHA256)):
-        assert "it was set aside as" in failure(of(origin, dest, wanted))
+        assert "it was moved to" in failure(of(origin, dest, wanted))
     assert not dest.exists()
     origin.faults = []
     fetch(of(origin, dest))
@@ -280,7 +285,7 @@ def test_a_corrupted_byte_is_found(origin: Origin, dest: Path) -> None:
 
 def test_a_size_that_is_not_expected_costs_no_byte(origin: Origin, dest: Path) -> None:
     assert failure(of(origin, dest, Wanted(size_bytes=7))) == (
-        f"Download from {origin.url}/val.tar: the server has a file of 3000000 bytes where 7 were expected. Check the"
+        f"Download from {origin.url}/val.tar: the server has a file of 3000000 bytes, and 7 were expected. Check the"
         " URL and size_bytes"
     )
     assert len(origin.requests) == 1
@@ -366,9 +371,9 @@ def test_a_damaged_archive_stays_where_no_source_has_the_bytes(origin: Origin, d
     damage(dest, 7, 100_000, 1_000_000)
     damaged = dest.read_bytes()
     told = (
-        f"Archive {dest}: it is damaged: its MD5 is {hashlib.md5(damaged).hexdigest()} and not {MD5}, and bytes"
-        " 0-199999, 1000000-1099999 are not what they were when it was verified; it was left as it is, for they could"
-        " not be fetched "
+        f"Archive {dest}: it is damaged: checksum mismatch: expected MD5 {MD5}, got {hashlib.md5(damaged).hexdigest()},"
+        " and bytes 0-199999, 1000000-1099999 have changed since it was verified; it was not changed, because they"
+        " could not be fetched "
     )
     wish = of(origin, dest, deep_check=True)
     origin.faults = [Fault(status=404)]
@@ -378,7 +383,7 @@ def test_a_damaged_archive_stays_where_no_source_has_the_bytes(origin: Origin, d
         " files now and then"
     )
     origin.faults = [Fault(ignore_range=True)]
-    assert failure(wish) == f"{told}({url} gives no parts of files). Name a mirror that does in urls and run again"
+    assert failure(wish) == f"{told}({url} does not serve ranges). Add a mirror that does to urls and run again"
     assert dest.read_bytes() == damaged
     assert sorted(path.name for path in dest.parent.iterdir()) == ["val.tar"]
 
@@ -387,7 +392,7 @@ def test_another_edition_is_no_damaged_archive(origin: Origin, dest: Path) -> No
     fetch(of(origin, dest))
     other = random.Random(4).randbytes(len(CONTENT))
     dest.write_bytes(other)
-    assert "it was left as it is" in failure(of(origin, dest))
+    assert "it was not changed" in failure(of(origin, dest))
     assert dest.read_bytes() == other
 
 
@@ -432,7 +437,7 @@ def test_one_stream_that_brings_a_damaged_piece_says_which(origin: Origin, dest:
     dest.unlink()
     origin.faults = [Fault(ignore_range=True, corrupt_at=1_234_567)]
     message = failure(of(origin, dest))
-    assert "(bytes 1200000-1299999 are not what they were when it was verified before); it was set aside" in message
+    assert "; bytes 1200000-1299999 have changed since it was verified); it was moved to" in message
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -579,8 +584,8 @@ def test_a_server_without_ranges(origin: Origin, dest: Path) -> None:
 def test_a_server_without_ranges_that_does_not_say_how_much(origin: Origin, dest: Path) -> None:
     origin.faults = [Fault(ignore_range=True, no_length=True)]
     assert failure(of(origin, dest, Wanted(md5=MD5))) == (
-        f"Download from {origin.url}/val.tar: the server does not say how many bytes it will send, so a truncated file"
-        " could not be told. Set size_bytes"
+        f"Download from {origin.url}/val.tar: the server does not report the size of the file, so a truncated"
+        " download could not be detected. Set size_bytes"
     )
     assert "more than the 2999999 bytes" in failure(of(origin, dest, Wanted(size_bytes=len(CONTENT) - 1)))
     fetch(of(origin, dest))
@@ -690,17 +695,19 @@ def test_a_journal_that_is_not_of_the_part_is_not_believed(origin: Origin, dest:
     journal = dest.parent / "val.tar.part.json"
     genuine = json.loads(journal.read_text())
     part = dest.parent / "val.tar.part"
+    warnings: list[str] = []
     for spoil in (
         lambda: part.write_bytes(b"short"),
-        lambda: journal.write_text(json.dumps({**genuine, "size_bytes": 1})),
-        lambda: journal.write_text(json.dumps({**genuine, "format": 0})),
+        lambda: edit(journal, size_bytes=1),
+        lambda: edit(journal, format=0),
         part.unlink,
     ):
         spoil()
-        assert fetch(of(origin, dest), check_mode=True)["resumed_bytes"] == 0
+        assert fetch(of(origin, dest), check_mode=True, warn=warnings.append)["resumed_bytes"] == 0
         part.write_bytes(CONTENT)
         journal.write_text(json.dumps(genuine))
     assert fetch(of(origin, dest), check_mode=True)["resumed_bytes"] > 0
+    assert warnings == [f"State file {journal}: its format is 0, and this version reads 1; the download starts over"]
 
 
 # Settings

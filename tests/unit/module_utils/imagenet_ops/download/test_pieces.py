@@ -15,6 +15,8 @@ from ansible.module_utils.imagenet_ops.download.pieces import (
     write_pieces,
 )
 
+from tests.fakes.state_files import edit
+
 RECORD = PieceRecord("val.tar", 25, "a" * 32, "b" * 64, Pieces(10, (0, 0xFFFFFFFF, 7)))
 
 
@@ -56,10 +58,8 @@ def test_ranges_for_people() -> None:
 def test_an_odd_record_is_an_error_that_names_it(tmp_path: Path, spoil: dict[str, object]) -> None:
     write_pieces(str(tmp_path), RECORD)
     path = tmp_path / "archive_pieces" / "val.tar.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **spoil}))
+    edit(path, **spoil)
     with pytest.raises(OpsError) as caught:
         read_pieces(str(tmp_path), "val.tar")
-    assert str(caught.value) == (
-        f"Piece record {path}: it does not hold the checksums of the archive that it is named after. Remove it and run"
-        " again; a deep check of the archive makes a new one"
-    )
+    assert caught.value.what == f"State file {path}"
+    assert caught.value.todo == "Remove it and run again; a deep check of the archive makes a new one"

@@ -17,6 +17,8 @@ from ansible.module_utils.imagenet_ops.download.verified import (
     write_verified,
 )
 
+from tests.fakes.state_files import edit
+
 
 def record(path: Path) -> VerifiedArchive:
     """Return the true record of the file at ``path``."""
@@ -48,7 +50,10 @@ def test_records_come_back_sorted_by_name(tmp_path: Path, archive: Path) -> None
     write_verified(str(tmp_path), record(archive))
     write_verified(str(tmp_path), record(other))
     assert read_verified(str(tmp_path)) == [record(other), record(archive)]
-    assert json.loads((tmp_path / "archives" / "val.tar.json").read_text()) == {
+    written = json.loads((tmp_path / "archives" / "val.tar.json").read_text())
+    assert {name: value for name, value in written.items() if name != "checksum"} == {
+        "kind": "archive_fetch record of a verified archive",
+        "format": 1,
         "name": "val.tar",
         "size_bytes": 7,
         "mtime_ns": archive.stat().st_mtime_ns,
@@ -92,11 +97,10 @@ def test_a_record_outlives_its_file(tmp_path: Path, archive: Path) -> None:
 def test_an_odd_record_is_an_error_that_names_it(tmp_path: Path, archive: Path, spoil: dict[str, object]) -> None:
     write_verified(str(tmp_path), record(archive))
     path = tmp_path / "archives" / "val.tar.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **spoil}))
+    edit(path, **spoil)
     with pytest.raises(OpsError) as caught:
         read_verified(str(tmp_path))
-    assert str(caught.value) == (
-        f"Archive record {path}: it does not hold a name, size_bytes, mtime_ns, md5 and sha256 of the archive that it"
-        " is named after. Remove it and run archive_fetch again; an archive that is already there is hashed, not"
-        " downloaded"
+    assert caught.value.what == f"State file {path}"
+    assert caught.value.todo == (
+        "Remove it and run archive_fetch again; an archive that is already there is hashed, not downloaded"
     )

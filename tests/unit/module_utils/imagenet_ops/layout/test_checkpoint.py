@@ -46,7 +46,10 @@ def test_a_finished_tree_needs_its_archive_no_more(data: Path, archives: Path, t
 def test_a_checkpoint_of_another_version(data: Path, archives: Path) -> None:
     (data / ".state").mkdir()
     (data / ".state" / "imagenet_layout.validation.json").write_text('{"format": 0}')
-    assert "it was written by another version of imagenet_layout" in failure(validation(data, archives))
+    assert failure(validation(data, archives)) == (
+        f"State file {data}/.state/imagenet_layout.validation.json: its format is 0, and this version reads 2. Delete "
+        f"it, and {data}/validation and {data}/validation.partial if they exist, and rerun"
+    )
 
 
 def shorten(path: Path) -> None:

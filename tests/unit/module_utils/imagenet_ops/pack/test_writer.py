@@ -55,7 +55,8 @@ class Workplace:
         self.warnings: list[str] = []
 
     def finished(self) -> FinishedSplit:
-        return FinishedSplit("train", *(str(self.root / name) for name in ("recordio", "state", "manifest.json")))
+        folder, state_dir, manifest_path = (str(self.root / name) for name in ("recordio", "state", "manifest.json"))
+        return FinishedSplit("train", folder, state_dir, manifest_path)
 
     def packer(self, shards: int = 1, **key: Any) -> SplitPacker:
         tree = Tree(str(self.tree))
