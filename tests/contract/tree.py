@@ -28,9 +28,9 @@ DOCUMENTS = sorted(
 PLAYBOOKS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "playbooks").rglob("*.yml"))
 
 
-def text(path: str | Path) -> str:
+def text(path: str | Path, errors: str = "strict") -> str:
     """The text of a file, named from the root of the checkout."""
-    return (ROOT / path).read_text(encoding="utf-8")
+    return (ROOT / path).read_text(encoding="utf-8", errors=errors)
 
 
 def yaml_of(path: str | Path) -> Any:

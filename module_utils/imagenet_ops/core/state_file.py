@@ -97,12 +97,11 @@ class StateFile:
             raise _UnfitError(f"it is not JSON ({error})") from error
         if not isinstance(value, dict) or "kind" not in value:
             value = self.kind.upgrade(value)
-            checksum = None
+            is_whole = True
         else:
-            checksum = value.pop("checksum", "")
+            is_whole = value.pop("checksum", None) == _checksum(value)
         if not isinstance(value, dict):
             raise _UnfitError(f"it is damaged: it is no {self.kind.name}")
-        found = _checksum(value)
         name, number = value.pop("kind", self.kind.name), value.pop("format", self.kind.format)
         if name != self.kind.name:
             raise _UnfitError(f"it is no {self.kind.name}, but one of the kind {name!r}")
@@ -115,7 +114,7 @@ class StateFile:
                 f"{self.kind.format}",
                 "Run the newer version, or remove the file to start over",
             )
-        if checksum not in (None, found):
+        if not is_whole:
             raise _UnfitError("it is damaged: checksum mismatch")
         if not fits(value, self.kind.fields):
             raise _UnfitError(f"it is damaged: its fields are not those of the {self.kind.name}")

@@ -89,7 +89,9 @@ def _make(wanted: Environment, python: str, run_command: RunCommand) -> None:
 
 
 def _installed(path: str) -> str | None:
-    with contextlib.suppress(FileNotFoundError), open(os.path.join(path, REQUIREMENTS_NAME), encoding="utf-8") as file:
+    name = os.path.join(path, REQUIREMENTS_NAME)
+    # What is damaged is no list of pins that anyone wants, and the environment is made again.
+    with contextlib.suppress(FileNotFoundError), open(name, encoding="utf-8", errors="replace") as file:
         return file.read()
     return None
 

@@ -252,12 +252,19 @@ class ArchiveSpool:
         names = bytearray()
         with open(self._index_path, "rb") as file:
             for number, line in enumerate(file):
-                class_name, name, size, length, note = line[:-1].split(b"\t", 4)
+                try:
+                    class_name, name, size, length, note = line[:-1].split(b"\t", 4)
+                    sizes.append(int(size))
+                    lengths.append(int(length))
+                except (ValueError, OverflowError) as error:
+                    raise OpsError(
+                        f"Spool {self.folder}",
+                        f"line {number + 1} of its index is damaged",
+                        "Delete it and rerun: the archive is read again",
+                    ) from error
                 classes.append(class_numbers.setdefault(_text(class_name), len(class_numbers)))
                 names += name
                 ends.append(len(names))
-                sizes.append(int(size))
-                lengths.append(int(length))
                 if note.startswith(b"!"):
                     bad[number] = _text(note[1:])
                 elif note:

@@ -233,7 +233,12 @@ class SplitPacker:
 
     def _part_is_whole(self, position: Position) -> bool:
         """Return whether the part files reach ``position`` and their last record there matches the index."""
-        if position.shard >= len(self._stems):
+        before = range(min(position.shard, len(self._stems)))
+        if position.finished.keys() != {
+            self._file_name(shard, suffix) for shard in before for suffix in ("rec", "idx")
+        }:
+            return False
+        if position.shard >= len(self._stems) or position.records != position.place - len(position.bad):
             return False
         if position.rec_bytes == 0:
             return True

@@ -137,3 +137,10 @@ def test_pip_has_to_be_there(wanted: Environment) -> None:
         f"Archive {wanted.archive}: there is no pip-1.0-py3-none-any.whl in it. "
         "Remove the controller's cache of wheels and run again"
     )
+
+
+def test_a_list_of_pins_that_is_damaged_is_made_again(wanted: Environment) -> None:
+    make_environment(wanted, Host(wanted), check_mode=False)
+    (Path(wanted.path) / "requirements.txt").write_bytes(b"\xff\xfe")
+    (Path(wanted.archive)).touch()
+    assert make_environment(wanted, Host(wanted), check_mode=True)["changed"] is True
