@@ -79,7 +79,7 @@ from typing import Any
 
 from ansible.module_utils.imagenet_ops.core.module import run
 from ansible.module_utils.imagenet_ops.core.progress import Progress
-from ansible.module_utils.imagenet_ops.ebs.fast_snapshot_restore import FastRestore
+from ansible.module_utils.imagenet_ops.ebs.fast_snapshot_restore import FastSnapshotRestore
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
 
 CLIENT_CONFIG = {"retries": {"mode": "adaptive", "total_max_attempts": 30}}
@@ -101,7 +101,9 @@ def main() -> None:
     given = module.params
 
     def work() -> Mapping[str, Any]:
-        restore = FastRestore(module.client("ec2", config=CLIENT_CONFIG), given["snapshot_id"], given["hour_seconds"])
+        restore = FastSnapshotRestore(
+            module.client("ec2", config=CLIENT_CONFIG), given["snapshot_id"], given["hour_seconds"]
+        )
         if given["state"] == "disabled":
             return restore.disabled(check_mode=module.check_mode)
         needed = {str(zone): int(count) for zone, count in given["credits"].items()}

@@ -22,7 +22,7 @@ NEEDS_NONE = {
         "exactly one of archive and directory is required",
         "labelled_files requires labels",
         "... were to be kept",
-        "it cannot be timed to ... minutes",
+        "it cannot be completed in ... minutes",
         "readers: that reads nothing",
         "EBS accepts 100 to 300",
         "it is negative",
@@ -37,7 +37,7 @@ NEEDS_NONE = {
         "Credentials file ...: line ... is not understood",
     ],
     "no playbook leaves the tag out": [
-        "there is no Project among them",
+        "Project is missing",
         "its tags do not hold",
         "the tags do not hold",
     ],

@@ -223,7 +223,7 @@ def test_a_template_of_another_is_refused(first: Pocket) -> None:
     theirs = (*pocket.arguments(NAME), "-e", "launch_template_name=theirs")
     run = first.lab.playbook(PLAYBOOK, *theirs, expect_success=False)
     text = " ".join(run.text.split())
-    assert "it is there already and does not carry Project=imagenet-ops, so it is not ours to change" in text
+    assert "it exists and does not have the tag Project=imagenet-ops, so it was not changed" in text
 
 
 def test_teardown_removes_our_template_and_leaves_theirs(first: Pocket) -> None:

@@ -142,7 +142,7 @@ def test_an_account_that_is_taken_from_the_list_loses_it_only_when_asked(shared:
     ("account", "text"),
     [
         ("all", "it would be public, and the terms of the data set allow it to nobody who has not agreed to them"),
-        ("22222", "22222 is no number of an AWS account. Write each as a string of 12 digits"),
+        ("22222", "22222 is not an AWS account id. Write each as a string of 12 digits"),
     ],
 )
 def test_nobody_and_everybody_are_refused(shared: Shared, account: str, text: str) -> None:
@@ -152,4 +152,4 @@ def test_nobody_and_everybody_are_refused(shared: Shared, account: str, text: st
 
 def test_a_copy_that_cannot_be_timed_so_is_refused(shared: Shared) -> None:
     run = shared.lab.playbook(PLAYBOOK, *wanted([{**COPY, "completion_minutes": 20}]), expect_success=False)
-    assert "it cannot be timed to 20 minutes. Take a multiple of 15 from 15 to 2880" in " ".join(run.text.split())
+    assert "it cannot be completed in 20 minutes. Use a multiple of 15 from 15 to 2880" in " ".join(run.text.split())

@@ -1,4 +1,4 @@
-"""What the parts that speak to AWS share: the errors of the SDK, told so that a person can act on them."""
+"""Errors of the AWS SDK, described so that a person can act on them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from ansible.module_utils.imagenet_ops.core.errors import OpsError
 
 # Next steps by error code. The codes of EC2 are in its API reference under "Error codes", those of S3 under "Error
 # responses"; a HEAD has no body, so there the code is the HTTP status.
-RENEW = "Renew the credentials (instance profile, `aws sso login`, session token) and run again; finished work is kept"
-ALLOW = "Allow the action to this user or role (docs/permissions.md lists every one) and run again"
+RENEW = "Renew the credentials (instance profile, `aws sso login`, session token) and rerun; completed work is kept"
+ALLOW = "Allow the action to this user or role (docs/permissions.md lists all) and rerun"
 CHECK_KEYS = "Check the access key, the secret key and the Region they are for"
-LATER = "Run again in a few minutes; finished work is found and not done twice"
+LATER = "Rerun in a few minutes; completed work is skipped"
 FAILING = (
-    "The server itself fails, also when asked several times: run again in a few minutes, and where it goes on look at "
-    "its log (for AWS, at health.aws.amazon.com); finished work is found and not done twice"
+    "Server error (5xx) after all retries: rerun in a few minutes; if it persists, check the server's log (for AWS, "
+    "health.aws.amazon.com). Completed work is skipped"
 )
 REGION = "Set the Region to that of the bucket"
 TODO_BY_CODE = {
@@ -31,7 +31,7 @@ TODO_BY_CODE = {
     "InvalidAccessKeyId": CHECK_KEYS,
     "SignatureDoesNotMatch": CHECK_KEYS,
     "InvalidToken": CHECK_KEYS,
-    "RequestTimeTooSkewed": "Set the clock of this machine (chrony, systemd-timesyncd) and run again",
+    "RequestTimeTooSkewed": "Set the clock of this machine (chrony, systemd-timesyncd) and rerun",
     "RequestLimitExceeded": LATER,
     "Throttling": LATER,
     "SlowDown": LATER,
@@ -42,14 +42,14 @@ TODO_BY_CODE = {
     "502": FAILING,
     "503": FAILING,
     "504": FAILING,
-    "InsufficientVolumeCapacity": "Choose another volume type or run again later",
-    "VolumeLimitExceeded": "Raise the EBS quota of this volume type in Service Quotas, or remove volumes not used",
-    "MaxIOPSLimitExceeded": "Raise the IOPS quota of this volume type in Service Quotas, or ask for fewer",
-    "AttachmentLimitExceeded": "Detach a volume from that instance, or take an instance type with more attachments",
+    "InsufficientVolumeCapacity": "Choose another volume type, or rerun later",
+    "VolumeLimitExceeded": "Raise the EBS quota of this volume type in Service Quotas, or delete unused volumes",
+    "MaxIOPSLimitExceeded": "Raise the IOPS quota of this volume type in Service Quotas, or request fewer",
+    "AttachmentLimitExceeded": "Detach a volume from that instance, or use an instance type with more attachments",
     "PermanentRedirect": REGION,
     "301": REGION,
     "AuthorizationHeaderMalformed": REGION,
-    "InvalidObjectState": "Thaw the object first (aws s3api restore-object): its storage class is an archive",
+    "InvalidObjectState": "The object is archived: restore it first (aws s3api restore-object)",
     "NoSuchBucket": "Create the bucket (playbooks/prepare.yml does) or correct its name and Region",
 }
 # botocore's own errors, by class: there was no answer to take a code from.
@@ -62,8 +62,8 @@ TODO_BY_CLASS = {
     "UnauthorizedSSOTokenError": RENEW,
     "NoRegionError": "Set the region",
     "ProfileNotFound": "Correct the name of the profile, or add it to ~/.aws/config",
-    "EndpointConnectionError": "Check the network, the region and endpoint_url, then run again",
-    "ConnectTimeoutError": "Check the network, the region and endpoint_url, then run again",
+    "EndpointConnectionError": "Check the network, the region and endpoint_url, then rerun",
+    "ConnectTimeoutError": "Check the network, the region and endpoint_url, then rerun",
     "SSLError": "Check the certificate of the endpoint. Where its authority is your own, name the file with the "
     "authority's certificate (data_s3_ca_bundle for S3, else AWS_CA_BUNDLE)",
 }
@@ -95,13 +95,13 @@ TRANSIENT_CODES = frozenset(
 )
 _TOO_MANY_REQUESTS = 429
 _NOT_IMPLEMENTED = 501
-DEFAULT_TODO = "Mend what the message names and run again; finished work is found and not done twice"
+DEFAULT_TODO = "Fix the cause above and rerun; completed work is skipped"
 
 
 def sdk_errors() -> tuple[type[Exception], ...]:
     """Return the classes of every error that the AWS SDK raises, for an ``except``.
 
-    Imported when asked for, since a host without boto3 has to be told so in words.
+    Imported when it is called, since a host without boto3 gets an error of its own.
     """
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - as said above
 
@@ -115,7 +115,7 @@ def error_code(error: Exception) -> str:
 
 
 def error_message(error: Exception) -> str:
-    """Return the words in an answer of AWS, in one line, without the encoded part that only AWS can read."""
+    """Return the message in an answer of AWS, in one line, without the encoded part that only AWS can read."""
     response: dict[str, Any] = getattr(error, "response", None) or {}
     message = str(response.get("Error", {}).get("Message") or error)
     return " ".join(message.split("Encoded authorization failure message", maxsplit=1)[0].split()).rstrip(".")
@@ -151,7 +151,7 @@ def is_transient(error: Exception) -> bool:
 
 
 def explain(error: Exception, what: str) -> OpsError:
-    """Return ``error`` of the SDK as an OpsError about ``what``: code, AWS's own words, the next step."""
+    """Return ``error`` of the SDK as an OpsError about ``what``: code, message, next step."""
     code = error_code(error)
     todo = TODO_BY_CODE.get(code) or TODO_BY_CLASS.get(type(error).__name__) or DEFAULT_TODO
     return OpsError(what, f"{code}: {error_message(error)}", todo)

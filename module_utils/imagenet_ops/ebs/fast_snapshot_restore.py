@@ -1,7 +1,7 @@
-"""Fast snapshot restore for a snapshot in some zones: switched on, waited for with its credits, and off again.
+"""Fast snapshot restore for a snapshot in some zones: enabled, waited for with its credits, and disabled again.
 
-It is paid by the hour, so whoever switches it on must not forget it: the zones are written into a tag of the snapshot
-before, and any later run finds them there and switches them off. What somebody else enabled is used and left alone.
+It is billed by the hour, so whoever enables it must not forget it: the zones are written into a tag of the snapshot
+before, and any later run finds them there and disables it in them. What somebody else enabled is used and kept.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class RestoreResult(TypedDict):
     diff: Difference
 
 
-class FastRestore:
+class FastSnapshotRestore:
     """One snapshot. ``hour_seconds`` is the hour in which credits are earned."""
 
     def __init__(
@@ -69,7 +69,7 @@ class FastRestore:
         return self._result(bool(missing), states, {*states, *missing})
 
     def disabled(self, *, check_mode: bool) -> RestoreResult:
-        """Return the module's result after the zones that the tag names are switched off."""
+        """Return the module's result after the zones that the tag names have it disabled."""
         ours = tagged_zones(self._snapshot())
         states = self._states() if ours else {}
         active = sorted(zone for zone in ours if zone in states)
@@ -79,7 +79,7 @@ class FastRestore:
                 AvailabilityZones=active,
                 SourceSnapshotIds=[self.snapshot_id],
             )
-            self._check(answer, "switched off, and it costs money every hour")
+            self._check(answer, "disabled, and is billed by the hour")
         if ours and not check_mode:
             self._call(self.client.delete_tags, Resources=[self.snapshot_id], Tags=[{"Key": ZONES_TAG}])
         return self._result(bool(ours), states, set(states) - set(ours))
@@ -109,7 +109,7 @@ class FastRestore:
             AvailabilityZones=zones,
             SourceSnapshotIds=[self.snapshot_id],
         )
-        self._check(answer, "switched on")
+        self._check(answer, "enabled")
 
     def _check(self, answer: dict[str, Any], what: str) -> None:
         for refused in answer.get("Unsuccessful", []):
@@ -118,7 +118,7 @@ class FastRestore:
                 raise OpsError(
                     f"{self.what} in {state['AvailabilityZone']}",
                     f"it was not {what}: {error['Code']}: {error['Message'].rstrip('.')}",
-                    "Mend what the message names and run again, or choose another way to warm the volumes",
+                    "Fix the cause above and rerun, or choose another warm-up strategy",
                 )
 
     def _wait(
@@ -133,8 +133,8 @@ class FastRestore:
             if not poll.wait():
                 raise OpsError(
                     self.what,
-                    f"after {timeout_seconds:g} s it has not the credits for {total} volumes",
-                    "Run again, or choose another way to warm the volumes",
+                    f"after {timeout_seconds:g} s it does not have the credits for {total} volumes",
+                    "Rerun, or choose another warm-up strategy",
                 )
             earned = self._credits(needed, size_gib)
             if progress is not None:
@@ -143,7 +143,7 @@ class FastRestore:
             progress.finish()
 
     def _credits(self, zones: Iterable[str], size_gib: int) -> dict[str, float]:
-        """Return the credits of each zone, reckoned from when it was enabled and from the volumes made since.
+        """Return the credits of each zone, calculated from when it was enabled and from the volumes made since.
 
         EC2 itself shows them in CloudWatch alone, minutes late.
         """
@@ -177,7 +177,7 @@ class FastRestore:
 
 
 def tagged_zones(snapshot: dict[str, Any]) -> list[str]:
-    """Return the zones in which a run of ours switched it on and none has switched it off since."""
+    """Return the zones in which a run of ours enabled it and none has disabled it since."""
     return tags_of(snapshot).get(ZONES_TAG, "").split()
 
 

@@ -20,7 +20,7 @@ from ansible.module_utils.imagenet_ops.aws.calls import RESTORABLE, tags_of
 from ansible.module_utils.imagenet_ops.aws.errors import error_code, error_message, sdk_errors
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.core.results import difference
-from ansible.module_utils.imagenet_ops.ebs.jobs import Answer, Ec2Jobs, Job, Volume, fail, told
+from ansible.module_utils.imagenet_ops.ebs.jobs import Answer, Ec2Jobs, Job, Volume, describe_error, fail
 from ansible.module_utils.imagenet_ops.ebs.removal import FleetResult, Removal, check_tags
 from ansible.module_utils.imagenet_ops.ebs.volumes import (
     DEVICE_SUFFIXES,
@@ -47,7 +47,7 @@ ATTACH_ATTEMPTS = 3
 # How many new volumes may vanish, and how many tokens of deleted ones are skipped, before an instance is given up.
 VANISHED_VOLUMES = 3
 TOKEN_SERIES = 100
-# A root volume and one more: every type takes further ones, so nothing needs to be asked.
+# A root volume and one more: every type takes further ones, so nothing needs to be queried.
 FEW_ATTACHMENTS = 2
 # The volume that a token stands for no longer exists, or was made with other settings.
 TOKEN_SPENT_CODES = ("IdempotentParameterMismatch", "InvalidVolume.NotFound")
@@ -157,7 +157,7 @@ class Deployment:
                 fail(
                     job,
                     f"instance {job.instance_id} has {used} attachments, and {instance['InstanceType']} takes no more. "
-                    "Detach a volume from it, or take an instance type with more attachments",
+                    "Detach a volume from it, or use an instance type with more attachments",
                 )
 
     def _orphans(self, relatives: list[Volume], instances: Mapping[str, dict[str, Any]]) -> list[Job]:
@@ -191,7 +191,7 @@ class Deployment:
             raise OpsError(
                 f"Snapshot {snapshot_id}",
                 "it does not exist in this Region, or is not shared with this account",
-                "Correct the id or the Region; playbooks/prepare.yml makes the snapshot",
+                "Correct the id or the Region; playbooks/prepare.yml creates the snapshot",
             )
         snapshot = found[0]
         if snapshot["State"] != "completed":
@@ -204,8 +204,8 @@ class Deployment:
         if 0 < self.settings.size_gib < snapshot["VolumeSize"]:
             raise OpsError(
                 f"Volumes of {self.settings.size_gib} GiB",
-                f"snapshot {snapshot_id} is of a volume of {snapshot['VolumeSize']} GiB, and no copy can be smaller",
-                "Ask for that size or more, or leave the size out",
+                f"snapshot {snapshot_id} is of a volume of {snapshot['VolumeSize']} GiB, the minimum for its copies",
+                "Set that size or more, or leave the size out",
             )
 
     def _begin(self, job: Job, volume: Volume | None) -> None:
@@ -242,8 +242,8 @@ class Deployment:
         elif volume["State"] == "available" and self.ec2.waited_seconds(job) >= APPEAR_SECONDS:
             fail(
                 job,
-                f"volume {job.volume_id} was taken off {job.instance_id} while it was being attached. See what became "
-                "of the instance, then run again",
+                f"volume {job.volume_id} was detached from {job.instance_id} while it was being attached. Check "
+                "what happened to the instance, then rerun",
             )
         elif volume["State"] in USABLE_STATES:
             self.ec2.wait_for(job)
@@ -253,12 +253,12 @@ class Deployment:
     def _advance_attached(self, job: Job, volume: Volume) -> None:
         attachment = attachment_to(volume, job.instance_id)
         if attachment is None:
-            fail(job, f"its volume {job.volume_id} is attached to {owner_of(volume)}. Detach it there, then run again")
+            fail(job, f"its volume {job.volume_id} is attached to {owner_of(volume)}. Detach it there, then rerun")
             return
         job.device_name = attachment["Device"]
         if attachment["State"] == "attaching" and self._is_stuck(job):
             request = {"VolumeId": job.volume_id, "InstanceId": job.instance_id}
-            self.ec2.submit(job, self._let_go, self.ec2.client.detach_volume, **request)
+            self.ec2.submit(job, self._detached_to_retry, self.ec2.client.detach_volume, **request)
         elif attachment["State"] != "attached":
             self.ec2.wait_for(job)
         elif not self._ends_as_wanted(job):
@@ -269,20 +269,23 @@ class Deployment:
     def _is_stuck(self, job: Job) -> bool:
         """Say whether attaching takes so long that another try, on another device name, is the better way."""
         waited_seconds = self.ec2.waited_seconds(job)
-        return waited_seconds >= self.settings.attach_timeout_seconds and job.let_go < ATTACH_ATTEMPTS - 1
+        return waited_seconds >= self.settings.attach_timeout_seconds and job.attach_retries < ATTACH_ATTEMPTS - 1
 
-    def _let_go(self, job: Job, answer: Answer) -> None:
+    def _detached_to_retry(self, job: Job, answer: Answer) -> None:
         """Go on after a stuck attachment was given up: as soon as the volume is available, it is attached again."""
         try:
             answer.result()
         except sdk_errors() as error:
             # IncorrectState: it was attached in this very moment, or is being detached already.
             if error_code(error) != "IncorrectState":
-                fail(job, f"volume {job.volume_id} hangs in attaching, and was not detached: {told(error)}")
+                fail(
+                    job,
+                    f"volume {job.volume_id} is stuck in attaching, not detached: {describe_error(error)}",
+                )
                 return
         else:
             job.attached = False
-            job.let_go += 1
+            job.attach_retries += 1
         self.ec2.wait_for(job)
 
     def _ends_as_wanted(self, job: Job) -> bool:
@@ -304,7 +307,7 @@ class Deployment:
         else:
             fail(
                 job,
-                f"volume {job.volume_id} is {state} right after it was made {self._origin()}. The usual "
+                f"volume {job.volume_id} is {state} right after it was created {self._origin()}. The usual "
                 "cause is a KMS key that EC2 may not use for this user or role: allow kms:CreateGrant, "
                 "kms:GenerateDataKeyWithoutPlaintext, kms:ReEncrypt* and kms:Decrypt on it",
             )
@@ -346,7 +349,7 @@ class Deployment:
             if error_code(error) in TOKEN_SPENT_CODES:
                 self._next_token(job)
             else:
-                fail(job, f"no volume {self._origin()} in {job.zone}: {told(error)}")
+                fail(job, f"no volume {self._origin()} in {job.zone}: {describe_error(error)}")
             return
         job.created_at = volume["CreateTime"].timestamp()
         if not self._is_young(job):  # a deleted one: had it still been there, it would have been found by its tags
@@ -361,12 +364,12 @@ class Deployment:
         if job.token_number < TOKEN_SERIES:
             self._create(job)
         else:
-            fail(job, f"{TOKEN_SERIES} volumes made for it are gone. Wait a day, until EC2 forgets their tokens")
+            fail(job, f"{TOKEN_SERIES} volumes created for it were deleted. Wait a day, until EC2 forgets their tokens")
 
     def _attach(self, job: Job) -> None:
         suffix = next((suffix for suffix in DEVICE_SUFFIXES if suffix not in job.used_devices), None)
         if suffix is None:
-            fail(job, "every device name for volumes is taken. Detach a volume from that instance")
+            fail(job, "all device names for volumes are in use. Detach a volume from that instance")
             return
         job.used_devices.add(suffix)
         job.device_name = device_name(suffix)
@@ -394,7 +397,7 @@ class Deployment:
             job.used_devices.discard(device_suffix(job.device_name))
             self._replace(job, "gone")
         else:
-            fail(job, f"volume {job.volume_id} was not attached as {job.device_name}: {told(error)}")
+            fail(job, f"volume {job.volume_id} was not attached as {job.device_name}: {describe_error(error)}")
 
     def _set_delete_on_termination(self, job: Job) -> None:
         ebs = {"VolumeId": job.volume_id, "DeleteOnTermination": self.settings.delete_on_termination}
@@ -406,7 +409,8 @@ class Deployment:
         try:
             answer.result()
         except sdk_errors() as error:
-            fail(job, f"volume {job.volume_id} is attached, but its DeleteOnTermination was not set: {told(error)}")
+            why = describe_error(error)
+            fail(job, f"volume {job.volume_id} is attached, but its DeleteOnTermination was not set: {why}")
             return
         job.changed = True
 
@@ -422,7 +426,7 @@ class Deployment:
             except sdk_errors() as error:
                 job.reason += (
                     f". The instance was terminated, but its new volume {job.volume_id} was not deleted: "
-                    f"{told(error)}. The next run deletes it"
+                    f"{describe_error(error)}. The next run deletes it"
                 )
 
     def _result(self, jobs: list[Job], orphans: list[Job], relatives: list[Volume], ready: int) -> DeploymentResult:
@@ -458,5 +462,5 @@ class Deployment:
         }
 
     def _is_current(self, volume: Volume) -> bool:
-        """Say whether ``volume`` is of the version that was asked for."""
+        """Say whether ``volume`` is of the requested version."""
         return self.tags.items() <= tags_of(volume).items()

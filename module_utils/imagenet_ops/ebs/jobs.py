@@ -35,7 +35,7 @@ PAGE_TYPES = 100
 # A volume is usually available 1-3 s after CreateVolume and attached a little later, so waiting begins short; but not
 # with a whole second, for a look that comes a moment before the end costs a second wait.
 DELAYS = Delays(first=1.25, growth=1.25, longest=5.0)
-# A volume that has waited so long is looked at even if others, asked for later, are too young to be seen with it.
+# A volume that has waited so long is looked at even if others, requested later, are too young to be seen with it.
 BUSY_POLL_SECONDS = 2 * DELAYS.first
 
 
@@ -44,10 +44,10 @@ class Job:
     """One volume on its way; touched by the main thread only.
 
     ``instance_id`` is the instance that it is for, ``reason`` why it failed. ``deleted_with_instance`` holds the
-    volumes that end with the instance. ``leaving`` says that the volume is to be removed, ``let_go`` how often it was
-    detached because it hung in attaching. ``created``, ``attached``, ``detached`` and ``changed`` say which calls EC2
-    accepted in this run. Times are seconds since the epoch; ``looked_at`` is when a volume that is waited for was last
-    seen, by a look or in the answer to a call.
+    volumes that end with the instance. ``leaving`` says that the volume is to be removed, ``attach_retries`` how often
+    it was detached because it was stuck in attaching. ``created``, ``attached``, ``detached`` and ``changed`` say which
+    calls EC2 accepted in this run. Times are seconds since the epoch; ``looked_at`` is when a volume that is waited for
+    was last seen, by a look or in the answer to a call.
     """
 
     instance_id: str
@@ -58,7 +58,7 @@ class Job:
     used_devices: set[str] = field(default_factory=set)
     deleted_with_instance: set[str] = field(default_factory=set)
     leaving: bool = False
-    let_go: int = 0
+    attach_retries: int = 0
     token_number: int = 0
     created_at: float = 0.0
     vanished: int = 0
@@ -98,7 +98,7 @@ class Ec2Jobs:
         self._in_flight: dict[Answer, tuple[Job, Callable[[Job, Answer], None]]] = {}
 
     def time(self) -> float:
-        """Return the time (seconds since the epoch) by the clock of EC2, as the last Describe told it, else by ours."""
+        """Return the time (seconds since the epoch) by the clock of EC2, from the last Describe, else by ours."""
         return self.clock() + self._ahead_seconds
 
     def mutate(self, operation: Operation, **request: Any) -> dict[str, Any]:
@@ -185,7 +185,7 @@ class Ec2Jobs:
                     continue
                 waiting = [job for job in jobs if job.waiting_since is not None]
                 if was_busy:
-                    # What was asked for last is young, and looked at together with the rest where that is soon.
+                    # What was requested last is young, and looked at together with the rest where that is soon.
                     delays = iter(DELAYS)
                     first = next(delays)
                     soon = self.clock() + (BUSY_POLL_SECONDS if self._in_flight else first)
@@ -214,9 +214,9 @@ class Ec2Jobs:
             if job.waiting_since is not None and self.waited_seconds(job) >= self.timeout_seconds:
                 fail(
                     job,
-                    f"volume {job.volume_id} is still {state_of(volume)} after {self.timeout_seconds:g} s. Look at it "
-                    "and at the instance in the EC2 console (stopping and starting the instance frees a stuck "
-                    "attachment), then run again",
+                    f"volume {job.volume_id} is still {state_of(volume)} after {self.timeout_seconds:g} s. Check it "
+                    "and the instance in the EC2 console (stopping and starting the instance frees a stuck "
+                    "attachment), then rerun",
                 )
 
 
@@ -226,8 +226,8 @@ def fail(job: Job, reason: str) -> None:
     job.waiting_since = None
 
 
-def told(error: Exception) -> str:
-    """Return an error of the SDK as the end of a reason: code, AWS's words, the next step."""
+def describe_error(error: Exception) -> str:
+    """Return an error of the SDK as the end of a reason: code, message, next step."""
     explained = explain(error, "")
     return f"{explained.why}. {explained.todo}"
 

@@ -19,7 +19,7 @@ PROJECT_TAG = "Project"
 USER_DATA_BYTES = 16384
 # Versions that one DeleteLaunchTemplateVersions takes (EC2 API reference).
 DELETED_AT_ONCE = 200
-# A field that EC2 adds to what it was told, and refuses when it is told.
+# A field that EC2 adds to what it describes, and refuses in a request.
 STATE_OF_METADATA_OPTIONS = "State"
 
 
@@ -126,7 +126,7 @@ def comparable(stored: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
-def readable(data: dict[str, Any]) -> dict[str, Any]:
+def describe_data(data: dict[str, Any]) -> dict[str, Any]:
     """Return the data of a version as a person reads it in a diff: user data as lines."""
     if not data.get("UserData"):
         return data
@@ -171,8 +171,8 @@ class LaunchTemplateUpdate:
             raise OpsError(self.what, f"its tags do not hold {PROJECT_TAG}", f"Give {PROJECT_TAG} among the tags")
         size_bytes = len(settings.user_data.encode())
         if size_bytes > USER_DATA_BYTES:
-            why = f"its user data has {size_bytes} bytes, and EC2 takes {USER_DATA_BYTES}"
-            raise OpsError(self.what, why, "Make it shorter, or let it fetch what it runs")
+            why = f"its user data has {size_bytes} bytes, and EC2 accepts {USER_DATA_BYTES}"
+            raise OpsError(self.what, why, "Make it shorter, or let it download what it runs")
 
     def present(self, *, check_mode: bool) -> TemplateResult:
         """Return the module's result, after the template says what it is to; in check mode before, and nothing is done.
@@ -206,8 +206,8 @@ class LaunchTemplateUpdate:
             "version": version,
             "deleted_versions": len(surplus),
             "diff": {
-                "before": {"default_version": default, "tags": old_tags, "data": readable(stored)},
-                "after": {"default_version": version, "tags": {**old_tags, **new_tags}, "data": readable(wanted)},
+                "before": {"default_version": default, "tags": old_tags, "data": describe_data(stored)},
+                "after": {"default_version": version, "tags": {**old_tags, **new_tags}, "data": describe_data(wanted)},
             },
         }
 
@@ -220,7 +220,7 @@ class LaunchTemplateUpdate:
         if template and tags_of(template).get(PROJECT_TAG) != project:
             raise OpsError(
                 self.what,
-                f"it is there already and does not carry {PROJECT_TAG}={project}, so it is not ours to change",
+                f"it exists and does not have the tag {PROJECT_TAG}={project}, so it was not changed",
                 "Choose another launch_template_name, or put the script of launch_template_script_file into your own",
             )
         return template

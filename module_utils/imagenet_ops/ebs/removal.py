@@ -9,10 +9,10 @@ from ansible.module_utils.imagenet_ops.aws.calls import tags_of
 from ansible.module_utils.imagenet_ops.aws.errors import error_code, sdk_errors
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.core.results import Difference, difference
-from ansible.module_utils.imagenet_ops.ebs.jobs import Answer, Ec2Jobs, Job, Volume, fail, told
+from ansible.module_utils.imagenet_ops.ebs.jobs import Answer, Ec2Jobs, Job, Volume, describe_error, fail
 from ansible.module_utils.imagenet_ops.ebs.volumes import owner_of, tagged_volumes
 
-GOING_STATES = ("deleting", "deleted")
+DELETING_STATES = ("deleting", "deleted")
 # It is being detached already, or just was: by another run, or since its instance was terminated.
 DETACHED_CODES = ("IncorrectState", "InvalidAttachment.NotFound")
 
@@ -57,7 +57,7 @@ class Removal:
         volumes = [
             volume
             for volume in tagged_volumes(self.ec2, self.tags)
-            if volume["State"] not in GOING_STATES
+            if volume["State"] not in DELETING_STATES
             and (not wanted or owner_of(volume) in wanted)
             and not (self.kept_tags and self.kept_tags.items() <= tags_of(volume).items())
         ]
@@ -85,7 +85,7 @@ class Removal:
 
     def advance(self, job: Job, volume: Volume | None) -> None:
         """Take the next step to get rid of the volume of ``job``, just seen as ``volume`` (None: not seen)."""
-        if volume is None or volume["State"] in GOING_STATES:
+        if volume is None or volume["State"] in DELETING_STATES:
             job.waiting_since = None
         elif volume["State"] in ("available", "error"):
             self.ec2.submit(job, self._deleted, self.ec2.client.delete_volume, VolumeId=job.volume_id)
@@ -100,7 +100,7 @@ class Removal:
             answer.result()
         except sdk_errors() as error:
             if error_code(error) not in DETACHED_CODES:
-                fail(job, f"volume {job.volume_id} was not detached: {told(error)}")
+                fail(job, f"volume {job.volume_id} was not detached: {describe_error(error)}")
                 return
         job.detached = job.changed = True
         self.ec2.wait_for(job)
@@ -110,7 +110,7 @@ class Removal:
             answer.result()
         except sdk_errors() as error:
             if error_code(error) != "InvalidVolume.NotFound":
-                fail(job, f"volume {job.volume_id} was not deleted: {told(error)}")
+                fail(job, f"volume {job.volume_id} was not deleted: {describe_error(error)}")
                 return
         job.changed = True
 
@@ -129,6 +129,6 @@ def check_tags(tags: dict[str, str]) -> None:
     if not tags.get("Project"):
         raise OpsError(
             "Tags of the fleet's volumes",
-            "there is no Project among them, and volumes are found, reused and deleted by their tags",
-            "Give at least Project, Dataset, DatasetVersion and Role",
+            "Project is missing, and volumes are found, reused and deleted by their tags",
+            "Set at least Project, Dataset, DatasetVersion and Role",
         )

@@ -101,7 +101,7 @@ class Retirement:
         self.bucket = bucket
         self.what = f"Versions of {tags.get('Dataset', 'no data set')}"
         if keep < 1:
-            raise OpsError(self.what, f"{keep} were to be kept", "Keep 1 at least; playbooks/teardown.yml removes all")
+            raise OpsError(self.what, f"{keep} were to be kept", "Keep at least 1; playbooks/teardown.yml removes all")
         missing = [name for name in PROJECT_TAGS if not tags.get(name)]
         if missing:
             raise OpsError(self.what, f"the tags do not hold {', '.join(missing)}", "Give Project and Dataset")
@@ -257,7 +257,7 @@ class Retirement:
             errors = call(self.s3.delete_objects, what, **request).get("Errors", [])
             if errors:
                 why = f"{len(errors)} objects were not deleted, {errors[0]['Key']}: {errors[0].get('Code')}"
-                raise OpsError(what, why, "Look at the policy and the object lock of the bucket, and run again")
+                raise OpsError(what, why, "Check the policy and the object lock of the bucket, then rerun")
 
 
 def newest_versions(snapshots: Iterable[dict[str, Any]], backups: Mapping[str, str], keep: int) -> list[str]:
@@ -294,7 +294,7 @@ def _judge_backups(backups: Iterable[Item], kept: list[str], others: list[Item])
         if verdict == REMOVED and item.version in alive:
             verdict = f"snapshot {alive[item.version]} stays"
         if verdict == REMOVED and not item.created:
-            verdict = "it has no manifest: an upload may be under way"
+            verdict = "it has no manifest: an upload may be in progress"
         judged.append(replace(item, verdict=verdict))
     return judged
 

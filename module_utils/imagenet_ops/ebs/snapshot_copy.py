@@ -59,8 +59,8 @@ class SnapshotCopy:
         self.what = f"Copy of {settings.snapshot_id} to {settings.region}"
         minutes = settings.completion_minutes
         if minutes and minutes not in COMPLETION_MINUTES:
-            why = f"it cannot be timed to {minutes} minutes"
-            raise OpsError(self.what, why, "Take a multiple of 15 from 15 to 2880, or 0 for a copy without a time")
+            why = f"it cannot be completed in {minutes} minutes"
+            raise OpsError(self.what, why, "Use a multiple of 15 from 15 to 2880, or 0 for a copy without a time")
         if settings.region == settings.source_region and not settings.kms_key_id:
             why = "it would be in the same Region under the same key"
             raise OpsError(self.what, why, "Leave the Region out, or give it a kms_key_id to encrypt the copy with")
@@ -101,7 +101,7 @@ class SnapshotCopy:
         return source
 
     def _key_arn(self) -> str:
-        """Return the ARN of the key that was asked for by whatever name, "" for none."""
+        """Return the ARN of the requested key, which may be given by any name, "" for none."""
         key = self.settings.kms_key_id
         if not key:
             return ""
@@ -109,7 +109,7 @@ class SnapshotCopy:
         return arn
 
     def _find(self, tags: dict[str, str], key_arn: str) -> dict[str, Any]:
-        """Return the newest one that has not failed and has the key that was asked for, if any; else {}.
+        """Return the newest one that has not failed and has the requested key, if any; else {}.
 
         In the Region of the source that may be the source itself, where it is under that key already.
         """

@@ -84,7 +84,7 @@ class SnapshotShare:
             why = "it would be public, and the terms of the data set allow it to nobody who has not agreed to them"
             raise OpsError(self.what, why, "Name the accounts, each by its 12 digits")
         if wrong:
-            why = f"{', '.join(wrong)} is no number of an AWS account"
+            why = f"{', '.join(wrong)} is not an AWS account id"
             raise OpsError(
                 self.what, why, "Write each as a string of 12 digits, in quotes, or YAML drops a leading zero"
             )
@@ -151,7 +151,7 @@ class SnapshotShare:
             todo = (
                 "Make a copy under a KMS key of your own by naming this Region with that key, for example "
                 '-e \'{"snapshot_sharing_regions": [{"region": "us-east-1", "kms_key_id": "alias/imagenet"}]}\', '
-                "and run again: the copy is shared then"
+                "and rerun: the copy is shared then"
             )
             raise OpsError(
                 self.what, "it is encrypted with the account's default key, which AWS shares with nobody", todo

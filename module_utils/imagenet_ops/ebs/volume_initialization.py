@@ -87,7 +87,7 @@ def wait_for_initialization(
             raise OpsError(
                 f"Initialization of {len(unfinished)} volumes ({', '.join(unfinished[:3])})",
                 f"it is not complete after {timeout_seconds:g} s",
-                "It goes on by itself: run again, or raise the time-out",
+                "It continues in the background: rerun, or raise the timeout",
             )
         volumes.update(initialization_of(client, unfinished))
         progress.update(done_bytes(volumes, waiting, data_bytes))

@@ -31,7 +31,7 @@ def read_instance(job: Job, instance: dict[str, Any] | None) -> None:
     job.deleted_with_instance = {ebs["VolumeId"] for ebs in volumes if ebs["DeleteOnTermination"]}
     state = instance["State"]["Name"]
     if state != "running":
-        fail(job, f"instance {job.instance_id} is {state}. Start it, or leave it out with --limit")
+        fail(job, f"instance {job.instance_id} is {state}. Start it, or exclude it with --limit")
 
 
 def is_terminated(instance: dict[str, Any] | None) -> bool:

@@ -34,7 +34,7 @@ BLKID_AMBIVALENT = 8
 
 @dataclass(frozen=True)
 class Host:
-    """What is asked of the machine; tests put something else in its place."""
+    """What is used of the machine; tests put something else in its place."""
 
     run_command: RunCommand
     by_id_directory: str = "/dev/disk/by-id"
@@ -100,7 +100,7 @@ def serial_of(volume_id: str) -> str:
         raise OpsError(
             f"Volume id {volume_id!r}",
             "it is not one of EBS (vol- and hexadecimal digits)",
-            "Take it from the result of ebs_fleet or ec2_vol",
+            "Use the id from the result of ebs_fleet or ec2_vol",
         )
     return volume_id.replace("-", "")
 
@@ -138,7 +138,7 @@ def missing_reason(host: Host, volume_id: str, link: str) -> OpsError | None:
     return OpsError(
         f"Volume {volume_id}",
         f"{link} leads to {real_device}, which is not that volume ({found})",
-        "The link is stale: wait for udev (udevadm settle), then run again",
+        "The link is stale: wait for udev (udevadm settle), then rerun",
     )
 
 
@@ -183,7 +183,7 @@ def has_signature(host: Host, real_device: str) -> bool:
 
 def unreadable(real_device: str, why: str) -> OpsError:
     """Return the error for a device that could not be read."""
-    return OpsError(f"Device {real_device}", why, "Run the task as root (become: true) and look at dmesg on the host")
+    return OpsError(f"Device {real_device}", why, "Run the task as root (become: true) and check dmesg on the host")
 
 
 def size_bytes(real_device: str) -> int:

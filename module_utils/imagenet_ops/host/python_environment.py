@@ -72,7 +72,7 @@ def _make(wanted: Environment, python: str, run_command: RunCommand) -> None:
         raise OpsError(
             f"Archive {wanted.archive}",
             f"there is no {os.path.basename(os.path.dirname(pip))} in it",
-            "Remove the controller's cache of wheels and run again",
+            "Remove the controller's cache of wheels and rerun",
         )
     if not os.path.exists(python):
         _run(run_command, [sys.executable, "-m", "venv", "--without-pip", wanted.path], f"Environment {wanted.path}")
@@ -104,7 +104,7 @@ def _pip_wheel(requirements: str) -> str:
 
 
 def _unpack(archive: str, folder: str) -> None:
-    """Put the files of ``archive``, whatever their folders in it, into ``folder``, which is made anew."""
+    """Put the files of ``archive``, whatever their folders in it, into ``folder``, which is created from scratch."""
     if os.path.exists(folder):
         shutil.rmtree(folder)
     os.mkdir(folder)
@@ -120,4 +120,5 @@ def _run(run_command: RunCommand, command: list[str], what: str) -> None:
     status, output, error = run_command(command)
     if status != 0:
         why = " ".join((error or output).split()).rstrip(".")
-        raise OpsError(what, f"{os.path.basename(command[0])} ended with {status}: {why}", "Mend that and run again")
+        program = os.path.basename(command[0])
+        raise OpsError(what, f"{program} ended with {status}: {why}", "Fix the cause above and rerun")

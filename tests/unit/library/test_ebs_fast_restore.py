@@ -7,7 +7,7 @@ from typing import Any
 
 import ebs_fast_restore
 import pytest
-from ansible.module_utils.imagenet_ops.ebs.fast_snapshot_restore import FastRestore
+from ansible.module_utils.imagenet_ops.ebs.fast_snapshot_restore import FastSnapshotRestore
 from ansible.module_utils.testing import patch_module_args
 
 from tests.unit.module_utils.imagenet_ops.ebs.test_fast_snapshot_restore import SNAPSHOT, Ec2
@@ -17,8 +17,8 @@ def run_module(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, ec2: Ec2, **arguments: Any
 ) -> dict[str, Any]:
     monkeypatch.setattr("ebs_fast_restore.AnsibleAWSModule.client", lambda *_, **__: ec2)
-    timed = functools.partial(FastRestore, sleep=ec2.sleep, clock=lambda: ec2.now)
-    monkeypatch.setattr(ebs_fast_restore, "FastRestore", timed)
+    timed = functools.partial(FastSnapshotRestore, sleep=ec2.sleep, clock=lambda: ec2.now)
+    monkeypatch.setattr(ebs_fast_restore, "FastSnapshotRestore", timed)
     given = {"region": "us-east-1", "snapshot_id": SNAPSHOT, **arguments}
     with patch_module_args(given), pytest.raises(SystemExit):
         ebs_fast_restore.main()

@@ -69,4 +69,4 @@ def test_a_refusal_says_what_to_do(ec2: Any, capsys: pytest.CaptureFixture[str])
     ec2.create_launch_template(LaunchTemplateName="imagenet", LaunchTemplateData={"ImageId": "ami-7"})
     answer = run_module(capsys, **WANTED)
     assert answer["failed"] is True
-    assert answer["msg"].startswith("Launch template imagenet: it is there already and does not carry Project=")
+    assert answer["msg"].startswith("Launch template imagenet: it exists and does not have the tag Project=")

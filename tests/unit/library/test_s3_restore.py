@@ -86,7 +86,7 @@ def test_records_alone_from_a_server_with_an_authority_of_its_own(
         assert answer["failed"] is True
         assert answer["msg"].startswith("Bucket imagenet-backup: SSLError: SSL validation failed for https://127.0.0.1")
         assert answer["msg"].endswith(
-            "Check the certificate of the endpoint. Where its authority is your own, name the file with the "
+            "Check the certificate of the endpoint. If its authority is your own, set the file with the "
             "authority's certificate (data_s3_ca_bundle for S3, else AWS_CA_BUNDLE)"
         )
     answer = run_module(capsys, server, root, **options, ca_bundle=str(ours))

@@ -55,7 +55,7 @@ def test_a_refusal_says_what_to_do(ec2: Any, capsys: pytest.CaptureFixture[str])
     answer = run_module(capsys, keep=0)
     assert (answer["failed"], snapshots(ec2)) == (True, [])
     assert (
-        answer["msg"] == "Versions of imagenet: 0 were to be kept. Keep 1 at least; playbooks/teardown.yml removes all"
+        answer["msg"] == "Versions of imagenet: 0 were to be kept. Keep at least 1; playbooks/teardown.yml removes all"
     )
 
 

@@ -16,11 +16,11 @@ def refused(code: str, message: str) -> ClientError:
     return ClientError({"Error": {"Code": code, "Message": message}}, "CreateVolume")
 
 
-def test_an_answer_of_aws_is_told_with_its_code_its_words_and_the_next_step() -> None:
+def test_an_answer_of_aws_is_described_with_its_code_its_words_and_the_next_step() -> None:
     error = refused("ExpiredToken", "The provided token has expired.")
     assert str(explain(error, "Bucket imagenet")) == (
         "Bucket imagenet: ExpiredToken: The provided token has expired. Renew the credentials (instance profile, "
-        "`aws sso login`, session token) and run again; finished work is kept"
+        "`aws sso login`, session token) and rerun; completed work is kept"
     )
 
 
@@ -45,15 +45,14 @@ def test_a_server_that_fails_without_a_word(code: str) -> None:
     """A HEAD has no body, so there is nothing but the status."""
     error = ClientError({"Error": {"Code": code, "Message": "Internal Server Error"}}, "HeadObject")
     assert str(explain(error, "s3://bucket/labels.tsv")) == (
-        f"s3://bucket/labels.tsv: {code}: Internal Server Error. The server itself fails, also when asked several "
-        "times: run again in a few minutes, and where it goes on look at its log (for AWS, at health.aws.amazon.com); "
-        "finished work is found and not done twice"
+        f"s3://bucket/labels.tsv: {code}: Internal Server Error. Server error (5xx) after all retries: rerun in a few "
+        "minutes; if it persists, check the server's log (for AWS, health.aws.amazon.com). Completed work is skipped"
     )
 
 
 def test_an_unknown_code_still_says_what_to_do() -> None:
     assert str(explain(refused("Strange", "No\n  way."), "Volume")) == (
-        "Volume: Strange: No way. Mend what the message names and run again; finished work is found and not done twice"
+        "Volume: Strange: No way. Fix the cause above and rerun; completed work is skipped"
     )
 
 
@@ -77,7 +76,7 @@ def test_a_dead_endpoint_is_an_error_of_the_sdk(monkeypatch: pytest.MonkeyPatch)
     client = boto3.client("ec2", region_name="us-east-1", endpoint_url="http://127.0.0.1:9", config=config)
     with pytest.raises(sdk_errors()) as caught:
         client.describe_volumes()
-    assert explain(caught.value, "EC2").todo == "Check the network, the region and endpoint_url, then run again"
+    assert explain(caught.value, "EC2").todo == "Check the network, the region and endpoint_url, then rerun"
 
 
 def answered(status: int, code: str) -> ClientError:

@@ -448,7 +448,7 @@ def test_a_storm_that_does_not_end_names_the_object(server: S3UploadServer, root
         back_up_to(server, root)
     assert caught.value.what.startswith("s3://imagenet-backup/imagenet/")
     assert caught.value.why.startswith("SlowDown: ")
-    assert caught.value.todo == "Run again in a few minutes; finished work is found and not done twice"
+    assert caught.value.todo == "Rerun in a few minutes; completed work is skipped"
     server.fault = lambda *_: None
     back_up_to(server, root)
     assert is_whole(server, root)

@@ -115,12 +115,12 @@ def test_a_part_that_is_another_than_asked_for(client: FaultyClient) -> None:
             answered(400, "ExpiredToken", "The provided token has expired."),
             (
                 "ExpiredToken: The provided token has expired. Renew the credentials (instance profile, `aws sso"
-                " login`, session token) and run again; finished work is kept"
+                " login`, session token) and rerun; completed work is kept"
             ),
         ),
         (
             answered(403, "403", "Forbidden"),
-            "403: Forbidden. Allow the action to this user or role (docs/permissions.md lists every one) and run again",
+            "403: Forbidden. Allow the action to this user or role (docs/permissions.md lists all) and rerun",
         ),
         (
             NoCredentialsError(),

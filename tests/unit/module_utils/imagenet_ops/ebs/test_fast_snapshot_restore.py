@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.core.progress import Progress
-from ansible.module_utils.imagenet_ops.ebs.fast_snapshot_restore import FastRestore, credits_left
+from ansible.module_utils.imagenet_ops.ebs.fast_snapshot_restore import FastSnapshotRestore, credits_left
 
 from lab.fast_restore import FastRestores
 from lab.rules import ApiError
@@ -94,8 +94,8 @@ class Ec2(StubEc2):
         return {"Successful": done, "Unsuccessful": errors}
 
 
-def restore(ec2: Ec2) -> FastRestore:
-    return FastRestore(ec2, SNAPSHOT, sleep=ec2.sleep, clock=lambda: ec2.now)
+def restore(ec2: Ec2) -> FastSnapshotRestore:
+    return FastSnapshotRestore(ec2, SNAPSHOT, sleep=ec2.sleep, clock=lambda: ec2.now)
 
 
 def enable(ec2: Ec2, tmp_path: Path, timeout: float = 4 * HOUR, check_mode: bool = False, **needed: int) -> Any:
@@ -167,13 +167,13 @@ def test_what_somebody_else_enabled_is_used_and_left_on(tmp_path: Path) -> None:
     assert ec2.states() == {"a": "enabled"}
 
 
-def test_a_refusal_is_told_and_so_is_a_time_out(tmp_path: Path) -> None:
+def test_a_refusal_is_an_error_and_so_is_a_timeout(tmp_path: Path) -> None:
     ec2 = Ec2(size_gib=1024)
     with pytest.raises(OpsError) as error:
         enable(ec2, tmp_path, timeout=600, a=1)
     assert str(error.value) == (
-        "Fast snapshot restore of snap-1: after 600 s it has not the credits for 1 volumes. "
-        "Run again, or choose another way to warm the volumes"
+        "Fast snapshot restore of snap-1: after 600 s it does not have the credits for 1 volumes. "
+        "Rerun, or choose another warm-up strategy"
     )
     other = Ec2()
     for number in range(5):
@@ -181,13 +181,13 @@ def test_a_refusal_is_told_and_so_is_a_time_out(tmp_path: Path) -> None:
     with pytest.raises(OpsError) as error:
         enable(other, tmp_path, a=1)
     assert str(error.value) == (
-        "Fast snapshot restore of snap-1 in a: it was not switched on: FastSnapshotRestoreLimitExceeded: At most 5 "
-        "snapshots of a Region can be enabled for fast snapshot restore. Mend what the message names and run again, or "
-        "choose another way to warm the volumes"
+        "Fast snapshot restore of snap-1 in a: it was not enabled: FastSnapshotRestoreLimitExceeded: At most 5 "
+        "snapshots of a Region can be enabled for fast snapshot restore. Fix the cause above and rerun, or "
+        "choose another warm-up strategy"
     )
 
 
-def test_credits_are_reckoned_as_the_bucket_fills() -> None:
+def test_credits_are_calculated_as_the_bucket_fills() -> None:
     assert credits_left(0, [], HOUR / 4, 128) == pytest.approx(2)
     assert credits_left(0, [], 10 * HOUR, 128) == 8
     assert credits_left(0, [10 * HOUR] * 3, 10 * HOUR + HOUR / 8, 128) == pytest.approx(6)

@@ -355,7 +355,7 @@ def test_an_instance_that_is_not_there_or_not_running_fails_alone(ec2: FakeEc2) 
     result = deploy(ec2, [*ids, "i-gone"])
     assert sorted(result["volumes"]) == [ids[0], ids[2]]
     assert result["failed_instances"] == {
-        ids[1]: f"instance {ids[1]} is stopped. Start it, or leave it out with --limit",
+        ids[1]: f"instance {ids[1]} is stopped. Start it, or exclude it with --limit",
         "i-gone": "instance i-gone does not exist in this Region. Correct the inventory",
     }
     assert len(ec2.volumes) == 2
@@ -367,7 +367,7 @@ def test_a_stuck_attachment_fails_alone_and_the_others_do_not_wait_for_it(ec2: F
     result = deploy(ec2, ids)
     assert sorted(result["volumes"]) == ids[1:]
     stuck = ec2.attached()[ids[0]]
-    assert only_failure(result).startswith(f"volume {stuck} is still in-use and attaching after 300 s. Look at it")
+    assert only_failure(result).startswith(f"volume {stuck} is still in-use and attaching after 300 s. Check it")
     ec2.stuck.clear()
     again = deploy(ec2, ids)
     assert again["failed_instances"] == {}
@@ -405,9 +405,7 @@ def test_a_hanging_attachment_that_may_not_be_given_up_fails_alone(ec2: FakeEc2)
     ec2.stuck.add(ids[0])
     ec2.fail("detach_volume", ids[0], refused("DetachVolume", "UnauthorizedOperation", "You may not."))
     reason = only_failure(deploy(ec2, ids))
-    assert re.match(
-        r"volume vol-0+\d hangs in attaching, and was not detached: UnauthorizedOperation: You may not", reason
-    )
+    assert re.match(r"volume vol-0+\d is stuck in attaching, not detached: UnauthorizedOperation: You may not", reason)
 
 
 @pytest.mark.parametrize(
@@ -436,7 +434,7 @@ def test_an_instance_that_takes_no_more_volumes_fails_alone_and_none_is_made_for
         used = 3 + (interfaces - 1) * (limit["AttachmentLimitType"] == "shared")
         assert only_failure(result) == (
             f"instance {ids[0]} has {used} attachments, and g5.48xlarge takes no more. Detach a volume from it, or "
-            "take an instance type with more attachments"
+            "use an instance type with more attachments"
         )
 
 
@@ -446,7 +444,7 @@ def test_a_refusal_is_told_with_its_code_and_what_to_do(ec2: FakeEc2) -> None:
     result = deploy(ec2, ids)
     assert only_failure(result) == (
         "no volume of snap-1 in a: VolumeLimitExceeded: Maximum storage exceeded. Raise the EBS quota of this volume "
-        "type in Service Quotas, or remove volumes not used"
+        "type in Service Quotas, or delete unused volumes"
     )
     assert list(result["volumes"]) == ids[1:]
 
@@ -482,7 +480,7 @@ def test_an_instance_that_is_terminated_while_its_volume_is_attaching_leaves_no_
     ec2.attach_volume = end_instance  # type: ignore[method-assign]
     started = ec2.now
     reason = only_failure(deploy(ec2, ids))
-    assert re.match(rf"volume vol-0+\d was taken off {ids[0]} while it was being attached\. See what became", reason)
+    assert re.match(rf"volume vol-0+\d was detached from {ids[0]} while it was being attached\. Check what", reason)
     assert reason.endswith("was deleted")
     assert ec2.now - started < 60
     assert sorted(ec2.attached()) == ids[1:]
@@ -557,7 +555,7 @@ def test_a_volume_that_someone_attached_elsewhere_is_not_taken_away(ec2: FakeEc2
     volume = ec2.volumes[ec2.attached()[ids[0]]]
     volume.instance_id = ids[2]
     reason = only_failure(deploy(ec2, ids[:2]))
-    assert reason == f"its volume {volume.volume_id} is attached to {ids[2]}. Detach it there, then run again"
+    assert reason == f"its volume {volume.volume_id} is attached to {ids[2]}. Detach it there, then rerun"
     assert volume.instance_id == ids[2]
 
 
@@ -597,7 +595,7 @@ def test_no_device_is_free(ec2: FakeEc2) -> None:
     ids = ec2.add_instances(1)
     ec2.instances[ids[0]].devices += [device_name(suffix) for suffix in DEVICE_SUFFIXES]
     assert only_failure(deploy(ec2, ids)) == (
-        "every device name for volumes is taken. Detach a volume from that instance"
+        "all device names for volumes are in use. Detach a volume from that instance"
     )
 
 
@@ -610,7 +608,7 @@ def test_an_unknown_snapshot(ec2: FakeEc2) -> None:
             deploy(ec2, ec2.add_instances(2), snapshot_id="snap-none", check_mode=check_mode)
         assert str(caught.value) == (
             "Snapshot snap-none: it does not exist in this Region, or is not shared with this account. Correct the id "
-            "or the Region; playbooks/prepare.yml makes the snapshot"
+            "or the Region; playbooks/prepare.yml creates the snapshot"
         )
     assert ec2.volumes == {}
 
@@ -626,12 +624,12 @@ def test_a_snapshot_that_is_not_finished(ec2: FakeEc2) -> None:
 
 
 def test_volumes_smaller_than_the_snapshot(ec2: FakeEc2) -> None:
-    with pytest.raises(OpsError, match="Volumes of 7 GiB: snapshot snap-1 is of a volume of 8 GiB, and no copy can be"):
+    with pytest.raises(OpsError, match="Volumes of 7 GiB: snapshot snap-1 is of a volume of 8 GiB, the minimum for"):
         deploy(ec2, ec2.add_instances(1), size_gib=7)
     deploy(ec2, ec2.add_instances(1), size_gib=8)
 
 
 def test_tags_that_do_not_tell_whose_volumes_they_are(ec2: FakeEc2) -> None:
     for act in (deploy, remove):
-        with pytest.raises(OpsError, match="there is no Project among them"):
+        with pytest.raises(OpsError, match="Project is missing"):
             act(ec2, [], tags={"Dataset": "imagenet"})

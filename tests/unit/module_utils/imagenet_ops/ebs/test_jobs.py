@@ -7,7 +7,7 @@ import pytest
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.core.polling import Delays
 from ansible.module_utils.imagenet_ops.ebs import jobs as jobs_module
-from ansible.module_utils.imagenet_ops.ebs.jobs import Answer, Ec2Jobs, Job, Volume, state_of, told
+from ansible.module_utils.imagenet_ops.ebs.jobs import Answer, Ec2Jobs, Job, Volume, describe_error, state_of
 
 from tests.fakes.ec2 import FakeEc2, Killed, refused
 
@@ -43,8 +43,8 @@ def test_a_describe_that_is_refused_names_the_operation(ec2: FakeEc2, monkeypatc
     with pytest.raises(OpsError) as caught:
         jobs_of(ec2).volumes(["vol-1"])
     assert str(caught.value) == (
-        "EC2 describe_volumes: RequestLimitExceeded: Request limit exceeded. Run again in a few minutes; finished work "
-        "is found and not done twice"
+        "EC2 describe_volumes: RequestLimitExceeded: Request limit exceeded. Rerun in a few minutes; completed work is "
+        "skipped"
     )
 
 
@@ -157,8 +157,8 @@ def test_a_job_that_waits_too_long_fails_alone(ec2: FakeEc2) -> None:
     jobs.work(both, advance)
     assert both[1].reason == ""
     assert both[0].reason == (
-        f"volume {slow} is still creating after 10 s. Look at it and at the instance in the EC2 console (stopping and "
-        "starting the instance frees a stuck attachment), then run again"
+        f"volume {slow} is still creating after 10 s. Check it and the instance in the EC2 console (stopping and "
+        "starting the instance frees a stuck attachment), then rerun"
     )
 
 
@@ -183,7 +183,7 @@ def test_states_in_words() -> None:
 
 
 def test_an_error_told_at_the_end_of_a_reason() -> None:
-    assert told(refused("AttachVolume", "AttachmentLimitExceeded", "Too many.")) == (
-        "AttachmentLimitExceeded: Too many. Detach a volume from that instance, or take an instance type with more "
+    assert describe_error(refused("AttachVolume", "AttachmentLimitExceeded", "Too many.")) == (
+        "AttachmentLimitExceeded: Too many. Detach a volume from that instance, or use an instance type with more "
         "attachments"
     )

@@ -227,16 +227,16 @@ def test_a_template_of_another_is_left_alone() -> None:
     ec2 = FakeEc2()
     ec2.versions.append({"ImageId": "ami-7"})
     assert refusal(ec2, SETTINGS) == (
-        "Launch template imagenet: it is there already and does not carry Project=imagenet-ops, so it is not ours to "
-        "change. Choose another launch_template_name, or put the script of launch_template_script_file into your own"
+        "Launch template imagenet: it exists and does not have the tag Project=imagenet-ops, so it was not "
+        "changed. Choose another launch_template_name, or put the script of launch_template_script_file into your own"
     )
     assert ec2.calls == []
 
 
 def test_user_data_that_ec2_would_not_take() -> None:
     assert refusal(FakeEc2(), replace(SETTINGS, user_data="x" * 16385)) == (
-        "Launch template imagenet: its user data has 16385 bytes, and EC2 takes 16384. Make it shorter, or let it "
-        "fetch what it runs"
+        "Launch template imagenet: its user data has 16385 bytes, and EC2 accepts 16384. Make it shorter, or let it "
+        "download what it runs"
     )
 
 

@@ -254,7 +254,7 @@ def test_a_backup_counts_as_a_version_and_one_without_a_manifest_is_left_alone()
     assert verdicts(result) == {
         "snap-1": "removed",
         f"s3://b/imagenet/{NEW}/": "version 1 of the 1 newest",
-        f"s3://b/imagenet/{MIDDLE}/": "it has no manifest: an upload may be under way",
+        f"s3://b/imagenet/{MIDDLE}/": "it has no manifest: an upload may be in progress",
     }
 
 
@@ -264,8 +264,8 @@ def test_objects_that_cannot_be_deleted_are_an_error(aws: FakeAws) -> None:
     with pytest.raises(OpsError) as error:
         run(aws, bucket="b")
     assert str(error.value) == (
-        f"Backup s3://b/imagenet/{OLD}/: 1 objects were not deleted, imagenet/{OLD}/manifest.json: AccessDenied. Look "
-        "at the policy and the object lock of the bucket, and run again"
+        f"Backup s3://b/imagenet/{OLD}/: 1 objects were not deleted, imagenet/{OLD}/manifest.json: AccessDenied. Check "
+        "the policy and the object lock of the bucket, then rerun"
     )
 
 
@@ -281,7 +281,7 @@ def test_a_backup_counts_only_where_there_is_no_complete_snapshot() -> None:
             TAGS,
             0,
             PRICES,
-            "Versions of imagenet: 0 were to be kept. Keep 1 at least; playbooks/teardown.yml removes all",
+            "Versions of imagenet: 0 were to be kept. Keep at least 1; playbooks/teardown.yml removes all",
         ),
         (
             {"Project": "p"},

@@ -131,8 +131,8 @@ def test_in_its_own_region_a_source_under_the_key_needs_no_copy() -> None:
         (
             replace(SETTINGS, completion_minutes=20),
             (
-                "Copy of snap-1 to eu-west-1: it cannot be timed to 20 minutes. Take a multiple of 15 from 15 to 2880, "
-                "or 0 for a copy without a time"
+                "Copy of snap-1 to eu-west-1: it cannot be completed in 20 minutes. Use a multiple of 15 from 15 to "
+                "2880, or 0 for a copy without a time"
             ),
         ),
         (
@@ -149,8 +149,8 @@ def test_in_its_own_region_a_source_under_the_key_needs_no_copy() -> None:
         (
             replace(SETTINGS, kms_key_id="alias/none"),
             (
-                "KMS key alias/none: NotFoundException: Alias is not found. Mend what the message names and run again; "
-                "finished work is found and not done twice"
+                "KMS key alias/none: NotFoundException: Alias is not found. Fix the cause above and rerun; "
+                "completed work is skipped"
             ),
         ),
     ],

@@ -130,7 +130,7 @@ def test_accounts_that_are_none() -> None:
         "them. Name the accounts, each by its 12 digits"
     )
     assert refusal(FakeAws(), "44444444444", ONE) == (
-        "Snapshot snap-1: 44444444444 is no number of an AWS account. Write each as a string of 12 digits, in quotes, "
+        "Snapshot snap-1: 44444444444 is not an AWS account id. Write each as a string of 12 digits, in quotes, "
         "or YAML drops a leading zero"
     )
 

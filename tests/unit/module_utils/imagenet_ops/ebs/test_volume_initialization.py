@@ -83,7 +83,7 @@ def test_a_time_out_says_that_it_goes_on(tmp_path: Path) -> None:
         wait(client, Progress(str(tmp_path), "wait"), timeout=60)
     assert str(error.value) == (
         "Initialization of 1 volumes (vol-1): it is not complete after 60 s. "
-        "It goes on by itself: run again, or raise the time-out"
+        "It continues in the background: rerun, or raise the timeout"
     )
 
 

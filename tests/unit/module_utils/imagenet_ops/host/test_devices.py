@@ -144,7 +144,7 @@ def test_a_stale_link_is_not_believed(host: FakeHost) -> None:
         host.info()
     assert str(caught.value) == (
         f"Volume {VOLUME}: {host.by_id}/{LINK_PREFIX}{SERIAL} leads to {host.device}, which is not that volume (serial "
-        "'vol0fffffffffffffff0'). The link is stale: wait for udev (udevadm settle), then run again"
+        "'vol0fffffffffffffff0'). The link is stale: wait for udev (udevadm settle), then rerun"
     )
     assert not [command for command in host.commands if command[0] != "lsblk"]
 
@@ -163,7 +163,7 @@ def test_a_device_that_cannot_be_read(host: FakeHost) -> None:
         host.info()
     assert str(caught.value) == (
         f"Device {host.device}: blkid ended with 1: blkid: error: permission denied. "
-        "Run the task as root (become: true) and look at dmesg on the host"
+        "Run the task as root (become: true) and check dmesg on the host"
     )
     host.blkid, host.wipefs = (2, "", ""), (1, "", "wipefs: error: probing initialization failed\n")
     with pytest.raises(OpsError, match="wipefs ended with 1: wipefs: error: probing initialization failed"):

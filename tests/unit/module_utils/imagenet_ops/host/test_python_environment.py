@@ -119,7 +119,7 @@ def test_what_fails_is_told_and_done_in_the_next_run(wanted: Environment) -> Non
     with pytest.raises(OpsError) as failure:
         make_environment(wanted, Host(wanted, failing="install"), check_mode=False)
     assert str(failure.value) == (
-        f"Packages of {wanted.path}: python ended with 1: error: No space left on device. Mend that and run again"
+        f"Packages of {wanted.path}: python ended with 1: error: No space left on device. Fix the cause above and rerun"
     )
     assert not (Path(wanted.path) / "requirements.txt").exists()
     host = Host(wanted)
@@ -135,7 +135,7 @@ def test_pip_has_to_be_there(wanted: Environment) -> None:
         make_environment(other, Host(other), check_mode=False)
     assert str(failure.value) == (
         f"Archive {wanted.archive}: there is no pip-1.0-py3-none-any.whl in it. "
-        "Remove the controller's cache of wheels and run again"
+        "Remove the controller's cache of wheels and rerun"
     )
 
 
