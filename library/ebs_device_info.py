@@ -4,12 +4,12 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: ebs_device_info
-short_description: Find the device of an EBS volume on this host, and what lies on it
+short_description: Find the device of an EBS volume on this host, and its filesystem
 description:
   - Waits until the volume appears as a device on an instance of the Nitro system and returns its stable path in
     C(/dev/disk/by-id). Names such as C(/dev/sdf) and C(/dev/nvme1n1) are never used, as they change with each boot.
-  - Reads the serial number back from the device, so that a link that is out of date is not believed.
-  - Says which filesystem is there, read from the device itself, and whether the device is blank.
+  - Reads the serial number back from the device, so that a stale link is noticed.
+  - Reports which filesystem it holds, read from the device itself, and whether the device is blank.
   - Never writes. Needs root, for it reads the device.
 version_added: "1.0.0"
 author: The authors of imagenet-ops
@@ -67,7 +67,7 @@ serial:
   type: str
   sample: vol0123456789abcdef0
 fstype:
-  description: The type of the filesystem (or of a RAID or LVM member), empty where there is none or it cannot be told.
+  description: The type of the filesystem (or of a RAID or LVM member), empty if there is none or it is unknown.
   returned: success
   type: str
   sample: ext4

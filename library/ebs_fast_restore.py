@@ -4,18 +4,18 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: ebs_fast_restore
-short_description: Switch fast snapshot restore of a snapshot on, with credits for so many volumes, and off again
+short_description: Enable fast snapshot restore of a snapshot, with credits for a number of volumes, and disable it
 description:
-  - With I(state=enabled) it is switched on in the zones of I(credits) where it is not, and waited for until every zone
-    has its credits. A volume that is made without a credit is an ordinary, cold one, and AWS does not say so.
-  - It is paid by the hour in each zone. The zones in which this module switched it on are noted in the snapshot's tag
-    C(FastRestoreZones); with I(state=disabled) these are switched off, whichever run it was, and no others.
+  - With I(state=enabled) it is enabled in the zones of I(credits), and waited for until every zone has its credits. A
+    volume that is created without a credit is an ordinary, cold one, and AWS does not report that.
+  - It is billed by the hour in each zone. The zones in which this module enabled it are recorded in the snapshot's tag
+    C(FastRestoreZones); I(state=disabled) disables it in these, whichever run it was, and in no others.
   - Shows live progress while it waits.
 version_added: "1.0.0"
 author: The authors of imagenet-ops
 options:
   state:
-    description: Whether it is to be on.
+    description: Whether it is enabled.
     type: str
     choices: [enabled, disabled]
     default: enabled
@@ -24,10 +24,10 @@ options:
     type: str
     required: true
   credits:
-    description: How many volumes are to be made in each zone. Required with I(state=enabled).
+    description: Number of volumes to be created, by zone. Required with I(state=enabled).
     type: dict
   timeout_seconds:
-    description: The longest to wait; optimizing takes an hour a TiB, and an hour brings at most 10 credits to a zone.
+    description: The longest to wait; optimizing takes an hour per TiB, and a zone earns at most 10 credits an hour.
     type: int
     default: 14400
   hour_seconds:
@@ -43,22 +43,22 @@ extends_documentation_fragment:
   - amazon.aws.boto3
 attributes:
   check_mode:
-    description: Says whether it would be switched on or off, and waits for nothing.
+    description: Reports whether it would be enabled or disabled, and does not wait.
     support: full
   diff_mode:
-    description: Shows the zones in which it is on, before and after.
+    description: Shows the zones in which it is enabled, before and after.
     support: full
 """
 
 EXAMPLES = r"""
-- name: Make the next volumes of the snapshot warm from the start
+- name: Create the next volumes of the snapshot warm
   ebs_fast_restore:
     snapshot_id: snap-0123456789abcdef0
     credits: {us-east-1a: 8, us-east-1b: 8}
     state_dir: /tmp
     region: us-east-1
 
-- name: Stop paying for it
+- name: Disable it
   ebs_fast_restore:
     state: disabled
     snapshot_id: snap-0123456789abcdef0
@@ -67,7 +67,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 zones:
-  description: The zones in which it is on now, somebody else's too. With I(state=disabled) empty where none was ours.
+  description: Zones in which it is enabled now, by anybody. With I(state=disabled), empty if none was ours.
   returned: success
   type: list
   elements: str

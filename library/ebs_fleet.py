@@ -6,15 +6,15 @@ DOCUMENTATION = r"""
 module: ebs_fleet
 short_description: Give every instance of a fleet its own EBS volume
 description:
-  - Creates a volume for each instance in the instance's own Availability Zone, of a snapshot or blank, attaches it on a
-    free device name, and waits until it is attached. All of them at once, whatever their number. Two calls that change
-    something for each instance (CreateVolume, AttachVolume), and a few Describes for all of them.
-  - Volumes are found again by their tags, so a run that was killed is continued and a second run changes nothing. An
-    instance whose volume is attached is left alone, whatever its type and size.
-  - An instance that does not exist, is not running, takes no more volumes or whose volume is stuck is reported in
-    C(failed_instances) with the reason; the others are served. The task itself fails only where nothing can be done for
+  - Creates a volume for each instance in the instance's own Availability Zone, from a snapshot or blank, attaches it to
+    a free device name, and waits until it is attached, for all instances at once. Each takes two calls that change
+    something (CreateVolume, AttachVolume); a few Describe calls serve all of them.
+  - Volumes are identified by their tags, so a run resumes one that was killed, and a second run changes nothing. An
+    instance whose volume is attached is not changed, whatever the volume's type and size.
+  - An instance that does not exist, is not running, cannot attach another volume or whose volume is stuck is reported
+    in C(failed_instances) with the reason; the others are served. The task itself fails only if nothing can be done for
     any instance.
-  - Volumes with the same tags, of whatever version, whose instance was terminated are deleted.
+  - Volumes with the same tags, of any version, whose instance was terminated are deleted.
   - With I(state=absent) it detaches and deletes volumes that carry all of I(tags), and no others. Unmount them first.
 version_added: "1.0.0"
 author: The authors of imagenet-ops
@@ -32,19 +32,19 @@ options:
     elements: str
     required: true
   snapshot_id:
-    description: The snapshot that the volumes are made of. Left out, they are blank, and I(size_gib) is required.
+    description: Snapshot to create the volumes from. Without it they are blank, and I(size_gib) is required.
     type: str
   tags:
     description:
-      - What identifies the volumes. They get these tags when they are created, and C(InstanceId) besides.
-      - Must hold C(Project). Give the version of the data too, so that a new version gets new volumes.
+      - Tags that identify the volumes. They are set when a volume is created, along with C(InstanceId).
+      - Must contain C(Project). Add the version of the data, so that a new version gets new volumes.
     type: dict
     required: true
   version_tag:
     description:
       - Which of I(tags) tells versions of the same data apart.
-      - Volumes that an instance has of another version are named in C(superseded). They are left as they are, for they
-        may be mounted; once they are not, I(state=absent) with I(except_tags) removes them.
+      - An instance's volumes of other versions are listed in C(superseded). They are kept, for they may be mounted;
+        once they are unmounted, I(state=absent) with I(except_tags) removes them.
     type: str
     default: DatasetVersion
   except_tags:
@@ -52,7 +52,7 @@ options:
     type: dict
     default: {}
   name_prefix:
-    description: A volume's C(Name) tag is this, a dash, and the instance's id. No C(Name) without it.
+    description: Prefix of the C(Name) tag, followed by a dash and the instance's id. Without it there is no C(Name).
     type: str
     default: ""
   volume_type:
@@ -61,37 +61,37 @@ options:
     choices: [gp3, gp2, io2, io1, st1, sc1]
     default: gp3
   iops:
-    description: IOPS to provision for each volume (gp3, io1, io2). AWS's default where left out.
+    description: IOPS to provision for each volume (gp3, io1, io2). By default, that of AWS.
     type: int
   throughput_mib_s:
-    description: Throughput in MiB/s to provision for each volume (gp3). AWS's default, 125, where left out.
+    description: Throughput in MiB/s to provision for each volume (gp3). By default, that of AWS (125).
     type: int
   initialization_rate_mib_s:
     description:
-      - Rate in MiB/s, 100 to 300, at which AWS loads each new volume from the snapshot. It costs a fee. Where left out,
-        blocks are loaded when they are first read.
+      - Rate in MiB/s, 100 to 300, at which AWS loads each new volume from the snapshot, for a fee. By default, blocks
+        are loaded on first read.
       - All volumes of a Region that are being initialized share a quota; M(warmup_plan) divides a fleet into waves.
     type: int
   size_gib:
-    description: Size of each volume in GiB. That of the snapshot where left out.
+    description: Size of each volume in GiB. By default, that of the snapshot.
     type: int
   encrypted:
-    description: Whether the volumes are encrypted. A volume made of an encrypted snapshot always is.
+    description: Whether the volumes are encrypted. A volume from an encrypted snapshot always is.
     type: bool
     default: true
   kms_key_id:
-    description: The KMS key to encrypt with. The account's default key for EBS where left out.
+    description: KMS key to encrypt with. By default, the account's default key for EBS.
     type: str
   delete_on_termination:
     description:
-      - Whether a volume is deleted when its instance is terminated. Left out, it is as AWS has it, which keeps a volume
-        that was attached to a running instance; the next run deletes it.
-      - AttachVolume cannot say it, so setting it takes a third call for each new volume.
+      - Whether a volume is deleted when its instance is terminated. Without it, AWS keeps a volume that was attached to
+        a running instance; the next run deletes it.
+      - AttachVolume cannot set it, so it takes a third call for each new volume.
     type: bool
   attach_timeout_seconds:
     description:
       - How long a volume may be C(attaching) before it is detached and attached again on another device name, three
-        times at most. An attachment that takes longer than a minute and a half hardly ever comes about.
+        times at most. An attachment that takes longer than a minute and a half rarely completes.
     type: int
     default: 90
   timeout_seconds:
@@ -104,7 +104,7 @@ extends_documentation_fragment:
   - amazon.aws.boto3
 attributes:
   check_mode:
-    description: Says how many volumes would be created and attached, or deleted. A volume not yet made has an empty id.
+    description: Reports how many volumes would be created, attached or deleted. A volume to be created has an empty id.
     support: full
   diff_mode:
     description: Shows how many instances have the volume, before and after.
@@ -128,7 +128,7 @@ EXAMPLES = r"""
   run_once: true
   register: fleet
 
-- name: Remove what the hosts have of other versions, once it is unmounted
+- name: Remove the hosts' volumes of other versions, once they are unmounted
   ebs_fleet:
     state: absent
     instance_ids: "{{ fleet.superseded | list }}"
@@ -164,7 +164,7 @@ failed_instances:
   description: Why an instance could not be served and what to do, by instance id.
   returned: success
   type: dict
-  sample: {i-0fedcba9876543210: "instance i-0fedcba9876543210 is stopped. Start it, or leave it out with --limit"}
+  sample: {i-0fedcba9876543210: "instance i-0fedcba9876543210 is stopped. Start it, or exclude it with --limit"}
 ready:
   description: How many instances had their volume attached before.
   returned: with I(state=present)
@@ -186,7 +186,7 @@ deleted:
   returned: success
   type: int
 api_calls:
-  description: How many calls to EC2 changed something (mutating) and how many only asked (describe), without retries.
+  description: How many calls to EC2 changed something (mutating) and how many only read (describe), without retries.
   returned: success
   type: dict
   sample: {mutating: 12, describe: 6}

@@ -4,12 +4,12 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: ebs_initialization_info
-short_description: Tell how much of volumes from snapshots has been loaded, and wait for it
+short_description: Report the initialization progress of EBS volumes, and wait for it
 description:
-  - Asks DescribeVolumeStatus, once for 200 volumes.
+  - Calls DescribeVolumeStatus, once for 200 volumes.
   - With I(wait), waits until every volume with a provisioned initialization rate has all of its blocks, and shows live
     progress. Other volumes load their blocks when they are read, so they are not waited for.
-  - What AWS tells may be five minutes old.
+  - What AWS reports may be five minutes old.
 version_added: "1.0.0"
 author: The authors of imagenet-ops
 options:
@@ -23,11 +23,11 @@ options:
     type: bool
     default: false
   data_bytes:
-    description: How much each volume has to load, for the progress.
+    description: Size of the data that each volume has to load, for the progress.
     type: int
     default: 0
   timeout_seconds:
-    description: The longest to wait. The initialization goes on by itself afterwards.
+    description: The longest to wait. The initialization continues in the background afterwards.
     type: int
     default: 7200
   state_dir:
@@ -55,14 +55,14 @@ EXAMPLES = r"""
 RETURN = r"""
 volumes:
   description: >-
-    By volume, C(percent) of the snapshot's data that is there, C(known) where AWS tells it (else it is 100), as it does
-    not of a blank volume, C(provisioned) where at a provisioned rate, and C(eta_seconds) as AWS estimates it, 0 where
+    By volume, C(percent) of the snapshot's data that is loaded, C(known) if AWS reports it (otherwise it is 100), as it
+    does not for a blank volume, C(provisioned) if at a provisioned rate, and C(eta_seconds) as AWS estimates it, 0 if
     it does not.
   returned: success
   type: dict
   sample: {vol-0123456789abcdef0: {percent: 100, known: true, provisioned: true, eta_seconds: 0}}
 initialized:
-  description: How many of the volumes have all of it.
+  description: Number of volumes that are fully loaded.
   returned: success
   type: int
 """

@@ -4,16 +4,16 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: launch_template_update
-short_description: Make an EC2 launch template give its instances a volume of a snapshot
+short_description: Create or update an EC2 launch template whose instances get a volume from a snapshot
 description:
-  - Makes the launch template, or a new version of it, whose block device mapping carries the snapshot and whose user
-    data is the given script, and makes that version the default.
-  - What the latest version says besides is carried over, so that an image or a subnet that was put there by another
-    stays. The same options again make no new version.
-  - Instances must ask for their metadata with a token (IMDSv2).
-  - C(amazon.aws.ec2_launch_template) knows no initialization rate, and makes a new version each time when an option is
-    no longer given, for a version inherits from the one before.
-  - A template of that name that does not carry the tag C(Project) of I(tags) is refused.
+  - Creates the launch template, or a new version of it, whose block device mapping has the snapshot and whose user data
+    is the given script, and makes that version the default.
+  - All other settings of the latest version are kept, such as an image or a subnet that somebody else set. The same
+    options again create no new version.
+  - Instances require a token for their metadata (IMDSv2).
+  - C(amazon.aws.ec2_launch_template) has no initialization rate, and creates a new version on each run once an option
+    is no longer given, for a version inherits from the one before.
+  - A template of that name without the tag C(Project) of I(tags) is refused.
 version_added: "1.0.0"
 author: The authors of imagenet-ops
 options:
@@ -22,7 +22,7 @@ options:
     type: str
     required: true
   snapshot_id:
-    description: The snapshot that the volume of each instance is made of.
+    description: Snapshot to create the volume of each instance from.
     type: str
     required: true
   user_data:
@@ -30,7 +30,7 @@ options:
     type: str
     required: true
   tags:
-    description: Tags of the template itself. Must hold C(Project). Other tags that it has are left.
+    description: Tags of the template itself. Must contain C(Project). Its other tags are kept.
     type: dict
     required: true
   volume_tags:
@@ -42,7 +42,7 @@ options:
     type: dict
     default: {}
   device_name:
-    description: Device name of the volume in the mapping. What the instance calls the device is another name.
+    description: Device name of the volume in the mapping. The instance itself uses another name.
     type: str
     default: /dev/sdf
   volume_type:
@@ -51,25 +51,25 @@ options:
     choices: [gp3, gp2, io2, io1, st1, sc1]
     default: gp3
   iops:
-    description: IOPS to provision (gp3, io1, io2). AWS's default where left out.
+    description: IOPS to provision (gp3, io1, io2). 0 leaves it to AWS.
     type: int
     default: 0
   throughput_mib_s:
-    description: Throughput in MiB/s to provision (gp3). AWS's default, 125, where 0.
+    description: Throughput in MiB/s to provision (gp3). 0 leaves it to AWS (125).
     type: int
     default: 0
   size_gib:
-    description: Size of the volume in GiB. That of the snapshot where 0.
+    description: Size of the volume in GiB. 0 uses that of the snapshot.
     type: int
     default: 0
   initialization_rate_mib_s:
     description:
-      - Rate in MiB/s, 100 to 300, at which EBS loads the snapshot into the volume; costs a fee by the GiB of its data.
-      - Where 0, a block is loaded when it is first read.
+      - Rate in MiB/s, 100 to 300, at which EBS loads the snapshot into the volume; for a fee by the GiB of its data.
+      - 0 loads blocks on first read.
     type: int
     default: 0
   kms_key_id:
-    description: The KMS key to encrypt the volume with. That of the snapshot where empty.
+    description: KMS key to encrypt the volume with. By default, that of the snapshot.
     type: str
     default: ""
   delete_on_termination:
@@ -77,28 +77,28 @@ options:
     type: bool
     default: true
   image_id:
-    description: The AMI. Where empty, what the template says is left, or whoever launches says it.
+    description: AMI. By default, that of the template is kept, or chosen at the launch.
     type: str
     default: ""
   instance_type:
-    description: The instance type. Left as it is where empty.
+    description: Instance type. By default, that of the template is kept.
     type: str
     default: ""
   key_name:
-    description: The key pair. Left as it is where empty.
+    description: Key pair. By default, that of the template is kept.
     type: str
     default: ""
   instance_profile:
-    description: Name of the instance profile. Left as it is where empty.
+    description: Name of the instance profile. By default, that of the template is kept.
     type: str
     default: ""
   security_group_ids:
-    description: The security groups. Left as they are where empty.
+    description: Security groups. By default, those of the template are kept.
     type: list
     elements: str
     default: []
   versions_kept:
-    description: How many versions stay, the newest first. 0 deletes none.
+    description: Number of versions to keep, the newest first. 0 keeps all.
     type: int
     default: 0
 extends_documentation_fragment:
@@ -107,10 +107,10 @@ extends_documentation_fragment:
   - amazon.aws.boto3
 attributes:
   check_mode:
-    description: Says which version would be made. Of a template that is not there, the id is empty.
+    description: Reports which version would be created. A template to be created has an empty id.
     support: full
   diff_mode:
-    description: Shows what the template says, before and after, the script as lines.
+    description: Shows the settings of the template before and after, the script as lines.
     support: full
 """
 

@@ -4,35 +4,34 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: python_environment_make
-short_description: Make a Python environment with pinned packages, from wheels in one file
+short_description: Create a Python environment with pinned packages, from wheels in one file
 description:
-  - Makes an environment with the Python that runs the module, and installs the pins in it. All in one task, for a task
-    costs a fleet of 64 hosts ten seconds.
-  - An environment that has these very pins is left alone. The list is kept as C(requirements.txt) in I(path), written
-    last.
+  - Creates an environment with the Python that runs the module, and installs the pins in it. All in one task, for a
+    task costs a fleet of 64 hosts ten seconds.
+  - An environment that has these pins is not changed. The list is kept as C(requirements.txt) in I(path), written last.
   - The host needs neither pip nor, with wheels in the archive, a network.
 version_added: "1.0.0"
 author: The authors of imagenet-ops
 options:
   path:
-    description: Where the environment lies.
+    description: Directory of the environment.
     type: path
     required: true
   requirements:
-    description: The pins, a line each, dependencies included; the pin of pip is among them.
+    description: Pins, a line each, with all dependencies and pip.
     type: str
     required: true
   archive:
-    description: A tar on the host with the wheels of all pins; with I(from_index) that of pip alone. It is removed.
+    description: Tar on the host with the wheels of all pins; with I(from_index), that of pip alone. It is deleted.
     type: path
     required: true
   from_index:
-    description: Whether the host fetches all other packages itself, from the index that its pip is set to.
+    description: Install all other packages from the index that pip on the host is configured for.
     type: bool
     default: false
 attributes:
   check_mode:
-    description: Says whether the environment would be made or renewed.
+    description: Reports whether the environment would be created or replaced.
     support: full
   diff_mode:
     description: Shows no difference.
@@ -42,7 +41,7 @@ requirements:
 """
 
 EXAMPLES = r"""
-- name: Make the environment
+- name: Create the environment
   python_environment_make:
     path: /opt/imagenet-ops
     requirements: |

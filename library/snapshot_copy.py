@@ -6,11 +6,11 @@ DOCUMENTATION = r"""
 module: snapshot_copy
 short_description: Copy an EBS snapshot to another Region, or under another key, once
 description:
-  - Begins a copy of the snapshot in I(region), with the tags of its source from the first moment, and does not wait for
-    it. C(state) and C(progress) say how far it is.
-  - A copy is found again by its tags C(Project), C(Dataset), C(DatasetVersion) and C(Role), and by its key where one is
-    asked for, so it is never made twice, also where a run was killed.
-  - C(community.aws.ec2_snapshot_copy) makes a new copy on each run and knows neither check mode nor time-based copies.
+  - Starts a copy of the snapshot in I(region), created with the tags of its source, and does not wait for it. C(state)
+    and C(progress) report how far it is.
+  - A copy is identified by its tags C(Project), C(Dataset), C(DatasetVersion) and C(Role), and by I(kms_key_id) if it
+    is given, so it is never made twice, not even after a run that was killed.
+  - C(community.aws.ec2_snapshot_copy) makes a new copy on each run and has neither check mode nor time-based copies.
 version_added: "1.0.0"
 author: The authors of imagenet-ops
 options:
@@ -19,13 +19,13 @@ options:
     type: str
     required: true
   source_region:
-    description: The Region of that snapshot. The copy is made in I(region).
+    description: Region of that snapshot. The copy is created in I(region).
     type: str
     required: true
   kms_key_id:
     description:
-      - The KMS key of I(region) to encrypt the copy with, by id, ARN or alias. The Region's default key where empty.
-      - Needed in the Region of the source, where the copy differs by it alone, and for a copy that is to be shared.
+      - KMS key of I(region) to encrypt the copy with, by id, ARN or alias. By default, the Region's default key.
+      - Required in the Region of the source, where nothing else tells the copy apart, and for a copy to be shared.
     type: str
     default: ""
   completion_minutes:
@@ -38,7 +38,7 @@ extends_documentation_fragment:
   - amazon.aws.boto3
 attributes:
   check_mode:
-    description: Says whether a copy would be begun. One that is not there yet has an empty id.
+    description: Reports whether a copy would be started. A copy to be created has an empty id.
     support: full
   diff_mode:
     description: Shows the copy, before and after.
@@ -46,7 +46,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Begin a copy in Ireland that is there in an hour
+- name: Start a copy in Ireland that completes in an hour
   snapshot_copy:
     snapshot_id: snap-0123456789abcdef0
     source_region: us-east-1
@@ -67,7 +67,7 @@ state:
   returned: success
   type: str
 progress:
-  description: How much of it is copied.
+  description: Progress of the copy.
   returned: success
   type: str
   sample: 42%

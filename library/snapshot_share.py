@@ -4,14 +4,14 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: snapshot_share
-short_description: Let other AWS accounts make volumes of an EBS snapshot
+short_description: Share an EBS snapshot with other AWS accounts
 description:
-  - Gives the permission to the accounts that are named and lack it. One that has it and is not named is reported in
-    C(unlisted), and loses it only with I(revoke_unlisted).
+  - Shares the snapshot with I(accounts). An account that has access and is not listed is reported in C(unlisted), and
+    loses it only with I(revoke_unlisted).
   - Nothing is ever made public. A snapshot that is public, is not encrypted, or is under the account's default key,
-    which AWS shares with nobody, is refused with what to do.
-  - What the policy of the KMS key has to allow is in C(key_policy_statements); the key itself is left alone.
-  - C(amazon.aws.ec2_snapshot) takes a permission away only by taking all of them, and says changed for a subset.
+    which cannot be shared, is refused with what to do.
+  - The statements that the policy of the KMS key needs are in C(key_policy_statements); the key itself is not changed.
+  - C(amazon.aws.ec2_snapshot) revokes one account only by revoking all, and reports changed for a subset.
 version_added: "1.0.0"
 author: The authors of imagenet-ops
 options:
@@ -25,7 +25,7 @@ options:
     elements: str
     required: true
   revoke_unlisted:
-    description: Take the permission from accounts that are not in I(accounts).
+    description: Revoke the access of accounts that are not in I(accounts).
     type: bool
     default: false
 extends_documentation_fragment:
@@ -34,7 +34,7 @@ extends_documentation_fragment:
   - amazon.aws.boto3
 attributes:
   check_mode:
-    description: Says which accounts would be let in and which not any more.
+    description: Reports which accounts would gain and lose access.
     support: full
   diff_mode:
     description: Shows the accounts, before and after.
@@ -42,7 +42,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Let another account make volumes of the snapshot
+- name: Share the snapshot with another account
   snapshot_share:
     snapshot_id: snap-0123456789abcdef0
     accounts: ["222222222222"]
@@ -51,31 +51,31 @@ EXAMPLES = r"""
 
 RETURN = r"""
 shared_with:
-  description: The accounts that may make volumes of the snapshot, besides its owner.
+  description: Accounts that have access, besides the owner.
   returned: success
   type: list
   elements: str
 added:
-  description: Those of them that are new.
+  description: Accounts that gained access.
   returned: success
   type: list
   elements: str
 revoked:
-  description: The accounts that lost the permission.
+  description: Accounts that lost access.
   returned: success
   type: list
   elements: str
 unlisted:
-  description: The accounts that have the permission and are not in I(accounts).
+  description: Accounts that have access and are not in I(accounts).
   returned: success
   type: list
   elements: str
 kms_key_id:
-  description: ARN of the key that the snapshot is under.
+  description: ARN of the key that encrypts the snapshot.
   returned: success
   type: str
 key_policy_statements:
-  description: What the policy of that key has to hold for these accounts. Empty where it is shared with nobody.
+  description: Statements that the policy of that key needs for these accounts. Empty if it is not shared.
   returned: success
   type: list
   elements: dict

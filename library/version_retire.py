@@ -4,22 +4,22 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: version_retire
-short_description: Keep the newest versions of a data set, and say what the others cost
+short_description: Keep the newest versions of a data set, delete the others, and report the costs
 description:
-  - Of the snapshots and volumes that carry I(tags), and if I(bucket) is given of the backups in it, keeps those of the
-    newest versions and removes the others, unless they are in use. A version is as old as its newest complete snapshot.
-  - In use is a volume that is attached; a snapshot that a volume was made of, that an AMI or any version of a launch
-    template names, or that another account may use; a backup whose version still has a snapshot.
-  - Lists everything with its price, what stays and why included.
+  - Of the snapshots and volumes with I(tags), and of the backups in I(bucket), keeps those of the newest versions and
+    removes the others, unless they are in use. A version is as old as its newest complete snapshot.
+  - In use is a volume that is attached; a snapshot that a volume was created from, that an AMI or any version of a
+    launch template refers to, or that is shared with another account; a backup whose version still has a snapshot.
+  - Lists everything with its price, and why it is kept.
 version_added: "1.0.0"
 author: The authors of imagenet-ops
 options:
   tags:
-    description: What the data set's snapshots and volumes carry. Must hold C(Project) and C(Dataset).
+    description: Tags of the data set's snapshots and volumes. Must contain C(Project) and C(Dataset).
     type: dict
     required: true
   keep:
-    description: How many versions stay, 1 at least.
+    description: Number of versions to keep, at least 1.
     type: int
     required: true
   prices_usd_gib_month:
@@ -27,29 +27,29 @@ options:
     type: dict
     required: true
   bucket:
-    description: The bucket of the backups; all versions of their objects are removed. None are touched where empty.
+    description: Bucket of the backups; all versions of their objects are removed. By default, backups are not touched.
     type: str
     default: ""
   s3_endpoint_url:
-    description: S3 endpoint of the bucket, where it is not that of AWS. EC2 stays where it is.
+    description: S3 endpoint of the bucket, if it is not AWS. It does not apply to EC2.
     type: str
     default: ""
   s3_addressing_style:
     description:
-      - How a request names the bucket, V(path) for most servers other than AWS. V(auto) leaves it to boto3.
+      - How requests address the bucket; V(path) for most servers other than AWS. V(auto) leaves it to boto3.
     type: str
     choices: [auto, path, virtual]
     default: auto
   s3_ca_bundle:
-    description: File with the certificates of the authorities to trust there, where the system's are not enough.
+    description: File with the CA certificates to trust, if those of the system are not enough.
     type: path
     default: ""
   s3_access_key:
-    description: Access key for S3, where it is not that for EC2.
+    description: Access key for S3, if it is not that for EC2.
     type: str
     default: ""
   s3_secret_key:
-    description: The secret key that goes with I(s3_access_key).
+    description: Secret key of I(s3_access_key).
     type: str
     default: ""
 extends_documentation_fragment:
@@ -58,10 +58,10 @@ extends_documentation_fragment:
   - amazon.aws.boto3
 attributes:
   check_mode:
-    description: Says what would be removed.
+    description: Reports what would be removed.
     support: full
   diff_mode:
-    description: Shows what there is, before and after.
+    description: Lists the items before and after.
     support: full
 """
 
@@ -86,12 +86,12 @@ EXAMPLES = r"""
 
 RETURN = r"""
 kept_versions:
-  description: The versions that stay, the newest first.
+  description: The versions that are kept, the newest first.
   returned: success
   type: list
   elements: str
 items:
-  description: Everything that costs money, with what became of it in C(verdict), C(removed) or why it is kept.
+  description: Everything that costs money. C(verdict) is C(removed), or why it is kept.
   returned: success
   type: list
   elements: dict
