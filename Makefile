@@ -31,7 +31,7 @@ setup: ## install what is missing: Debian packages, Python packages in .venv
 	@bin/setup
 
 .PHONY: lint
-lint: setup ## ruff, mypy, vermin, yamllint, ansible-lint
+lint: setup ## ruff, mypy, vulture, vermin, yamllint, ansible-lint
 	@bin/lint
 
 .PHONY: unit

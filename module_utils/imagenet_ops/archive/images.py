@@ -21,7 +21,6 @@ from ansible.module_utils.imagenet_ops.core.errors import OpsError
 _Item = TypeVar("_Item")
 
 CLASS_ARCHIVES = "class_archives"
-CLASS_DIRECTORIES = "class_directories"
 LABELLED_FILES = "labelled_files"
 
 # What lies beside an image and belongs to it: its annotation, X.xml of X.JPEG.
@@ -67,7 +66,7 @@ class ArchiveImage(NamedTuple):
 class ArchiveRules:
     """Which names are valid, and how an image gets its class.
 
-    ``layout`` is CLASS_ARCHIVES (an archive of archives, one for each class), CLASS_DIRECTORIES (``<class>/<image>``)
+    ``layout`` is CLASS_ARCHIVES (an archive of archives, one for each class), "class_directories" (``<class>/<image>``)
     or LABELLED_FILES (images whose classes are in a file with ``labels``, in a form of `labels`, or in the
     ``devkit``). ``name_rules`` is which names are valid: ILSVRC2012's ``train`` or ``validation``, or ``any``.
     ``folder`` is the directory of the archive in which the split lies (``imagenette2/train``); what is elsewhere

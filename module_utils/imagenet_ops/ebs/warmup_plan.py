@@ -23,7 +23,6 @@ from ansible.module_utils.imagenet_ops.core.errors import OpsError
 
 MIB = 1024 * 1024
 GIB = 1024**3
-MODES = ("none", "read", "rate", "fsr")
 AUTO = "auto"
 CREDITS_MAXIMUM = 10
 GIB_PER_TIB = 1024
@@ -121,8 +120,8 @@ def fleet_of(volumes: Mapping[str, Mapping[str, str]], volume_size_gib: int, dat
 def plan(fleet: Fleet, costs: Costs, mode: str, budget_usd: float) -> Plan:
     """Return the decision.
 
-    ``mode`` is what the user wants, one of MODES or ``auto``: then it is the fastest strategy that is known to cost no
-    more than ``budget_usd``. Raises OpsError if a number makes no sense.
+    ``mode`` is what the user wants: ``none``, ``read``, ``rate``, ``fsr``, or ``auto`` for the fastest strategy that is
+    known to cost no more than ``budget_usd``. Raises OpsError if a number makes no sense.
     """
     if costs.rate_mib_s not in RATES_MIB_S:
         raise OpsError(

@@ -36,7 +36,6 @@ from tests.fakes.layouts import (
 )
 
 SAMPLE = Path(__file__).resolve().parents[6] / "shared" / "imagenet-sample"
-WNIDS = ["n01440764", "n01443537", "n02105855"]
 
 
 @pytest.fixture(autouse=True)
