@@ -5,7 +5,7 @@ DELAY = 0
 # Which tests, and how: make unit ARGS="-k manifest -x"
 ARGS =
 
-# Ansible wants UTF-8 whatever the terminal says, and this checkout's settings wherever the checkout lies.
+# Ansible requires UTF-8 whatever the terminal says, and the settings of this checkout, wherever it is.
 export LC_ALL := C.UTF-8
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
@@ -19,7 +19,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: ## everything once, in the embedded lab: archives to records to every GPU host (HOSTS=4 DELAY=0)
+demo: ## the whole project once, in the embedded lab: archives to records to every GPU host (HOSTS=4 DELAY=0)
 	@bin/demo $(HOSTS) $(DELAY)
 
 .PHONY: test
@@ -39,7 +39,7 @@ unit: setup ## tests of the Python code, no lab
 	$(PYTEST) tests/unit
 
 .PHONY: contract
-contract: setup ## tests of the tree: interfaces stated several times agree, names, documentation
+contract: setup ## consistency tests: names, options, documentation
 	$(PYTEST) tests/contract
 
 .PHONY: conformance
@@ -54,7 +54,7 @@ integration: setup ## the playbooks in the embedded lab (root or sudo)
 	$(PYTEST) tests/integration
 
 .PHONY: drill
-drill: setup ## long drills, not part of make test: everything goes wrong at once
+drill: setup ## long failure drills, not part of make test
 	$(PYTEST) tests/drill
 
 .PHONY: architecture
@@ -62,7 +62,7 @@ architecture: setup ## the packages of module_utils, their floors, and which of 
 	@$(PYTHON_ENVIRONMENT)/python -m tests.contract.architecture
 
 .PHONY: bench
-bench: setup ## measurements beside the tools of today, into artifacts/bench.json (ARGS="pack" or "--scale 0.1")
+bench: setup ## benchmarks against other tools, into artifacts/bench.json (ARGS="pack" or "--scale 0.1")
 	@bin/setup conformance
 	@$(PYTHON_ENVIRONMENT)/python -m bench $(ARGS)
 
@@ -71,13 +71,13 @@ other-pythons: ## module code under Python 3.9, everything without a lab under 3
 	@bin/other-pythons
 
 .PHONY: lab-up
-lab-up: setup ## start the lab with HOSTS GPU hosts; DELAY is the seconds that a change of state takes there
+lab-up: setup ## start the lab with HOSTS GPU hosts; a change of state takes DELAY seconds there
 	@$(PYTHON_ENVIRONMENT)/python -m lab up --hosts $(HOSTS) --delay $(DELAY)
 
 .PHONY: lab-down
-lab-down: setup ## stop the lab and remove all that it made
+lab-down: setup ## stop the lab and remove everything that it created
 	@$(PYTHON_ENVIRONMENT)/python -m lab down
 
 .PHONY: clean
-clean: ## stop the lab, then remove environments, caches and everything else that git ignores
+clean: ## stop the lab, then remove environments, caches and all other files that git ignores
 	@bin/clean

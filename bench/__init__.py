@@ -1,1 +1,1 @@
-"""Measurements against the tools that people use today; `make bench`."""
+"""Benchmarks against common tools; `make bench`."""

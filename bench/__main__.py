@@ -23,12 +23,12 @@ def main() -> int:
     """Measure; 1 if a target is missed."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("areas", nargs="*", metavar="AREA", help=f"what to measure: {', '.join(AREAS)} (all)")
-    parser.add_argument("--scale", type=float, default=1.0, help="a fraction of the work, to try the bench itself")
-    parser.add_argument("--directory", type=Path, help="where scratch files go: on the disk that is to be measured")
+    parser.add_argument("--scale", type=float, default=1.0, help="a fraction of the work, to test the benchmarks")
+    parser.add_argument("--directory", type=Path, help="folder for scratch files, on the disk to measure")
     arguments = parser.parse_args()
     unknown = set(arguments.areas) - set(AREAS)
     if unknown:
-        parser.error(f"there is no area {', '.join(sorted(unknown))}; there are {', '.join(AREAS)}")
+        parser.error(f"unknown area {', '.join(sorted(unknown))}; choose from {', '.join(AREAS)}")
     targets: list[Target] = []
     with tempfile.TemporaryDirectory(prefix="imagenet-ops-bench-", dir=arguments.directory) as directory:
         bench = Bench(Path(directory), arguments.scale)
@@ -47,12 +47,12 @@ def main() -> int:
     if arguments.scale == 1.0:
         keep(ROOT / "artifacts" / "bench.json", bench.figures)
     else:
-        print("A fraction of the work shows that the bench runs, not how fast anything is: nothing is kept.")
+        print("A run with --scale only shows that the benchmarks work: no results were saved.")
     return int(not all(target.is_met(bench.figures.get(target.name)) for target in targets))
 
 
 def _keep_logs(directory: Path, kept: Path) -> None:
-    """Put what the runs of an area printed where it can be read after the scratch files are gone."""
+    """Save the output of the runs of an area before the scratch files are deleted."""
     logs = sorted(directory.glob("*.log"))
     if logs:
         if kept.exists():
@@ -60,7 +60,7 @@ def _keep_logs(directory: Path, kept: Path) -> None:
         kept.mkdir(parents=True)
         for log in logs:
             shutil.copy(log, kept)
-        print(f"  what the runs printed is kept in {kept}", flush=True)
+        print(f"  the output of the runs is in {kept}", flush=True)
 
 
 if __name__ == "__main__":

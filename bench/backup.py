@@ -1,7 +1,7 @@
 """Backing up and restoring beside s5cmd, the AWS CLI and s3_sync, with `rclone serve s3` on loopback, in memory.
 
 Ours is the engine that the module s3_backup calls, in a fresh process each time, imports and all. It hashes every file,
-sends checksums with every part and asks for what is stored; the others do none of that. A tree goes up as tar shards by
+sends checksums with every part and queries what is stored; the others do neither. A tree goes up as tar shards by
 us, and file by file by them. What is restored is synced on both sides.
 """
 
@@ -84,7 +84,7 @@ class _Server:
 def _server(bench: Bench) -> Iterator[_Server]:
     """Run `rclone serve s3` on a file system in memory: the endpoint must not be what is measured.
 
-    By itself it hashes every object whole, as it is stored and again for an ETag when it is first asked for, which no
+    By itself it hashes every object whole, as it is stored and again for an ETag when that is first requested, which no
     object store does, and MD5 takes it longer than a client needs for everything. So it has xxh3 instead, which costs
     next to nothing, and no ETag. What is left is the MD5 of each part, which any store computes.
     """

@@ -23,15 +23,15 @@ WORKERS = 3  # the default of the module
 
 
 def main() -> None:
-    """Back up what the file named by the first argument asks for."""
-    asked = json.loads(Path(sys.argv[1]).read_text())
-    client = s3_client("us-east-1", asked["endpoint_url"], WORKERS + READERS, "path")
-    bucket = Bucket(client, asked["bucket"])
-    plan = make_plan(asked["root"])
-    options = {"prefix": asked["prefix"], "trees": asked["trees"]}
-    result = Backup(bucket, plan, asked["state_dir"], workers=WORKERS, **options).run(check_mode=False)
+    """Back up as the JSON file in the first argument says."""
+    request = json.loads(Path(sys.argv[1]).read_text())
+    client = s3_client("us-east-1", request["endpoint_url"], WORKERS + READERS, "path")
+    bucket = Bucket(client, request["bucket"])
+    plan = make_plan(request["root"])
+    options = {"prefix": request["prefix"], "trees": request["trees"]}
+    result = Backup(bucket, plan, request["state_dir"], workers=WORKERS, **options).run(check_mode=False)
     print(result["uploaded_objects"], result["uploaded_bytes"])
-    # The peak of this program alone; what a parent is told by wait4 begins with the parent's own size.
+    # The peak of this program alone; what wait4 reports to a parent starts with the parent's own size.
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     print(status["VmHWM"].split()[0])
 

@@ -18,9 +18,9 @@ from ansible.module_utils.imagenet_ops.download.fetch import FetchRequest, fetch
 
 
 def main() -> None:
-    """Fetch what the file named by the first argument asks for."""
+    """Fetch as the JSON file in the first argument says."""
     fetch(FetchRequest(**json.loads(Path(sys.argv[1]).read_text())))
-    # The peak of this program alone; what a parent is told by wait4 begins with the parent's own size.
+    # The peak of this program alone; what wait4 reports to a parent starts with the parent's own size.
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     print(status["VmHWM"].split()[0])
 

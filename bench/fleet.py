@@ -1,6 +1,6 @@
 """Deploying to a fleet: seconds and calls with 64 hosts in the lab, 500 instances of the API alone, and throttled ones.
 
-The peer is what people write today: a playbook with ec2_vol and mount for each host, on the same lab, the same hosts,
+The peer is the usual way: a playbook with ec2_vol and mount for each host, on the same lab, the same hosts,
 the same snapshot. The lab and all hosts share the machine's processors: seconds are for comparison and no promise.
 """
 

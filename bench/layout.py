@@ -1,4 +1,4 @@
-"""Laying out beside what people do by hand: GNU tar in a shell loop, and a script of mkdir and mv.
+"""Layout against the manual way: GNU tar in a shell loop, and a script of mkdir and mv.
 
 Ours is the engine that the module imagenet_layout calls, in a fresh process each time, imports and all. Whatever is
 compared runs on the same disk with a cold cache, and what was written is on the disk when the clock is stopped.

@@ -20,15 +20,15 @@ from ansible.module_utils.imagenet_ops.pack.pack import PackRequest, SplitReques
 
 
 def main() -> None:
-    """Pack what the file named by the first argument asks for."""
-    asked = json.loads(Path(sys.argv[1]).read_text())
-    recipe = Recipe(256, 95, "linear", 100_000_000, pass_through=asked.get("pass_through", False))
+    """Pack as the JSON file in the first argument says."""
+    job = json.loads(Path(sys.argv[1]).read_text())
+    recipe = Recipe(256, 95, "linear", 100_000_000, pass_through=job.get("pass_through", False))
     rules = ArchiveRules("any", "class_archives")
-    split = SplitRequest("train", asked.get("source"), asked.get("archive"), rules)
-    root = asked["root"]
-    request = PackRequest("bench", root, f"{root}/.state", [split], recipe, workers=asked["workers"])
+    split = SplitRequest("train", job.get("source"), job.get("archive"), rules)
+    root = job["root"]
+    request = PackRequest("bench", root, f"{root}/.state", [split], recipe, workers=job["workers"])
     pack_dataset(request, check=False, warn=sys.exit)
-    # The peak of this program alone; what a parent is told by wait4 begins with the parent's own size.
+    # The peak of this program alone; what wait4 reports to a parent starts with the parent's own size.
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     print(status["VmHWM"].split()[0])
 

@@ -1,4 +1,4 @@
-"""The figures: what was asked for, what was measured, and the table of both."""
+"""The figures: targets, measurements, and the table of both."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Target:
     peer: str
 
     def is_met(self, figure: float | None) -> bool:
-        """Return whether ``figure`` is there and good enough."""
+        """Return whether ``figure`` was measured and is good enough."""
         if figure is None:
             return False
         return figure <= self.value if self.bound == "<=" else figure >= self.value
@@ -36,14 +36,14 @@ class Bench:
     notes: dict[str, str] = field(default_factory=dict)
 
     def record(self, name: str, value: float, peer_text: str = "") -> None:
-        """Keep a figure, with what was measured beside it in words."""
+        """Record a figure, with a text about its peer."""
         self.figures[name] = round(value, 4)
         self.notes[name] = peer_text
         print(f"  {name} = {value:.4g}  {peer_text}", flush=True)
 
 
 def keep(path: Path, figures: dict[str, float]) -> None:
-    """Write ``figures`` to the flat JSON file at ``path``; those of areas that were not run stay."""
+    """Write ``figures`` to the flat JSON file at ``path``; figures of other areas are kept."""
     path.parent.mkdir(parents=True, exist_ok=True)
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     write_json(str(path), {**before, **figures})
@@ -51,7 +51,7 @@ def keep(path: Path, figures: dict[str, float]) -> None:
 
 def table(targets: list[Target], bench: Bench) -> str:
     """Return the table: figure, value, target, whether it is met, and the peer beside it."""
-    rows = [("figure", "value", "target", "", "beside")]
+    rows = [("figure", "value", "target", "", "compared with")]
     for target in targets:
         value = bench.figures.get(target.name)
         shown = "not measured" if value is None else f"{value:g} {target.unit}".strip()

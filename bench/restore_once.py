@@ -20,11 +20,11 @@ from ansible.module_utils.imagenet_ops.backup.restore import Restore  # noqa: E4
 
 
 def main() -> None:
-    """Restore what the file named by the first argument asks for."""
-    asked = json.loads(Path(sys.argv[1]).read_text())
-    request = RestoreRequest(asked["root"], asked["state_dir"], prefix=asked["prefix"])
-    client = s3_client("us-east-1", asked["endpoint_url"], request.connections, "path")
-    result = Restore(Bucket(client, asked["bucket"]), request).run(check_mode=False)
+    """Restore as the JSON file in the first argument says."""
+    job = json.loads(Path(sys.argv[1]).read_text())
+    request = RestoreRequest(job["root"], job["state_dir"], prefix=job["prefix"])
+    client = s3_client("us-east-1", job["endpoint_url"], request.connections, "path")
+    result = Restore(Bucket(client, job["bucket"]), request).run(check_mode=False)
     print(result["restored_files"], result["restored_bytes"])
 
 

@@ -1,18 +1,18 @@
-"""Reads ImageNet records (.rec with its .idx) with nothing but Python 3.9: copy this file into your training code.
+"""Reads ImageNet records (.rec with .idx). It needs only Python 3.9: copy this file into your training code.
 
     from recordio_reader import RecordIODataset
 
     dataset = RecordIODataset("/data/imagenet/recordio/train.rec", transform=decode)
     image, label = dataset[0]
 
-It is a map-style dataset as PyTorch's DataLoader wants one (``__len__``, ``__getitem__``, picklable), and a sequence
-for everyone else. Several workers may read it at once, forked or spawned: each process opens the files for itself, and
-reads with pread, so that none moves another's position. `iterate` reads a file from front to back instead.
+It is a map-style dataset for PyTorch's DataLoader (``__len__``, ``__getitem__``, picklable), and a plain sequence.
+Several workers, forked or spawned, can read it at once: each process opens the files itself and reads with pread, so
+that they do not share a file position. `iterate` reads a file sequentially instead.
 
-The format is that of MXNet's im2rec.py (dmlc-core, include/dmlc/recordio.h; MXNet, src/io/image_recordio.h): one is
-``u32 magic, u32 flag << 29 | length, data, zeros to a multiple of 4``, little-endian, and its data begins with
-``u32 flag, f32 label, u64 id, u64 id2``. Where the data held the magic at a multiple of 4, the record is in several
-parts (flags 1, 2, 3) that leave the magic out. A header's flag above 0 is the number of float32 labels that follow it.
+The format is that of MXNet's im2rec.py (dmlc-core, include/dmlc/recordio.h; MXNet, src/io/image_recordio.h). A record
+is ``u32 magic, u32 flag << 29 | length, data, zeros to a multiple of 4``, little-endian, and its data begins with
+``u32 flag, f32 label, u64 id, u64 id2``. If the data has the magic at a multiple of 4, the record is split there
+into parts (flags 1, 2, 3) without the magic. A header's flag above 0 is the number of float32 labels that follow it.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ PathLike = Union[str, "os.PathLike[str]"]
 
 
 class Record(NamedTuple):
-    """An image as it is packed: the encoded bytes (JPEG, or PNG where they were passed through), label and id.
+    """A packed image: the encoded bytes (JPEG, or PNG if it was passed through), label and id.
 
-    ``labels`` has all of them where a record carries several; ``label`` is the first.
+    ``labels`` has all labels of a record with several; ``label`` is the first.
     """
 
     image: bytes
@@ -50,9 +50,9 @@ class Record(NamedTuple):
 class RecordIODataset(Sequence[Any]):
     """The records of one .rec or of several (shards), in their order; ``dataset[n]`` gives (image, class index).
 
-    ``transform`` is called with the encoded bytes, in the process that reads, and its result is the image; without it
-    the bytes are. The index of ``train.rec`` is ``train.idx``. Raises ValueError that names file and byte for what is
-    not a record.
+    ``transform`` is called with the encoded bytes, in the process that reads, and its result is the image; without it,
+    the bytes are. The index of ``train.rec`` is ``train.idx``. Raises ValueError, with file and byte offset, for a
+    damaged record.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class RecordIODataset(Sequence[Any]):
         return image, int(record.label)
 
     def record(self, place: int) -> Record:
-        """Return the whole record at ``place``; IndexError where there is none."""
+        """Return the record at ``place``. Raises IndexError if there is none."""
         place = place + len(self) if place < 0 else place
         if not 0 <= place < len(self):
             raise IndexError(f"record {place} of {len(self)}")
@@ -94,7 +94,7 @@ class RecordIODataset(Sequence[Any]):
         return parse(_read_record(read, offset, path)[0], path, offset)
 
     def labels(self) -> list[int]:
-        """Return the class index of every record, reading 24 bytes of each; for samplers and counts."""
+        """Return the class index of every record, from the headers alone; for samplers. Raises ValueError."""
         found = []
         for shard, offsets in enumerate(self._offsets):
             for offset in offsets:
@@ -106,7 +106,7 @@ class RecordIODataset(Sequence[Any]):
 
     def _descriptor(self, shard: int) -> int:
         """Return this process's own descriptor of a shard's file."""
-        if self._process_id != os.getpid():  # forked: what is open belongs to the parent
+        if self._process_id != os.getpid():  # forked: the open files belong to the parent
             self._descriptors, self._process_id = {}, os.getpid()
         if shard not in self._descriptors:
             self._descriptors[shard] = os.open(self.paths[shard], os.O_RDONLY | os.O_CLOEXEC)
@@ -117,7 +117,7 @@ class RecordIODataset(Sequence[Any]):
         return {**self.__dict__, "_descriptors": {}}
 
     def close(self) -> None:
-        """Close the files; they open again when they are needed."""
+        """Close the files; they are opened again when needed."""
         if self._process_id == os.getpid():
             for descriptor in self._descriptors.values():
                 os.close(descriptor)
@@ -125,10 +125,10 @@ class RecordIODataset(Sequence[Any]):
 
 
 def iterate(path: PathLike, part: int = 0, parts: int = 1) -> Iterator[Record]:
-    """Yield the records of a .rec from front to back, in long reads; without an index where ``parts`` is 1.
+    """Yield the records of a .rec sequentially, with long reads; it needs no index if ``parts`` is 1.
 
-    Of ``parts`` readers, such as the workers of a DataLoader or the ranks of a job, each gets the stretch of its number
-    ``part``, from 0 on. Raises ValueError that names file and byte for what is not a record.
+    The records are divided among ``parts`` readers, such as the workers of a DataLoader or the ranks of a job; ``part``
+    is the number of this one, from 0. Raises ValueError, with file and byte offset, for a damaged record.
     """
     begin, end = 0, os.path.getsize(path)
     if parts > 1:
@@ -148,20 +148,20 @@ def iterate(path: PathLike, part: int = 0, parts: int = 1) -> Iterator[Record]:
 
 
 def read_index(path: PathLike) -> Iterator[tuple[int, int]]:
-    """Yield id and offset of each record that an .idx lists, in its order, which is that of the .rec."""
+    """Yield id and offset of each record in an .idx, in the order of the .rec. Raises ValueError."""
     with open(path, encoding="ascii", errors="replace") as file:
         for number, line in enumerate(file, 1):
             fields = line.split()
             if len(fields) != 2 or not all(field.isdigit() for field in fields):
-                raise ValueError(f"{os.fspath(path)}, line {number}: no id and offset: {line[:80]!r}")
+                raise ValueError(f"{os.fspath(path)}, line {number}: expected an id and an offset, got {line[:80]!r}")
             yield int(fields[0]), int(fields[1])
 
 
 def dali_index(paths: Sequence[PathLike]) -> str:
-    """Return the text of the one index that DALI's readers.mxnet wants for all of ``paths``, the shards in their order.
+    """Return the text of the common index that DALI's readers.mxnet needs for ``paths``, all shards in order.
 
-    For a single .rec its .idx is that index as it is. For several, DALI counts the offsets over the files as if they
-    were one (NVIDIA/DALI, dali/operators/reader/loader/recordio_loader.h).
+    A single .rec can be used with its own .idx. For several, DALI counts the offsets as if the files were
+    one (NVIDIA/DALI, dali/operators/reader/loader/recordio_loader.h).
     """
     lines = []
     begin = 0
@@ -173,7 +173,7 @@ def dali_index(paths: Sequence[PathLike]) -> str:
 
 
 def parse(data: bytes, path: str = "", offset: int = 0) -> Record:
-    """Return what the data of an image record says; ``path`` and ``offset`` are for the error."""
+    """Parse the data of an image record; ``path`` and ``offset`` are for the ValueError of a damaged one."""
     count = _HEADER.unpack_from(data)[0] if len(data) >= _HEADER.size else 0
     begin = _HEADER.size + 4 * count
     if len(data) < begin or len(data) < _HEADER.size:
@@ -197,7 +197,7 @@ def _read_record(read: Callable[[int, int], bytes], offset: int, path: str) -> t
         padded = length + -length % 4
         data = read(padded, position + _PART.size)
         if len(data) < padded:
-            raise ValueError(f"{path}, byte {position}: the record is cut short")
+            raise ValueError(f"{path}, byte {position}: the record is truncated")
         parts.append(data[:length])
         position += _PART.size + padded
         if flag in (_WHOLE, _LAST):

@@ -60,11 +60,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def become_root(arguments: list[str]) -> None:
-    """Go on as root, by sudo where the user is not; ``arguments`` are those of this program."""
+    """Continue as root, with sudo if needed; ``arguments`` are those of this program."""
     if os.geteuid() == 0:
         return
     if not shutil.which("sudo"):
-        raise LabError("The lab needs root for namespaces and loop devices: run this as root, or install sudo")
+        raise LabError("The lab needs root for namespaces and loop devices: run it as root, or install sudo")
     # Without -B root's compiled files would lie in the user's checkout.
     os.execvp("sudo", ["sudo", sys.executable, "-B", "-m", "lab", *arguments])  # noqa: S606 - no shell is the point
 

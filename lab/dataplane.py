@@ -23,7 +23,7 @@ class Launch:
 
 
 class DataPlane:
-    """What the API asks of the world below it, by the API's ids. Here nothing happens: the API alone needs no root."""
+    """What the API needs from the layer below, by the ids of the API. Here it does nothing: the API needs no root."""
 
     def create_volume(self, volume_id: str, size_gib: int, snapshot_id: str | None) -> None:
         """Make a volume, blank or from a snapshot."""

@@ -136,7 +136,7 @@ def boot(folder: Path, namespace: Namespace, name: str, run_user_data: bool) -> 
     if not wait_until(lambda: has_ended() or _listens_on_ssh(starter.pid), BOOT_SECONDS) or has_ended():
         starter.kill()
         starter.wait()
-        raise LabError(f"Host {name} did not boot: {(folder / 'boot.log').read_text().strip()}")
+        raise LabError(f"Host {name} failed to boot: {(folder / 'boot.log').read_text().strip()}")
     (init,) = _children(starter.pid)
     return Host(starter, init)
 
@@ -151,7 +151,7 @@ def shut_down(host: Host) -> None:
 def kill_all(paths: Paths) -> None:
     """Kill the hosts of a checkout's lab, booting or running, whose server is no more.
 
-    When this returns they have closed their connections, so that no SSH client waits for a host that is gone.
+    When this returns they have closed their connections, so that no SSH client waits for a host that has stopped.
     """
     script = os.fsencode(paths.checkout / "lab" / INIT_SCRIPT.name)
     first_processes = []

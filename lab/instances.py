@@ -42,7 +42,7 @@ STOPPING = InstanceState("stopping", 64)
 
 
 class Instances:
-    """The patches of EC2 instances. ``changed`` is called when a host has come or gone."""
+    """The patches of EC2 instances. ``changed`` is called when a host was started or stopped."""
 
     def __init__(
         self, plane: DataPlane, delay_seconds: float, lock: threading.RLock, changed: Callable[[], None]
@@ -201,7 +201,7 @@ class Instances:
         return InstanceState(previous.name, previous.code)
 
     def metadata(self, instance_id: str) -> Metadata:
-        """Return what the metadata service tells the host of ``instance_id`` now."""
+        """Return what the metadata service serves the host of ``instance_id`` now."""
         backend = ec2_backends[ACCOUNT_ID][REGION]
         instance = backend.get_instance(instance_id)
         options = instance.metadata_options
@@ -252,7 +252,7 @@ def _complete_others(backend: Any, parameters: Any, mappings: list[dict[str, Any
         ebs["VolumeSize"] = check_create_volume(
             backend, {**ebs, "Size": ebs.get("VolumeSize"), "AvailabilityZone": zone}
         )
-        # Other than AttachVolume, RunInstances deletes a volume with its instance unless it is told not to.
+        # Other than AttachVolume, RunInstances deletes a volume with its instance unless the request says otherwise.
         ebs.setdefault("DeleteOnTermination", True)
 
 

@@ -18,7 +18,7 @@ from lab.patching import replace_property, wrap
 from lab.rules import ApiError
 
 PAGE_RESULTS = 200
-# Lists of which a request may replace single entries, and what tells their entries apart.
+# Lists of which a request may replace single entries, and what identifies their entries.
 KEYS_OF_LISTS = {"BlockDeviceMappings": "DeviceName", "TagSpecifications": "ResourceType"}
 
 

@@ -19,7 +19,7 @@ from lab.machine import LabError, wait_until
 from lab.warmth import Warmth
 
 MOUNT_SECONDS = 10.0
-# Metadata is asked for anew each time, for a volume can grow.
+# Metadata is never cached, for a volume can grow.
 OPTIONS = {"attr_timeout": 0, "entry_timeout": 0, "fsname": "imagenet-ops-lab"}
 
 
@@ -48,7 +48,7 @@ class LazyFiles:
         directory.mkdir(exist_ok=True)
         threading.Thread(target=self._serve, name="lazy-files", daemon=True).start()
         if not wait_until(lambda: os.path.ismount(directory), MOUNT_SECONDS):
-            raise LabError(f"{directory} was not mounted: the server's log says why")
+            raise LabError(f"{directory} could not be mounted; see the log of the server")
 
     def add(self, name: str, file: Path, warmth: Warmth) -> None:
         """Show ``file`` as ``name``, no faster than its ``warmth``."""
@@ -70,7 +70,7 @@ class LazyFiles:
         files = self._files
 
         class Operations(mfusepy.Operations):  # type: ignore[misc]  # mfusepy has no types of its own
-            """What the kernel asks for, by libfuse's names."""
+            """The operations that the kernel requests, under the names of libfuse."""
 
             def getattr(self, path: str, fh: int | None = None) -> dict[str, Any]:  # noqa: ARG002 - libfuse's signature
                 """Return what stat shows."""

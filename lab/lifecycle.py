@@ -59,7 +59,7 @@ SERVER_START_SECONDS = 60.0
 CLEANING_SECONDS = 15.0
 ORIGIN_USER = "lab"
 PARALLEL_LAUNCHES = 8
-# What the server mounts is seen by nobody else, and gone when it and its hosts are.
+# The mounts of the server are private, and end with it and its hosts.
 OWN_MOUNTS = ("unshare", "--mount", "--propagation", "private")
 
 
@@ -112,7 +112,7 @@ def up(paths: Paths, host_count: int, settings: Settings, source: Path | None) -
             if marker.directory != paths.directory:
                 raise LabError(f"The lab of another checkout runs here: make -C {marker.directory.parent} lab-down")
             if paths.state.exists():  # else its start was cut off
-                print(f"The lab is up already: {API_URL}")
+                print(f"The lab is already up: {API_URL}")
                 return
         _check_machine(settings)
         clean(marker.directory if marker else paths.directory, marker)
@@ -127,7 +127,7 @@ def up(paths: Paths, host_count: int, settings: Settings, source: Path | None) -
 
 
 def down(paths: Paths) -> None:
-    """Stop the lab and remove all that it made, whether it runs, crashed or is half gone."""
+    """Stop the lab and remove all that it made, whether it runs, crashed or was partly removed."""
     with _one_at_a_time():
         marker = Marker.read()
         if marker is not None and marker.directory != paths.directory and marker.is_running():
@@ -248,7 +248,7 @@ def _start_origin(paths: Paths, source: Path | None) -> Process:
 
 
 def inventory_variables(description: dict[str, Any], username: str, password: str) -> dict[str, Any]:
-    """Return the variables that tell the playbooks of the archives that `archives.prepare` described."""
+    """Return the variables for the playbooks about the archives that `archives.prepare` described."""
     urls = f"http://{ORIGIN_HOST_NAME}:{ORIGIN_PORT}"
     return {
         "dataset_overrides": {
@@ -317,7 +317,7 @@ def _launch(paths: Paths, count: int) -> None:
         try:
             waiter.wait(WaiterConfig={"Delay": 1, "MaxAttempts": 120})
         except WaiterError as error:
-            raise LabError(f"Not all hosts booted; {paths.log} says why") from error
+            raise LabError(f"Some hosts did not boot; see {paths.log}") from error
 
 
 def _write_key(paths: Paths) -> None:
@@ -329,7 +329,7 @@ def _check_machine(settings: Settings) -> None:
     missing = missing_programs() or missing_kernel_features()
     missing += missing_for_lazy_files() if settings.lazy_mib_s else []
     if missing:
-        raise LabError(f"The lab needs what this machine lacks: {', '.join(missing)}")
+        raise LabError(f"This machine lacks what the lab needs: {', '.join(missing)}")
 
 
 def _check_addresses() -> None:
@@ -342,7 +342,7 @@ def _check_addresses() -> None:
             try:
                 probe.bind((LOOPBACK, port))
             except OSError as error:
-                raise LabError(f"The lab needs port {port} on {LOOPBACK}, which another program has taken") from error
+                raise LabError(f"The lab needs port {port} on {LOOPBACK}, which another program uses") from error
 
 
 @contextlib.contextmanager
@@ -353,7 +353,7 @@ def _one_at_a_time() -> Iterator[None]:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
-        raise LabError("Another command is starting or stopping the lab at this moment") from None
+        raise LabError("Another command is starting or stopping the lab; rerun when it has finished") from None
     finally:
         os.close(folder)
 
@@ -370,7 +370,7 @@ def clean(directory: Path, marker: Marker | None) -> None:
     hosts.kill_all(paths)
     if marker is not None:
         network.delete_bridge()
-    # The devices can go when the last process that sees the pool has gone.
+    # The devices can be detached when the last process that sees the pool has exited.
     _release_loops(paths)
     if marker is not None:
         pool.remove_loops_above(marker.highest_loop)
@@ -387,7 +387,7 @@ def _release_loops(paths: Paths) -> None:
     def released() -> bool:
         loops = pool.loops_of(paths)
         for loop in loops:
-            with contextlib.suppress(LabError):  # gone since it was listed
+            with contextlib.suppress(LabError):  # detached since it was listed
                 pool.detach_loop(loop)
         return not loops
 

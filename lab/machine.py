@@ -1,4 +1,4 @@
-"""What the lab asks of the machine: commands, processes that are surely ours, and a check that all is there."""
+"""What the lab needs of the machine: commands, processes that are surely ours, and a check that all is there."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Process:
         return self.start_ticks != 0 and start_ticks(self.pid) == self.start_ticks
 
     def stop(self, patience_seconds: float) -> None:
-        """Ask the process to end, and kill it when its patience is over; return when it is gone."""
+        """Terminate the process, and kill it after ``patience_seconds``; return when it has exited."""
         for number, seconds in ((signal.SIGTERM, patience_seconds), (signal.SIGKILL, 10.0)):
             if not self.is_alive():
                 return
@@ -64,7 +64,7 @@ class Process:
 
 
 def start_ticks(pid: int) -> int | None:
-    """Return the start time of process ``pid`` in clock ticks since boot, or None where it is gone or only a zombie."""
+    """Return the start time of process ``pid`` in clock ticks since boot, or None if it has exited or is a zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -138,7 +138,7 @@ def missing_kernel_features() -> list[str]:
     missing = [f"the {name} filesystem (kernel)" for name in KERNEL_FILESYSTEMS if not has_filesystem(name)]
     if not _succeeds("losetup", "--find"):
         missing.append("loop devices (kernel module loop, /dev/loop-control)")
-    # A pair made inside a namespace of its own is gone with it, whatever happens.
+    # A pair that was made in a namespace of its own is removed with it, whatever happens.
     if not _succeeds("unshare", "--net", "ip", "link", "add", "labprobe", "type", "veth", "peer", "name", "labprobe1"):
         missing.append("network namespaces with veth (kernel module veth)")
     if not _succeeds("unshare", "--net", "ip", "link", "add", "labprobe", "type", "bridge"):

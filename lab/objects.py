@@ -122,7 +122,7 @@ def _checked_upload(original: Any, response: Any, request: Any, body: bytes, buc
 
 
 def _check_bucket_exists(bucket_name: str) -> None:
-    """Raise NoSuchBucket where nobody has the bucket: S3 says that even to a request that nobody signed."""
+    """Raise NoSuchBucket if the bucket does not exist: S3 reports that even for unsigned requests."""
     if bucket_name not in s3_backends.bucket_accounts:
         raise ApiError("NoSuchBucket", "The specified bucket does not exist", 404)
 

@@ -30,7 +30,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, BinaryIO
 
-# Bytes sent between two looks at the clock or at a fault.
+# Bytes that are sent between two checks of the clock and the faults.
 BLOCK_BYTES = 64 * 1024
 # Requests remembered for tests; the lab's server runs for weeks and must not grow.
 REMEMBERED_REQUESTS = 10_000
@@ -52,7 +52,7 @@ class Fault:
     reason: str = ""  # with this body
     retry_after: str | None = None  # with this Retry-After header
     redirect: str | None = None  # a 302 to this URL
-    ignore_range: bool = False  # the whole file with 200, whatever range was asked for
+    ignore_range: bool = False  # the whole file with 200, whatever range was requested
     content_range: str | None = None  # this text as Content-Range
     etag: str | None = None  # this ETag, and If-Range is compared with it
     no_length: bool = False  # no Content-Length; the end of the connection ends the body
@@ -160,7 +160,7 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: a client that went away is no news."""
+        """Print nothing: clients that disconnect are expected."""
 
     def server_close(self) -> None:
         super().server_close()
@@ -216,7 +216,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def _serve(self, path: str, headers: dict[str, str], fault: Fault) -> None:
-        """Send the file at ``path``, or the part of it that was asked for."""
+        """Send the file at ``path``, or the range of it that was requested."""
         parts = [part for part in path.split("/") if part]
         try:
             if not parts or any(part in (".", "..") for part in parts):
@@ -294,7 +294,7 @@ def _status_of(file: BinaryIO) -> _FileStatus:
 
 
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """Return the ``(start, end)`` (end exclusive) that a Range header asks of a file of ``size`` bytes.
+    """Return the ``(start, end)`` (end exclusive) that a Range header requests of a file of ``size`` bytes.
 
     None where there is no header, or one that a server may ignore (another unit, several ranges; RFC 9110, 14.2).
     Raises ValueError where no byte of the file satisfies it.

@@ -124,7 +124,7 @@ def create_pool(paths: Paths) -> str | None:
     paths.pool.mkdir(parents=True, exist_ok=True)
     size_bytes = shutil.disk_usage(paths.directory).free - RESERVE_BYTES
     if size_bytes < MINIMUM_POOL_BYTES:
-        raise LabError(f"{paths.directory} has too little free space for the lab: it needs 4 GiB")
+        raise LabError(f"{paths.directory} has too little free space for the lab, which needs 4 GiB")
     if not has_filesystem("xfs"):
         return None
     paths.pool_image.touch(mode=0o600)
@@ -238,7 +238,7 @@ def remove_loops_above(number: int) -> None:
             try:
                 fcntl.ioctl(control, LOOP_CTL_REMOVE, candidate)
             except OSError:
-                continue  # in use by somebody, or gone already
+                continue  # in use, or already detached
 
 
 def filesystem_tags(device: str) -> dict[str, str]:

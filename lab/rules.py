@@ -22,7 +22,7 @@ class ApiError(Exception):
 
 
 def error_xml(service: str, error: ApiError) -> str:
-    """Return the body in which ``service`` (ec2, s3, or another of the query protocol) tells of ``error``."""
+    """Return the body in which ``service`` (ec2, s3, or another of the query protocol) reports ``error``."""
     fields = f"<Code>{escape(error.code)}</Code><Message>{escape(error.message)}</Message>"
     if service == "ec2":
         body = f"<Response><Errors><Error>{fields}</Error></Errors><RequestID>lab</RequestID></Response>"
@@ -65,7 +65,7 @@ _DEVICE_NAME = re.compile(r"^(/dev/)?(sd[a-z]\d{0,2}|xvd[a-z]{1,2}\d{0,2})$")
 
 @dataclass(frozen=True)
 class NewVolume:
-    """What CreateVolume asks for, sizes in GiB, throughput and initialization rate in MiB/s."""
+    """The parameters of CreateVolume, sizes in GiB, throughput and initialization rate in MiB/s."""
 
     volume_type: str
     size_gib: int | None
@@ -150,7 +150,7 @@ def _check_performance(volume: NewVolume, size_gib: int, limits: VolumeType) -> 
 
 @dataclass(frozen=True)
 class Attachment:
-    """What AttachVolume asks for, and what is known of the volume and the instance."""
+    """The parameters of AttachVolume, and what is known of the volume and the instance."""
 
     volume_id: str
     volume_state: str

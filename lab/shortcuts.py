@@ -1,4 +1,4 @@
-"""What moto works out anew at each call, and the lab at once: it must not be what a deployment to a fleet waits for."""
+"""Caches for what moto computes at each call, so that a deployment to a fleet does not wait for it."""
 
 from __future__ import annotations
 

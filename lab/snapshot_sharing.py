@@ -1,6 +1,6 @@
 """Snapshots beyond their Region and account: the keys they are encrypted with, and who may be let in.
 
-moto forgets the key of a snapshot, copies one without a new key, and shares whatever it is told to.
+moto forgets the key of a snapshot, copies one without a new key, and checks nothing before it shares one.
 """
 
 from __future__ import annotations

@@ -439,7 +439,7 @@ def test_a_port_that_is_taken_is_said_in_one_line(box: Box, before: dict[str, st
         refused = box.lab("up", check=False)
         other.communicate("\n")
     assert refused.returncode == 1
-    assert refused.stderr == f"lab: The lab needs port {API_PORT} on 127.0.0.1, which another program has taken\n"
+    assert refused.stderr == f"lab: The lab needs port {API_PORT} on 127.0.0.1, which another program uses\n"
     assert box.traces() == before
 
 

@@ -185,7 +185,7 @@ def test_a_file_that_is_cut_is_an_error_and_not_the_end(rec: Path, tmp_path: Pat
     last = recordio_reader.read_index(path.with_suffix(".idx"))
     offset = [offset for _, offset in last][-1]
     for read in (lambda: list(iterate(path)), lambda: RecordIODataset(path)[39]):
-        with pytest.raises(ValueError, match=re.escape(f"{path}, byte {offset}: the record is cut short")):
+        with pytest.raises(ValueError, match=re.escape(f"{path}, byte {offset}: the record is truncated")):
             read()
 
 
@@ -203,7 +203,9 @@ def test_damage_in_a_record_names_its_byte(rec: Path, tmp_path: Path, byte: int)
 def test_an_index_that_is_none_names_its_line(rec: Path, tmp_path: Path) -> None:
     path = copy(rec, tmp_path)
     path.with_suffix(".idx").write_text("0\t0\nx\n")
-    with pytest.raises(ValueError, match=re.escape(f"{path.with_suffix('.idx')}, line 2: no id and offset: 'x")):
+    with pytest.raises(
+        ValueError, match=re.escape(f"{path.with_suffix('.idx')}, line 2: expected an id and an offset, got 'x")
+    ):
         RecordIODataset(path)
 
 

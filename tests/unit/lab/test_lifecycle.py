@@ -78,7 +78,7 @@ def test_a_lab_of_another_checkout_is_neither_replaced_nor_stopped(tmp_path: Pat
 
 
 def test_two_commands_at_once_do_not_mix(tmp_path: Path) -> None:
-    with lifecycle._one_at_a_time(), pytest.raises(LabError, match="at this moment"):
+    with lifecycle._one_at_a_time(), pytest.raises(LabError, match="starting or stopping the lab"):
         lifecycle.down(Paths(tmp_path))
 
 
@@ -91,5 +91,5 @@ def test_all_that_the_machine_lacks_is_said_in_one_line(monkeypatch: pytest.Monk
     monkeypatch.setattr(lifecycle, "missing_programs", lambda: ["sshd (Debian package openssh-server)", "ip (...)"])
     with pytest.raises(LabError) as error:
         lifecycle.up(Paths(tmp_path), 1, Settings(), None)
-    assert str(error.value) == ("The lab needs what this machine lacks: sshd (Debian package openssh-server), ip (...)")
+    assert str(error.value) == ("This machine lacks what the lab needs: sshd (Debian package openssh-server), ip (...)")
     assert list(tmp_path.iterdir()) == [], "nothing was begun"
