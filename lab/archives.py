@@ -154,9 +154,11 @@ def _class_counts(path: Path) -> dict[str, int]:
 
 
 def _file_facts(path: Path) -> dict[str, Any]:
+    md5 = hashlib.md5(usedforsecurity=False)
     with path.open("rb") as file:
-        md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    return {"name": path.name, "size_bytes": path.stat().st_size, "md5": md5}
+        while chunk := file.read(1 << 20):
+            md5.update(chunk)
+    return {"name": path.name, "size_bytes": path.stat().st_size, "md5": md5.hexdigest()}
 
 
 def _make(directory: Path) -> None:
@@ -164,16 +166,16 @@ def _make(directory: Path) -> None:
     chance = random.Random(_VERSION)  # noqa: S311 (reproducible on purpose)
     ids = list(range(1, len(_WORDS) + 1))
     chance.shuffle(ids)
-    ids_by_wnid = dict(zip(_WORDS, ids, strict=True))
+    ids_by_wnid = dict(zip(_WORDS, ids))
     _write(directory / TRAIN, _train_archive(chance))
     shown = list(_WORDS) * (_VALIDATION_IMAGES // len(_WORDS))
     chance.shuffle(shown)
     names = [f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, len(shown) + 1)]
-    images = [(name, _jpeg(wnid, f"validation {name}")) for name, wnid in zip(names, shown, strict=True)]
+    images = [(name, _jpeg(wnid, f"validation {name}")) for name, wnid in zip(names, shown)]
     chance.shuffle(images)
     _write(directory / VALIDATION, _tar(images))
     _write(directory / DEVKIT, _devkit(ids_by_wnid, [ids_by_wnid[wnid] for wnid in shown]))
-    lines = [f"{name} {wnid}\n" for name, wnid in zip(names, shown, strict=True)]
+    lines = [f"{name} {wnid}\n" for name, wnid in zip(names, shown)]
     _write(directory / "validation_synsets.txt", "".join(lines).encode())
 
 

@@ -121,7 +121,9 @@ class FastRestores:
         }
         now = self._clock()
         reached = {
-            name: dt.datetime.fromtimestamp(at, dt.UTC) for name, at in times.items() if at is not None and at <= now
+            name: dt.datetime.fromtimestamp(at, dt.timezone.utc)
+            for name, at in times.items()
+            if at is not None and at <= now
         }
         reason = "Client.UserInitiated" + (
             " - Lifecycle state transition" if state in ("optimizing", "enabled") else ""

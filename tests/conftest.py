@@ -74,7 +74,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=_place)
 
 
-@pytest.hookimpl(optionalhook=True)  # xdist is not installed under Python 3.9
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep the tests of a file of tests/integration in one process where pytest has several."""
     from xdist.scheduler import LoadScopeScheduling

@@ -114,7 +114,7 @@ def tar(entries: Iterable[tuple[str, bytes]], folders: bool = False) -> bytes:
     written: set[str] = set()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name, content in entries:
-            parents = {str(parent) for parent in PurePosixPath(name).parents[:-1]} if folders else set()
+            parents = {str(parent) for parent in list(PurePosixPath(name).parents)[:-1]} if folders else set()
             for parent in sorted(parents - written):
                 directory = tarfile.TarInfo(parent)
                 directory.type = tarfile.DIRTYPE

@@ -1,13 +1,24 @@
-"""An AWS in the test's own process, for modules whose boto3 clients are their own."""
+"""An AWS in the test's own process, for modules whose boto3 clients are their own; what Python 3.9 leaves out."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import boto3
 import pytest
 from moto import mock_aws
+
+from tests.conftest import ROOT
+
+# What builds on amazon.aws runs on the controller, which has Python 3.11 or newer; the environment of 3.9 lacks it.
+if sys.version_info < (3, 11):
+    collect_ignore = [
+        f"test_{module.stem}.py"
+        for module in (ROOT / "library").glob("*.py")
+        if "from ansible_collections.amazon.aws" in module.read_text(encoding="utf-8")
+    ]
 
 
 @pytest.fixture

@@ -89,5 +89,5 @@ def test_any_table(tmp_path_factory: pytest.TempPathFactory, labels: dict[str, s
     buffer = io.StringIO()
     csv.writer(buffer).writerows([("file", "label"), *labels.items()])
     path = tmp_path_factory.getbasetemp() / "labels.csv"
-    path.write_text(buffer.getvalue(), newline="")
+    path.write_bytes(buffer.getvalue().encode())
     assert read_label_file(str(path)) == labels

@@ -128,7 +128,7 @@ def test_an_image_record_is_read_as_it_was_made(record_id: int, label: float, im
     )
 )
 def test_images_are_framed_like_any_data(images: list[tuple[int, float, bytes | memoryview]]) -> None:
-    ids, labels, contents = zip(*images, strict=True) if images else ((), (), ())
+    ids, labels, contents = zip(*images) if images else ((), (), ())
     assert list(frame_images(ids, labels, contents)) == [frame(image_data(*image)) for image in images]
 
 
