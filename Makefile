@@ -67,8 +67,8 @@ bench: setup ## benchmarks against other tools, into artifacts/bench.json (ARGS=
 	@$(PYTHON_ENVIRONMENT)/python -m bench $(ARGS)
 
 .PHONY: other-pythons
-other-pythons: ## module code under Python 3.9, everything without a lab under 3.12 with the newest ansible
-	@bin/other-pythons
+other-pythons: ## module code under Python 3.9, everything without a lab under 3.12 with the newest ansible (ARGS=3.13)
+	@bin/other-pythons $(ARGS)
 
 .PHONY: lab-up
 lab-up: setup ## start the lab with HOSTS GPU hosts; a change of state takes DELAY seconds there

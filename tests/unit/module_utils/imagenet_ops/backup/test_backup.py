@@ -21,6 +21,7 @@ from tests.fakes import backup_once
 from tests.fakes.s3 import FaultyClient, Killed, refused, write_dataset
 from tests.fakes.s3_server import Cut, Refusal
 from tests.fakes.s3_upload_server import S3UploadServer
+from tests.fakes.seeds import kill_seeds
 
 BUCKET = "imagenet-backup"
 KILLS = 20
@@ -228,7 +229,7 @@ def test_archives_that_were_removed_from_the_volume_are_no_matter_once_they_are_
     assert back_up(client, root)["changed"] is False
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", kill_seeds(20))
 def test_killed_at_any_request_and_run_again(client: FaultyClient, root: Path, seed: int) -> None:
     client.kill_at, client.kill_after_effect = seed, seed % 2 == 0
     try:
@@ -508,6 +509,7 @@ def backups(server: S3UploadServer) -> Iterator[backup_once.Backups]:
         yield running
 
 
+@pytest.mark.slow_kill
 def test_killed_at_seeded_points_and_run_again(
     server: S3UploadServer, backups: backup_once.Backups, tmp_path: Path
 ) -> None:

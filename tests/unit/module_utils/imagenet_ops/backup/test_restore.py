@@ -26,6 +26,7 @@ from botocore.config import Config
 from tests.fakes.killed import NEVER, Kills
 from tests.fakes.s3 import write_dataset
 from tests.fakes.s3_server import BUCKET, Cut, Refusal, S3Server
+from tests.fakes.seeds import kill_seeds
 
 KIB = 1024
 SOURCE = random.Random(1)
@@ -430,7 +431,7 @@ def kills() -> Iterator[Kills]:
         yield running
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", kill_seeds(20))
 def test_killed_at_any_change_of_the_disk_and_run_again(
     kills: Kills, server: S3Server, root: Path, content: dict[str, bytes], seed: int
 ) -> None:

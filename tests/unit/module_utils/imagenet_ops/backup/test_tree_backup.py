@@ -242,6 +242,7 @@ def backups(server: S3UploadServer) -> Iterator[backup_once.Backups]:
         yield running
 
 
+@pytest.mark.slow_kill
 def test_killed_at_seeded_points_and_run_again(
     server: S3UploadServer, backups: backup_once.Backups, tmp_path: Path
 ) -> None:

@@ -33,6 +33,7 @@ from tests.fakes.killed import NEVER, Kills
 from tests.fakes.s3 import write_dataset
 from tests.fakes.s3_server import BUCKET, Cut, Refusal, S3Server
 from tests.fakes.s3_upload_server import S3UploadServer
+from tests.fakes.seeds import kill_seeds
 
 KIB = 1 << 10
 FILES = {"archives/ILSVRC2012_img_val.tar": b"archive", "labels.tsv": b"0\tn0\ttench\n"}
@@ -509,7 +510,7 @@ def kills() -> Iterator[Kills]:
         yield running
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", kill_seeds(20))
 def test_killed_at_any_change_of_the_disk_and_run_again(
     kills: Kills, server: S3Server, source: Path, root: Path, seed: int
 ) -> None:

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from tests.fakes.killed import NEVER, Kills
 from tests.fakes.s3 import write_dataset
+from tests.fakes.seeds import kill_seeds
 
 RECORDS = random.Random(5).randbytes(200_000)
 FILES = {
@@ -127,7 +128,7 @@ def kills() -> Iterator[Kills]:
         yield running
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", kill_seeds(10))
 def test_killed_anywhere_and_run_again(root: Path, dest: Path, kills: Kills, seed: int) -> None:
     arguments = {"root": str(root), "dest": str(dest), "state_dir": str(root / ".state")}
     chance = random.Random(seed)

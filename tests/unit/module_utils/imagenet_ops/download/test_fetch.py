@@ -26,6 +26,7 @@ from ansible.module_utils.imagenet_ops.download.verified import read_verified
 
 from lab.origin import Fault, Origin
 from tests.fakes.killed import NEVER, Kills
+from tests.fakes.seeds import kill_seeds
 from tests.fakes.state_files import edit
 
 CONTENT = random.Random(2).randbytes(3_000_000)
@@ -440,7 +441,7 @@ def test_one_stream_that_brings_a_damaged_piece_says_which(origin: Origin, dest:
     assert "; bytes 1200000-1299999 have changed since it was verified); it was moved to" in message
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", kill_seeds(6))
 def test_a_repair_killed_anywhere_and_run_again(origin: Origin, dest: Path, seed: int, kills: Kills) -> None:
     fetch(of(origin, dest))
     damage(dest, 250_000, 2_950_000)
@@ -760,7 +761,7 @@ def changes_of_a_whole_run(tmp_path_factory: pytest.TempPathFactory, kills: Kill
     return count
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", kill_seeds(20))
 def test_killed_anywhere_and_run_again(
     origin: Origin, dest: Path, seed: int, kills: Kills, changes_of_a_whole_run: int
 ) -> None:

@@ -34,6 +34,7 @@ from tests.fakes.layouts import (
     unpacked_validation,
     validation,
 )
+from tests.fakes.seeds import kill_seeds
 
 SAMPLE = Path(__file__).resolve().parents[6] / "shared" / "imagenet-sample"
 
@@ -554,7 +555,7 @@ def changes_of_a_whole_run(tmp_path_factory: pytest.TempPathFactory, archives: P
     return counts
 
 
-@pytest.mark.parametrize(("kind", "seed"), [(kind, seed) for kind, seeds in KILLS.items() for seed in range(seeds)])
+@pytest.mark.parametrize(("kind", "seed"), [case for kind, seeds in KILLS.items() for case in kill_seeds(seeds, kind)])
 def test_killed_anywhere_and_run_again(
     data: Path, archives: Path, kind: str, seed: int, kills: Kills, changes_of_a_whole_run: dict[str, int]
 ) -> None:

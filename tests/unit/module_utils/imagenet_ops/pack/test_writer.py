@@ -478,6 +478,7 @@ def source_of(workplace: Workplace, kind: str) -> Path:
     return write_class_archives(workplace.root / "train.tar", images)
 
 
+@pytest.mark.slow_kill
 @pytest.mark.parametrize("workers", [1, 4])
 @pytest.mark.parametrize("kind", ["tree", "archive"])
 def test_a_run_that_is_killed_at_random_ends_with_the_same_bytes(
@@ -523,6 +524,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(
     assert_same(root, tmp_path / "undisturbed")
 
 
+@pytest.mark.slow_kill
 @pytest.mark.parametrize("kind", ["tree", "archive"])
 def test_a_run_may_be_killed_at_every_single_operation(tmp_path: Path, killer: Killer, kind: str) -> None:
     images = {f"{number % 2}/{number}.jpg": jpeg(seed=number) for number in range(6)}
@@ -538,6 +540,7 @@ def test_a_run_may_be_killed_at_every_single_operation(tmp_path: Path, killer: K
     assert operations > 30
 
 
+@pytest.mark.slow_kill
 def test_a_kill_while_files_are_replaced_never_leaves_a_manifest_of_other_files(tmp_path: Path, killer: Killer) -> None:
     tree = write_tree(tmp_path / "tree", {f"a/{number}.jpg": jpeg(seed=number) for number in range(4)})
     killer.run(tree, tmp_path / "old", 1)
