@@ -25,19 +25,23 @@ from lab.config import API_PORT, CONTROLLER_ACCESS_KEY, CONTROLLER_SECRET_KEY, L
 from lab.machine import extend_path, missing_kernel_features, missing_programs
 from tests.contract import checks, tree
 from tests.integration import room
+from tests.integration.controller import Controller
 
 RUN_SECONDS_MAX = 900
 # Between two looks at what a run in the background has done.
 POLL_SECONDS = 0.02
-ANSIBLE_PLAYBOOK = (str(Path(sys.executable).parent / "ansible-playbook"), "-i", "inventories/lab")
+INVENTORY = "inventories/lab"
+ANSIBLE_PLAYBOOK = (str(Path(sys.executable).parent / "ansible-playbook"), "-i", INVENTORY)
 ENVIRONMENT = {
     **os.environ,
     "ANSIBLE_DEPRECATION_WARNINGS": "true",
     # Connections that stay open are found by the host's address, which every lab has, and /run is the room's own.
     "ANSIBLE_SSH_CONTROL_PATH_DIR": "/run/ansible",
     "COLUMNS": "400",
+    "IMAGENET_OPS_COMPILED": str(room.COMPILED),
     "LC_ALL": "C.UTF-8",
     "NO_COLOR": "1",
+    "PYTHONPATH": str(Path(__file__).resolve().parent / "site"),
 }
 # What pinned collections announce for their later releases; everything else that Ansible warns of is a fault of ours.
 KNOWN_DEPRECATIONS = (
@@ -111,9 +115,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Lab:
-    """The lab that is up, and the checkout that it belongs to."""
+    """The lab that is up, the checkout that it belongs to, and who runs the playbooks there that are not disturbed."""
 
     checkout: Path
+    controller: Controller
 
     def command(self, *arguments: str) -> None:
         """Run ``python -m lab``; it must succeed."""
@@ -122,31 +127,21 @@ class Lab:
     def playbook(self, *arguments: str, expect_success: bool = True, expect_warnings: bool = False) -> Run:
         """Run ansible-playbook in the lab; a warning, another end, or a call that IAM would refuse, fails the test."""
         self._lab("POST", "reset")
-        done = subprocess.run(
-            [*ANSIBLE_PLAYBOOK, *arguments],
-            cwd=self.checkout,
-            env=self._environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=RUN_SECONDS_MAX,
-            check=False,
-        )
-        if (done.returncode == 0) != expect_success:
-            pytest.fail(f"{' '.join(arguments)} ended {done.returncode}:\n{done.stdout}", pytrace=False)
+        status, text = self.controller.run(["-i", INVENTORY, *arguments], RUN_SECONDS_MAX)
+        if (status == 0) != expect_success:
+            pytest.fail(f"{' '.join(arguments)} ended {status}:\n{text}", pytrace=False)
         warnings = [
-            text for text in _WARNING.findall(done.stdout) if not any(known in text for known in KNOWN_DEPRECATIONS)
+            found for found in _WARNING.findall(text) if not any(known in found for known in KNOWN_DEPRECATIONS)
         ]
         if warnings and not expect_warnings:
-            pytest.fail(f"{' '.join(arguments)} warned:\n{warnings}\n{done.stdout}", pytrace=False)
+            pytest.fail(f"{' '.join(arguments)} warned:\n{warnings}\n{text}", pytrace=False)
         policy = tree.policy_of(next(name for name in arguments if name.endswith(".yml")))
         not_granted = checks.calls_not_granted(json.loads(self._lab("GET", "calls"))["calls"], policy)
         if not_granted:
             pytest.fail(
                 f"{' '.join(arguments)} calls what docs/permissions.md does not grant: {not_granted}", pytrace=False
             )
-        return Run(done.stdout)
+        return Run(text)
 
     def calls(self) -> dict[str, int]:
         """How often each action of EC2 was called since the last `playbook` began, by name."""
@@ -191,15 +186,12 @@ class Lab:
         return subprocess.Popen(
             [*ANSIBLE_PLAYBOOK, *arguments],
             cwd=self.checkout,
-            env=self._environment(),
+            env=environment(self.checkout),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
         )
-
-    def _environment(self) -> dict[str, str]:
-        return {**ENVIRONMENT, "ANSIBLE_CONFIG": str(self.checkout / "ansible.cfg")}
 
     def _lab(self, method: str, path: str) -> bytes:
         """Ask the lab for its own counts of calls, or to begin them from zero."""
@@ -261,6 +253,11 @@ class Lab:
         )
 
 
+def environment(checkout: Path) -> dict[str, str]:
+    """What a run of ansible-playbook finds in its environment."""
+    return {**ENVIRONMENT, "ANSIBLE_CONFIG": str(checkout / "ansible.cfg")}
+
+
 @contextlib.contextmanager
 def running_lab(*options: str) -> Iterator[Lab]:
     """Start a lab for some tests in the room of this process, and stop it after them."""
@@ -268,16 +265,18 @@ def running_lab(*options: str) -> Iterator[Lab]:
     missing = missing_programs() or ([] if os.geteuid() == 0 else ["root"]) or missing_kernel_features()
     if missing:
         pytest.skip(f"the lab needs what is missing here: {', '.join(missing)}")
-    lab = Lab(room.enter())
-    if MARKER.exists():  # of a test run that was killed
-        lab.command("down")
-    # Named, for the room's checkout is elsewhere.
-    archives = Path(os.environ.get("IMAGENET_ARCHIVES") or Paths().sample_archives).resolve()
-    lab.command("up", *(["--archives", str(archives)] if archives.is_dir() else []), *options)
-    try:
-        yield lab
-    finally:
-        lab.command("down")
+    checkout = room.enter()
+    with Controller(checkout, environment(checkout)) as controller:
+        lab = Lab(checkout, controller)
+        if MARKER.exists():  # of a test run that was killed
+            lab.command("down")
+        # Named, for the room's checkout is elsewhere.
+        archives = Path(os.environ.get("IMAGENET_ARCHIVES") or Paths().sample_archives).resolve()
+        lab.command("up", *(["--archives", str(archives)] if archives.is_dir() else []), *options)
+        try:
+            yield lab
+        finally:
+            lab.command("down")
 
 
 def kill_family(pid: int) -> None:

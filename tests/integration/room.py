@@ -23,6 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("datasets", "inventories", "lab", "library", "module_utils", "playbooks", "plugins", "roles")
 # What the playbooks fetched for hosts, by platform.
 WHEELS = Path(".cache/wheels")
+# What Python compiled of Ansible's modules (site/sitecustomize.py).
+COMPILED = ROOT / ".cache" / "compiled"
 WHEELS_ROLE = ROOT / "roles" / "python_environment"
 WHEELS_PLAYBOOK = ROOT / "tests" / "integration" / "wheels.yml"
 # linux/sched.h
@@ -41,6 +43,7 @@ def enter() -> Path:
     folder = ROOT / ".cache" / "test-labs" / os.environ.get("PYTEST_XDIST_WORKER", "main")
     run = folder / "run"
     run.mkdir(parents=True, exist_ok=True)
+    COMPILED.mkdir(exist_ok=True)
     try:
         # Until the process ends, which closes the descriptor.
         fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)

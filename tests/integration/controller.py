@@ -1,0 +1,91 @@
+"""Runs ansible-playbook many times, each in a process forked off one that has imported it and does nothing else.
+
+So a run starts in a third of the time, and what Ansible packs for its hosts, a file for each module, is packed for the
+first run that needs it and not for each. The runs are like any other in all else: a process, its output, its end.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+
+
+class Controller:
+    """A context manager that runs ansible-playbook in ``folder`` with ``environment``, one after the other."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._environment = environment
+
+    def __enter__(self) -> Controller:  # noqa: PYI034
+        self._server = subprocess.Popen(
+            [sys.executable, "-P", __file__],
+            cwd=self._folder,
+            env=self._environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._server.communicate()
+
+    def run(self, arguments: list[str], seconds_max: float) -> tuple[int, str]:
+        """Return the exit status and what was printed; raise TimeoutError where that takes longer."""
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        with tempfile.NamedTemporaryFile("r") as output:
+            self._server.stdin.write(json.dumps([output.name, *arguments]) + "\n")
+            self._server.stdin.flush()
+            if not select.select([self._server.stdout], [], [], seconds_max)[0]:
+                self._server.kill()
+                raise TimeoutError(f"{' '.join(arguments)} runs for {seconds_max} s:\n{output.read()}")
+            return int(self._server.stdout.readline()), output.read()
+
+
+def serve() -> None:
+    """Read where to print to and the arguments of a run, a line of JSON each; answer with the exit status."""
+    import boto3  # noqa: F401 - for all runs: the inventory and the lookups need it
+    from ansible.cli.playbook import PlaybookCLI
+
+    # Else each run would look for garbage in all that was imported.
+    gc.freeze()
+    for line in sys.stdin:
+        output, *arguments = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                _redirect(output)
+                PlaybookCLI.cli_executor(["ansible-playbook", *arguments])
+            except SystemExit as end:
+                status = end.code if isinstance(end.code, int) else int(end.code is not None)
+            except BaseException:  # noqa: BLE001 - whatever it is, the child ends here
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                # Without what is to be done at the end of the process that it was forked off.
+                os._exit(status)
+        sys.stdout.write(f"{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}\n")
+        sys.stdout.flush()
+
+
+def _redirect(output: str) -> None:
+    with open(output, "wb") as file, open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,3 @@
+class PlaybookCLI:
+    @classmethod
+    def cli_executor(cls, args: list[str] | None = None) -> None: ...
