@@ -217,6 +217,8 @@ def test_a_bucket_that_was_there_before_is_used_as_it_is(lab: Lab, partners_buck
     before = settings_of(lab, partners_bucket)
     settings = ("-e", "data_jpeg_quality=90", "-e", f"backup_bucket_name={partners_bucket}")
     step = ("playbooks/steps/backup.yml", *settings)
+    # The host's role may write to the bucket of the last provisioning, which does nothing if the snapshots are there.
+    lab.playbook("playbooks/steps/provision.yml", *settings, "-e", "data_jpeg_quality=91")
     used = " ".join(lab.playbook(*step).text.split())
     assert (
         "It differs from a bucket that prepare.yml creates in encryption, lifecycle, ownership, policy, tags, "
