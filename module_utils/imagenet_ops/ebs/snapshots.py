@@ -8,7 +8,7 @@ from typing import Any, Callable, TypedDict
 
 from ansible.module_utils.imagenet_ops.aws.calls import RESTORABLE, call_list, tags_of
 from ansible.module_utils.imagenet_ops.aws.clients import Ec2Client
-from ansible.module_utils.imagenet_ops.aws.errors import explain, sdk_errors
+from ansible.module_utils.imagenet_ops.aws.errors import explain, is_transient, sdk_errors
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.core.polling import Delays, Poll
 from ansible.module_utils.imagenet_ops.core.progress import Progress
@@ -117,13 +117,13 @@ class SnapshotWait:
         return [*complete, *pending]
 
     def _look(self, snapshot_ids: Sequence[str], give_up_at: float) -> list[dict[str, Any]]:
-        """Return the snapshots as they are now; an EC2 that does not answer is queried again until ``give_up_at``."""
+        """Return the snapshots as they are now; what may pass is tried again until ``give_up_at``."""
         poll = Poll(self.delays, give_up_at, self.sleep, self.clock)
         while True:
             try:
                 answer = self.client.describe_snapshots(SnapshotIds=list(snapshot_ids))
             except sdk_errors() as error:
-                if poll.wait():
+                if is_transient(error) and poll.wait():
                     continue
                 raise explain(error, f"Snapshot {' '.join(snapshot_ids)}") from error
             found: list[dict[str, Any]] = answer["Snapshots"]

@@ -136,6 +136,24 @@ def test_a_lost_network_is_borne_for_a_while(tmp_path: Path) -> None:
     assert snapshots.now == 1500 - 15 + UNREACHABLE_SECONDS_MAX
 
 
+@pytest.mark.parametrize(
+    ("code", "todo"), [("ExpiredToken", "Renew the credentials"), ("UnauthorizedOperation", "Allow the action")]
+)
+def test_what_does_not_pass_by_itself_is_not_tried_again(tmp_path: Path, code: str, todo: str) -> None:
+    snapshots = FakeSnapshots({"snap-1": 8})
+    sleep = snapshots.sleep
+
+    def refuse_later(seconds: float) -> None:
+        sleep(seconds)
+        if snapshots.now == 1500:
+            snapshots.errors = [refused("DescribeSnapshots", code, "No.")] * 500
+
+    snapshots.sleep = refuse_later  # type: ignore[method-assign]
+    with pytest.raises(OpsError, match=rf"Snapshot snap-1: {code}: No\. {todo}"):
+        snapshots.wait(tmp_path)
+    assert snapshots.now == 1500
+
+
 def test_one_that_is_complete_is_neither_waited_for_nor_left_out(tmp_path: Path) -> None:
     snapshots = FakeSnapshots({"snap-1": 8})
     progress = Progress(str(tmp_path), "ebs_snapshot_info", interval_seconds=0)
