@@ -21,6 +21,7 @@ USED_ELSEWHERE = {
         "EXAMPLES",
         "RETURN",
         "ActionModule",
+        "CALLBACK_*",
         "FilterModule",
         "ModuleDocFragment",
         "async_val",
@@ -41,6 +42,7 @@ USED_ELSEWHERE = {
         "sys_version",
     ],
     "FUSE passes these by their positions": ["datasync", "fh"],
+    "io.BufferedReader calls this": ["readable"],
     "tarfile writes these into a header": ["gname", "mtime", "uname"],
     "moto reads these, or puts them into its answers": [
         "fast_restored",
