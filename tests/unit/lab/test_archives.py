@@ -18,6 +18,7 @@ from ansible.module_utils.imagenet_ops.archive.devkit import read_synsets, read_
 from PIL import Image
 
 from lab.archives import DEVKIT, TRAIN, VALIDATION, prepare
+from tests.fakes.layouts import unpacked_train
 
 SAMPLE = Path(__file__).resolve().parents[4] / "shared" / "imagenet-sample"
 
@@ -27,19 +28,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("archives")
     prepare(directory, None)
     return directory
-
-
-def images_of(folder: Path) -> dict[str, bytes]:
-    """Return every training image by its path in the tree."""
-    found = {}
-    with tarfile.open(folder / TRAIN) as classes:
-        for class_archive in classes:
-            with tarfile.open(fileobj=classes.extractfile(class_archive)) as images:
-                for image in images:
-                    content = images.extractfile(image)
-                    assert content is not None
-                    found[f"{class_archive.name.removesuffix('.tar')}/{image.name}"] = content.read()
-    return found
 
 
 def test_facts_are_those_of_the_archives(folder: Path) -> None:
@@ -52,7 +40,7 @@ def test_facts_are_those_of_the_archives(folder: Path) -> None:
             "size_bytes": len(content),
             "md5": hashlib.md5(content).hexdigest(),
         }
-    counts = Counter(path.split("/")[0] for path in images_of(folder))
+    counts = Counter(path.split("/")[0] for path in unpacked_train(folder))
     assert facts["train_images"] == sum(counts.values())
     assert facts["classes"] == len(counts) == 20
     assert (facts["class_images_min"], facts["class_images_max"]) == (min(counts.values()), max(counts.values()))
@@ -64,7 +52,7 @@ def test_facts_are_those_of_the_archives(folder: Path) -> None:
 
 
 def test_training_images_are_named_and_odd_as_in_the_real_set(folder: Path) -> None:
-    images = images_of(folder)
+    images = unpacked_train(folder)
     numbers = [int(path.rsplit("_", 1)[1].removesuffix(".JPEG")) for path in images]
     assert all(path.split("/")[1].startswith(path.split("/")[0] + "_") for path in images)
     assert len({len(str(number)) for number in numbers}) > 1

@@ -23,6 +23,7 @@ from ansible.module_utils.imagenet_ops.core.errors import OpsError
 
 from lab.archives import DEVKIT, TRAIN, VALIDATION
 from tests.fakes.images import write_imagenette, zip_of_tar
+from tests.fakes.layouts import unpacked_train, unpacked_validation
 
 TRAIN_RULES = ArchiveRules("train", "class_archives")
 
@@ -49,14 +50,7 @@ def validation_rules(archives: Path) -> ArchiveRules:
 
 
 def test_images_of_class_archives(archives: Path) -> None:
-    expected = []
-    with tarfile.open(archives / TRAIN) as classes:
-        for class_archive in classes:
-            with tarfile.open(fileobj=classes.extractfile(class_archive)) as images:
-                for image in images:
-                    content = images.extractfile(image)
-                    assert content is not None
-                    expected.append((class_archive.name.removesuffix(".tar"), image.name, content.read()))
+    expected = [(*path.split("/"), content) for path, content in unpacked_train(archives).items()]
     found = read(archives / TRAIN, TRAIN_RULES)
     assert [image[:3] for image in found] == expected
     whole = (archives / TRAIN).read_bytes()
@@ -64,12 +58,7 @@ def test_images_of_class_archives(archives: Path) -> None:
 
 
 def test_images_by_label(archives: Path) -> None:
-    truth = dict(line.split() for line in (archives / "validation_synsets.txt").read_text().splitlines())
-    with tarfile.open(archives / VALIDATION) as archive:
-        expected = [
-            (truth[member.name], member.name, archive.extractfile(member).read())  # type: ignore[union-attr]
-            for member in archive
-        ]
+    expected = [(*path.split("/"), content) for path, content in unpacked_validation(archives).items()]
     assert [image[:3] for image in read(archives / VALIDATION, validation_rules(archives))] == expected
 
 
