@@ -12,8 +12,8 @@ description:
   - Computes MD5 and SHA-256 while the file arrives and gives it its name only when size and hashes are as expected. A
     file that is not is set aside as C(<dest>.rejected).
   - Notices a file that changes on the server half way (If-Range with its ETag or date), a truncated answer, an answer
-    with other bytes than were asked for, and an HTML page or a login form in place of the file.
-  - A file that is already at I(dest) is hashed once and adopted where it is the expected one, else it is left as it is
+    with other bytes than were requested, and an HTML page or a login form in place of the file.
+  - A file that is already at I(dest) is hashed once and adopted where it is the expected one, else it is not changed
     and the module fails.
   - A verified archive is recorded in I(state_dir), with the checksums of its pieces of 16 MiB; the next run then needs
     milliseconds. Should the archive turn out damaged later (I(deep_check)), or a download of it that is not over
@@ -70,7 +70,7 @@ options:
   timeout_seconds:
     description:
       - How long the server may be silent, or send less than 1 KiB per second, before the connection is dropped and
-        tried anew.
+        retried.
     type: int
     default: 60
   retries:
@@ -112,8 +112,8 @@ options:
   quiet_hours:
     description:
       - A time of day in which nothing is downloaded, such as C(08:00-18:30), in the host's local time (UTC on most
-        cloud images); C(22:00-06:00) spans midnight. The download goes on by itself afterwards.
-      - A server without ranges cannot go on in the middle; such a download begins outside of these hours and is not
+        cloud images); C(22:00-06:00) spans midnight. The download continues afterwards.
+      - A server without ranges cannot resume in the middle; such a download begins outside of these hours and is not
         stopped by them.
     type: str
     default: ""

@@ -10,7 +10,7 @@ description:
     snapshotted for a fleet, and nothing else of what lies beside them.
   - Every file is hashed on the way and compared with the manifest. It gets its name when it is whole and on disk, and
     the manifest goes last.
-  - A run that was killed goes on where it stopped, within a file too; a second run changes nothing.
+  - A run that was killed resumes where it stopped, also within a file; a second run changes nothing.
   - Its progress is written to C(<state_dir>/dataset_copy.progress.json).
 version_added: "1.0.0"
 author: The authors of imagenet-ops

@@ -19,7 +19,7 @@ options:
     type: path
     required: true
   volume_id:
-    description: The volume that it lies on. Another volume is read anew.
+    description: The volume that it lies on. Another volume is read again.
     type: str
     required: true
   state_dir:

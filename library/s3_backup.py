@@ -9,10 +9,10 @@ description:
   - Uploads what the manifest of a data set names, that is archives, records and labels, and then the manifest itself.
     So a manifest in the bucket means that everything it names is there.
   - Each file is hashed while it is uploaded, and is not completed in the bucket unless its SHA-256 is the manifest's.
-    S3 compares checksums too, and what is stored is asked for again after the upload.
+    S3 compares checksums too, and the stored object is queried after the upload.
   - An object is skipped only when its size and the SHA-256 in its metadata prove it equal, never by date. Its ETag is
     kept, by which a listing tells that it is still the same, so that a second run takes two requests for up to 1000
-    objects. An object that was overwritten since has another ETag and is looked at anew.
+    objects. An object that was overwritten since has another ETag and is checked again.
   - A run that was killed is taken up where it stopped. Parts that S3 has already are not sent again, and other
     unfinished uploads under the prefix are aborted.
   - Shows live progress, and waits for another run on the same host to end.
@@ -40,7 +40,7 @@ options:
     default: ""
   verify:
     description:
-      - V(stored) asks S3 for size and checksums of every object that is uploaded.
+      - V(stored) gets size and checksums from S3 of every object that is uploaded.
       - V(full) also reads every object back, those that were there already too, and hashes it before the manifest goes
         up. An object that was there and is not right is uploaded again. Costs a download of everything.
     type: str

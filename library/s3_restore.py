@@ -7,7 +7,7 @@ module: s3_restore
 short_description: Restore a data set from S3, checked end to end, the manifest last
 description:
   - Downloads what the manifest in the bucket names, over several connections and several files at a time, and then
-    writes the manifest itself. So a manifest in I(root) means that everything that was asked for is there.
+    writes the manifest itself. So a manifest in I(root) means that everything that was requested is there.
   - Each file is hashed while it arrives and gets its name only when its SHA-256 is the manifest's. Until then it is
     C(<file>.part), with what of it is safe in C(<file>.part.json). A run that was killed is taken up where it stopped.
   - An object that the manifest names and the bucket does not have, or has in another size, is an error before the first
@@ -43,7 +43,7 @@ options:
   content:
     description:
       - V(all) restores archives, records, labels and manifest; V(records) all but the archives.
-      - V(archives) restores the archives alone and no manifest, to pack them anew.
+      - V(archives) restores the archives alone and no manifest, to pack them again.
     type: str
     choices: [all, records, archives]
     default: all

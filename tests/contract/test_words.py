@@ -78,7 +78,7 @@ SCOPES: dict[str, Callable[[], dict[str, str]]] = {
     "messages of Python": messages_of_python,
 }
 # Scopes join as soon as they hold none of the words.
-CLEAN = ["documents", "permissions", "readmes of roles", "tasks", "options of roles"]
+CLEAN = ["documents", "permissions", "readmes of roles", "tasks", "options of roles", "options of modules"]
 
 
 @pytest.mark.parametrize("scope", CLEAN)

@@ -37,7 +37,7 @@ from ansible.module_utils.imagenet_ops.formats.recordio import ImageRecord, Reco
 _MIB = 1 << 20
 _BUFFER_BYTES = _MIB
 _CHUNK_IMAGES = 32
-ADVICE = "Restore it from the backup, make the volume anew from a snapshot, or pack the data set again"
+ADVICE = "Restore it from the backup, create the volume again from a snapshot, or pack the data set again"
 
 
 class _Entry(NamedTuple):

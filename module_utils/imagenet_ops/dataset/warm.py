@@ -198,7 +198,7 @@ def read_segment(path: str, segment: Segment) -> None:
                     raise OpsError(
                         f"File {path}",
                         f"it has {os.fstat(descriptor).st_size} bytes, the manifest says more",
-                        "Make the volume anew from a snapshot",
+                        "Create the volume again from a snapshot",
                     )
                 offset += count
         finally:

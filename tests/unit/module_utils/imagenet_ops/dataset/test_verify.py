@@ -20,7 +20,7 @@ from ansible.module_utils.imagenet_ops.pack.pack import PackRequest, SplitReques
 
 from tests.fakes.images import mixed_images, write_tree
 
-ADVICE = "Restore it from the backup, make the volume anew from a snapshot, or pack the data set again"
+ADVICE = "Restore it from the backup, create the volume again from a snapshot, or pack the data set again"
 
 
 @pytest.fixture(scope="module")

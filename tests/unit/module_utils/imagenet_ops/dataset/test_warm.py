@@ -79,7 +79,7 @@ def test_a_file_that_ends_early_is_named(root: Path) -> None:
         warm(root)
     assert str(error.value) == (
         f"File {root}/recordio/train.rec: it has {MIB} bytes, the manifest says more. "
-        "Make the volume anew from a snapshot"
+        "Create the volume again from a snapshot"
     )
 
 
