@@ -64,7 +64,7 @@ TODO_BY_CLASS = {
     "ProfileNotFound": "Correct the name of the profile, or add it to ~/.aws/config",
     "EndpointConnectionError": "Check the network, the region and endpoint_url, then rerun",
     "ConnectTimeoutError": "Check the network, the region and endpoint_url, then rerun",
-    "SSLError": "Check the certificate of the endpoint. Where its authority is your own, name the file with the "
+    "SSLError": "Check the certificate of the endpoint. If its authority is your own, set the file with the "
     "authority's certificate (data_s3_ca_bundle for S3, else AWS_CA_BUNDLE)",
 }
 # Codes of answers that may be another in a minute: those that botocore's retry mode "standard" retries

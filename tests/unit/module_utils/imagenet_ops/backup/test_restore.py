@@ -358,7 +358,7 @@ def test_an_object_that_goes_behind_our_back(bucket: Bucket, server: S3Server, r
             "AccessDenied: No: the bucket does not belong to account 123456789012, or the action is not allowed",
             "Check whose bucket",
         ),
-        (Refusal(403, "InvalidObjectState"), "InvalidObjectState: No", "Thaw the object first"),
+        (Refusal(403, "InvalidObjectState"), "InvalidObjectState: No", "The object is archived: restore it first"),
     ],
 )
 def test_refusals_name_the_object_and_the_next_run_goes_on(
