@@ -8,14 +8,14 @@ so that S3 itself refuses bytes that were damaged on the way.
 from __future__ import annotations
 
 import base64
+import contextlib
 import ssl
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Union
 
 from ansible.module_utils.imagenet_ops.aws.errors import (
-    LATER,
     error_code,
     error_message,
     explain,
@@ -23,13 +23,16 @@ from ansible.module_utils.imagenet_ops.aws.errors import (
     sdk_errors,
 )
 from ansible.module_utils.imagenet_ops.core.errors import OpsError, SourceChangedError, TransientError
+from ansible.module_utils.imagenet_ops.core.retry import Attempts
 
 SHA256_METADATA = "sha256"
 NOT_FOUND_CODES = ("404", "NoSuchKey", "NotFound")
 # Some refusals come without a code but the HTTP status, since a HEAD has no body.
 DENIED_CODES = ("403", "AccessDenied")
-# How often a range is asked for that breaks off, beside what botocore does about a request that is refused.
-READ_ATTEMPTS = 6
+# What a request for a range of the object with a certain ETag gets where there is another.
+CHANGED_CODES = ("PreconditionFailed", "412", "InvalidRange", "416")
+# How often a range is requested again that breaks off, beside what botocore does about a refused request.
+_READ_RETRIES = 8
 # A part lies in a buffer that is used again and again, or is bytes where it does not fill one.
 Buffer = Union[bytes, bytearray]
 
@@ -164,11 +167,27 @@ class Bucket:
     def stored(self, key: str) -> StoredObject | None:
         """Return what is stored under ``key``, or None."""
         try:
-            answer = self._request("head_object", Key=key, ChecksumMode="ENABLED")
+            return self._head(key, "")
+        except sdk_errors() as error:
+            raise self._explained(error, self.uri(key)) from error
+
+    def find(self, key: str, version_id: str) -> StoredObject | None:
+        """Return what `stored` does, of the version ``version_id`` ("": the latest).
+
+        Raises TransientError where asking again may help, and OpsError where S3 refuses.
+        """
+        try:
+            return self._head(key, version_id)
+        except sdk_errors() as error:
+            raise self.failure(error, key) from error
+
+    def _head(self, key: str, version_id: str) -> StoredObject | None:
+        try:
+            answer = self._request("head_object", Key=key, ChecksumMode="ENABLED", **_version(version_id))
         except sdk_errors() as error:
             if error_code(error) in NOT_FOUND_CODES:
                 return None
-            raise self._explained(error, self.uri(key)) from error
+            raise
         whole = answer.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT"
         metadata = {name.lower(): value for name, value in answer["Metadata"].items()}  # some servers write Sha256
         return StoredObject(
@@ -186,52 +205,65 @@ class Bucket:
             for entry in page.get("Contents", [])
         }
 
-    def open(self, key: str, start: int, end: int, etag: str) -> Any:
+    def open(self, key: str, start: int, end: int, etag: str, version_id: str = "", size_bytes: int = 0) -> Any:
         """Return a body that gives the bytes from ``start`` to ``end`` (exclusive) of the object that has ``etag``.
 
-        Raises TransientError where asking again may help, SourceChangedError where the object is another by now, and
-        OpsError where S3 refuses.
+        ``size_bytes`` is that of the whole object (0: not known), which S3 sends with the bytes. Raises TransientError
+        where a retry may help, SourceChangedError where the object is another by now, and OpsError where S3 refuses.
         """
         try:
-            answer = self._request("get_object", Key=key, Range=f"bytes={start}-{end - 1}", IfMatch=f'"{etag}"')
+            request = {"Range": f"bytes={start}-{end - 1}", "IfMatch": f'"{etag}"', **_version(version_id)}
+            answer = self._request("get_object", Key=key, **request)
         except sdk_errors() as error:
-            if is_transient(error):
-                raise TransientError(f"{error_code(error)}: {error_message(error)}") from error
-            if error_code(error) in ("PreconditionFailed", "412"):
+            if error_code(error) in CHANGED_CODES:
                 raise self._changed(key, etag, "another") from error
             if error_code(error) in NOT_FOUND_CODES:
                 raise self._changed(key, etag, "none") from error
-            raise self._explained(error, self.uri(key)) from error
+            raise self.failure(error, key) from error
         found = bare_etag(answer["ETag"])
         if found != etag:  # some servers do not know If-Match
             raise self._changed(key, etag, found)
-        if not answer.get("ContentRange", "").startswith(f"bytes {start}-{end - 1}/"):
-            raise TransientError(f"asked for bytes {start}-{end - 1} S3 sent {answer.get('ContentRange', 'the whole')}")
+        sent = answer.get("ContentRange", "")
+        if not sent.startswith(f"bytes {start}-{end - 1}/") or (size_bytes and not sent.endswith(f"/{size_bytes}")):
+            answer["Body"].close()
+            raise TransientError(f"requested bytes {start}-{end - 1}, and S3 sent {sent or 'the whole object'}")
         return answer["Body"]
+
+    def failure(self, error: Exception, key: str) -> Exception:
+        """Return what an error of the SDK about an object means: TransientError where it may pass, else OpsError."""
+        if is_transient(error):
+            return TransientError(f"{error_code(error)}: {error_message(error)}")
+        return self._explained(error, self.uri(key))
 
     def _changed(self, key: str, before: str, after: str) -> SourceChangedError:
         return SourceChangedError(
             self.uri(key),
-            f"the object was changed while it was read: its ETag was {before} and is {after}",
-            "Find out what writes there, then run again: this file then begins anew",
+            f"the object was changed while it was read: its ETag was {before} and is now {after}",
+            "Find out what writes to it, then rerun: this file starts over",
         )
 
-    def read(self, key: str, start: int, end: int, etag: str) -> bytes:
-        """Return the bytes from ``start`` to ``end`` (exclusive) of the object that has ``etag``, asking again if cut.
+    def read(self, key: str, start: int, end: int, etag: str, pause: Callable[[float], object] | None = None) -> bytes:
+        """Return the bytes from ``start`` to ``end`` (exclusive) of the object that has ``etag``, retrying if cut.
 
-        Raises SourceChangedError where the object is another by now, and OpsError where S3 refuses or goes on failing.
+        ``pause`` waits for so many seconds instead of sleeping. Raises SourceChangedError where the object is another
+        by now, and OpsError where S3 refuses or keeps failing.
         """
-        for attempt in range(READ_ATTEMPTS):
-            time.sleep(min(2**attempt - 1, 20))
+        attempts = Attempts(_READ_RETRIES)
+        while True:
             try:
-                data: bytes = self.open(key, start, end, etag).read()
-            except TransientError as error:
-                why = str(error)
-            except sdk_errors() as error:  # the body was cut; the request itself had succeeded
-                why = f"{error_code(error)}: {error_message(error)}"
-            else:
-                return data
-        raise OpsError(self.uri(key), f"bytes {start} to {end} cannot be read ({why})", LATER)
+                return self._read_once(key, start, end, etag)
+            except TransientError as error:  # noqa: PERF203 (each turn is a request over the network)
+                (pause or time.sleep)(attempts.failed(self.uri(key), error, done_bytes=0))
+
+    def _read_once(self, key: str, start: int, end: int, etag: str) -> bytes:
+        with contextlib.closing(self.open(key, start, end, etag)) as body:
+            try:
+                data: bytes = body.read()
+            except sdk_errors() as error:  # the request itself had succeeded
+                raise self.failure(error, key) from error
+        if len(data) != end - start:
+            raise TransientError(f"connection closed early: got {len(data)} of {end - start} bytes")
+        return data
 
     def put(self, key: str, data: Buffer, sha256: str, crc32: str) -> None:
         """Store ``data`` in one request."""
@@ -340,3 +372,7 @@ class Bucket:
                 "(docs/permissions.md lists them)",
             )
         return explained
+
+
+def _version(version_id: str) -> dict[str, str]:
+    return {"VersionId": version_id} if version_id else {}

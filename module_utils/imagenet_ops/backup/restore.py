@@ -22,11 +22,10 @@ from ansible.module_utils.imagenet_ops.backup.request import CONTENTS, RestoreFi
 from ansible.module_utils.imagenet_ops.backup.tree_restore import TreeRestore
 from ansible.module_utils.imagenet_ops.backup.verified_files import VerifiedFiles
 from ansible.module_utils.imagenet_ops.core.disk import disk_error, require_space
-from ansible.module_utils.imagenet_ops.core.errors import CancelledError, OpsError, TransientError
+from ansible.module_utils.imagenet_ops.core.errors import CancelledError, OpsError
 from ansible.module_utils.imagenet_ops.core.files import remove_durably, write_atomic
 from ansible.module_utils.imagenet_ops.core.hashing import BLOCK_BYTES
 from ansible.module_utils.imagenet_ops.core.progress import Progress
-from ansible.module_utils.imagenet_ops.core.retry import Attempts
 from ansible.module_utils.imagenet_ops.core.state_file import Kind, Warn
 from ansible.module_utils.imagenet_ops.dataset.manifest import (
     ARCHIVE_FOLDER,
@@ -39,7 +38,7 @@ from ansible.module_utils.imagenet_ops.download.digests import Sha256
 from ansible.module_utils.imagenet_ops.download.engine import Policy, Target, transfer
 from ansible.module_utils.imagenet_ops.download.part_file import DONE, ResumablePartFile
 from ansible.module_utils.imagenet_ops.download.ranges import Ranges
-from ansible.module_utils.imagenet_ops.download.s3 import BucketSource
+from ansible.module_utils.imagenet_ops.download.s3 import S3Source
 from ansible.module_utils.imagenet_ops.download.source import Facts
 from ansible.module_utils.imagenet_ops.download.verified import VerifiedArchive, write_verified
 
@@ -369,7 +368,7 @@ class Restore:
     def _transfer(self, file: RestoreFile, part: ResumablePartFile, target: Target, done: Ranges) -> str:
         """Fill ``target``, with checkpoints and progress, and return its SHA-256."""
         facts = _facts(file)
-        source = BucketSource(self.bucket, f"{self.prefix}/{file.path}", facts, self._stop)
+        source = S3Source(self.bucket, f"{self.prefix}/{file.path}", facts=facts, stop=self._stop)
 
         def report(_done_bytes: int, hashed_bytes: int) -> None:
             if self._stop.is_set():
@@ -393,23 +392,12 @@ class Restore:
         self._report(file, file.size_bytes)
 
     def _get(self, key: str, found: ListedObject) -> bytes:
-        """Return all bytes of an object, asking again where that may help."""
-        attempts = Attempts(_RETRIES)
-        while True:
-            try:
-                return self._get_once(key, found)
-            except TransientError as error:  # noqa: PERF203 (each turn is a request over the network)
-                if self._stop.wait(attempts.failed(self.bucket.uri(key), error, done_bytes=0)):
-                    raise CancelledError from error
+        """Return all bytes of an object."""
+        return self.bucket.read(key, 0, found.size_bytes, found.etag, self._pause)
 
-    def _get_once(self, key: str, found: ListedObject) -> bytes:
-        facts = Facts(found.size_bytes, ranges=True, validator=found.etag)
-        session = BucketSource(self.bucket, key, facts, self._stop).session()
-        with contextlib.closing(session.open(0, found.size_bytes, facts)) as stream:
-            content = stream.read(found.size_bytes)
-        if len(content) != found.size_bytes:
-            raise TransientError(f"{len(content)} of {found.size_bytes} bytes came")
-        return content
+    def _pause(self, seconds: float) -> None:
+        if self._stop.wait(seconds):
+            raise CancelledError
 
     def _report(self, file: RestoreFile, proved_bytes: int) -> None:
         with self._lock:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from ansible.module_utils.imagenet_ops.archive.member import DamagedArchiveError
 from ansible.module_utils.imagenet_ops.core.errors import CancelledError, TransientError
 from ansible.module_utils.imagenet_ops.core.retry import Attempts
-from ansible.module_utils.imagenet_ops.download.s3 import BucketSource
+from ansible.module_utils.imagenet_ops.download.s3 import S3Source
 from ansible.module_utils.imagenet_ops.download.source import Stream
 
 # One request asks for no more than this: a server that waits for a slow disk hangs up in the end.
@@ -18,10 +18,10 @@ _RETRIES = 8
 
 
 class ShardStream:
-    """The bytes of an object, forwards and hashed; asked for again from where they broke off."""
+    """The bytes of an object, forwards and hashed; requested again from where they broke off."""
 
-    def __init__(self, source: BucketSource, size_bytes: int, report: Callable[[int], None]) -> None:
-        """Read the ``size_bytes`` of ``source``; ``report`` is told how many bytes more have come."""
+    def __init__(self, source: S3Source, size_bytes: int, report: Callable[[int], None]) -> None:
+        """Read the ``size_bytes`` of ``source``; ``report`` is called with how many bytes more have come."""
         self.position = 0
         self.sha256 = hashlib.sha256()
         self._source = source
@@ -75,14 +75,15 @@ class ShardStream:
     def _fetch(self) -> bytes:
         if self._stream is None:
             self._stream_end = min(self._fetched + _RANGE_BYTES, self._size_bytes)
-            self._stream = self._source.session().open(self._fetched, self._stream_end, self._source.facts)
+            session = self._source.session()
+            self._stream = session.open(self._fetched, self._stream_end, session.facts())
         block = self._stream.read(min(_READ_BYTES, self._stream_end - self._fetched))
         if not block:
-            raise TransientError(f"the bytes ended at {self._fetched}, before {self._stream_end}")
+            raise TransientError(f"connection closed early: got {self._fetched} of {self._stream_end} bytes")
         return block
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Release the connection."""
         if self._stream is not None:
             self._stream.close()
             self._stream = None

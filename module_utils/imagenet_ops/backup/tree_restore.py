@@ -35,7 +35,7 @@ from ansible.module_utils.imagenet_ops.core.errors import CancelledError, OpsErr
 from ansible.module_utils.imagenet_ops.core.files import fsync_directory
 from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.core.state_file import Kind, StateFile, Warn
-from ansible.module_utils.imagenet_ops.download.s3 import BucketSource
+from ansible.module_utils.imagenet_ops.download.s3 import S3Source
 from ansible.module_utils.imagenet_ops.download.source import Facts
 from ansible.module_utils.imagenet_ops.layout.checkpoint import count_as_laid_out
 from ansible.module_utils.imagenet_ops.layout.tree_writer import TreeWriter
@@ -315,7 +315,7 @@ class TreeRestore:
 
     def _open(self, shard: IndexedShard) -> ShardStream:
         facts = Facts(shard.size_bytes, ranges=True, validator=self._listed[shard.name].etag)
-        source = BucketSource(self._bucket, self._key(shard.name), facts, self._stop)
+        source = S3Source(self._bucket, self._key(shard.name), facts=facts, stop=self._stop)
         return ShardStream(source, shard.size_bytes, self._count)
 
     def _unpack(self, stream: ShardStream, writer: TreeWriter, shard: IndexedShard) -> None:

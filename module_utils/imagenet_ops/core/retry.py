@@ -20,7 +20,7 @@ class Attempts:
         self._bytes_before = 0
 
     def succeeded(self) -> None:
-        """Begin to count anew."""
+        """Start counting again."""
         self.failures = self._fruitless = 0
 
     def failed(self, name: str, error: TransientError, done_bytes: int) -> float:
@@ -35,8 +35,8 @@ class Attempts:
         if self._fruitless > self._retries:
             raise OpsError(
                 f"Download from {name}",
-                f"{self._retries} retries brought no byte; the last one: {error}",
-                "Check the network and the server, then run again: what has arrived is kept",
+                f"no data received after {self._retries} retries (last error: {error})",
+                "Check the network and the server, then rerun: received data is kept",
             )
         pause_seconds = min(_FIRST_PAUSE_SECONDS * 2.0 ** (self.failures - 1), _LONGEST_PAUSE_SECONDS)
         # Many connections that failed together must not come back together.

@@ -270,7 +270,7 @@ class _Transfer:
             while span.position < span.end and self._ledger.error is None and not pace.rest_seconds():
                 block = stream.read(min(_READ_BYTES, span.end - span.position))
                 if not block:
-                    raise TransientError(f"the bytes ended at {span.position}, before {span.end}")
+                    raise TransientError(f"connection closed early: got {span.position} of {span.end} bytes")
                 write_at(self._target, block, span.position)
                 if self._known is not None:
                     for position in (span.position, span.position + len(block) - 1):

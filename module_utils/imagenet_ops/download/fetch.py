@@ -38,7 +38,7 @@ from ansible.module_utils.imagenet_ops.download.pieces import (
 )
 from ansible.module_utils.imagenet_ops.download.ranges import Ranges
 from ansible.module_utils.imagenet_ops.download.rate_limit import Pace, QuietHours
-from ansible.module_utils.imagenet_ops.download.s3 import S3Source
+from ansible.module_utils.imagenet_ops.download.s3 import named_object
 from ansible.module_utils.imagenet_ops.download.source import Facts, FileSource, Source, local_path
 from ansible.module_utils.imagenet_ops.download.verified import (
     VerifiedArchive,
@@ -410,7 +410,7 @@ class Fetch:
         if path is not None:
             return FileSource(path)
         if url.startswith("s3://"):
-            return S3Source(url, self._s3_client(), request.timeout_seconds)
+            return named_object(url, self._s3_client(), request.timeout_seconds)
         return HttpSource(url, request.username, request.password, request.headers, request.timeout_seconds)
 
     def _s3_client(self) -> Any:

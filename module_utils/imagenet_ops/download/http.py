@@ -177,7 +177,7 @@ class _HttpSession(Session):
         text = response.getheader("Content-Range") or ""
         match = re.fullmatch(r"bytes 0-(\d+)/(\d+)", text)
         if match is None or int(match.group(1)) != min(_SNIFFED_BYTES, int(match.group(2))) - 1:
-            raise TransientError(f"asked for bytes 0-{_SNIFFED_BYTES - 1} it sent Content-Range {text!r}")
+            raise TransientError(f"requested bytes 0-{_SNIFFED_BYTES - 1}, the server sent Content-Range {text!r}")
         return Facts(size_bytes=int(match.group(2)), ranges=True, validator=_validator(response))
 
     def open(self, start: int, end: int, facts: Facts) -> Stream:
@@ -221,7 +221,7 @@ class _HttpSession(Session):
         if _validator(response) not in ("", facts.validator):
             raise self._changed(f"its ETag or date was {facts.validator} and is {_validator(response)}")
         if text != f"bytes {start}-{end - 1}/{facts.size_bytes}" or response.length not in (None, end - start):
-            raise self._odd(f"asked for bytes {start}-{end - 1} it sent Content-Range {text!r}")
+            raise self._odd(f"requested bytes {start}-{end - 1}, the server sent Content-Range {text!r}")
 
     def _check_whole(self, response: http.client.HTTPResponse, facts: Facts) -> None:
         """Judge an answer that holds the whole file: fine where no part was asked for, else changed or odd."""

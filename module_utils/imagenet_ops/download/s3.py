@@ -1,7 +1,4 @@
-"""Objects of S3 as sources of bytes, read in parts with the credentials that boto3 finds.
-
-`S3Source` is an archive that a user names, `BucketSource` an object of a bucket as a listing showed it.
-"""
+"""Objects of S3 as sources of bytes, read in parts with the credentials that boto3 finds."""
 
 from __future__ import annotations
 
@@ -9,58 +6,54 @@ import re
 import threading
 from typing import Any
 
-from ansible.module_utils.imagenet_ops.aws.errors import (
-    error_code,
-    error_message,
-    explain,
-    is_transient,
-    sdk_errors,
-)
-from ansible.module_utils.imagenet_ops.aws.s3 import NOT_FOUND_CODES, Bucket
-from ansible.module_utils.imagenet_ops.core.errors import CancelledError, OpsError, SourceChangedError, TransientError
+from ansible.module_utils.imagenet_ops.aws.errors import sdk_errors
+from ansible.module_utils.imagenet_ops.aws.s3 import Bucket, bare_etag
+from ansible.module_utils.imagenet_ops.core.errors import CancelledError, OpsError
 from ansible.module_utils.imagenet_ops.download.source import Facts, Session, Source, StallWatch, Stream
 
 
 class S3Source(Source):
-    """The object that ``s3://bucket/key`` or ``s3://bucket/key?versionId=...`` names.
+    """The object under ``key`` of ``bucket``, or its version ``version_id``.
 
-    ``client`` is that of `s3_client`, with a connection for each session. ``timeout_seconds`` is how long the server
-    may say next to nothing.
+    ``facts`` is what a listing of the bucket said of it; without, a session asks. Nothing is read once ``stop`` is set.
+    ``timeout_seconds`` is how long the server may say next to nothing.
     """
 
     parallel = True
 
-    def __init__(self, url: str, client: Any, timeout_seconds: float) -> None:
-        match = re.fullmatch(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/(.+?)(?:\?versionId=([^?&]+))?", url)
-        if match is None:
-            raise OpsError(f"Source {url}", "is no s3://bucket/key", "Correct it and run again")
-        bucket, key, version = match.groups()
-        self.name = url
-        self.address = {"Bucket": bucket, "Key": key, **({"VersionId": version} if version else {})}
+    def __init__(
+        self,
+        bucket: Bucket,
+        key: str,
+        *,
+        version_id: str = "",
+        facts: Facts | None = None,
+        stop: threading.Event | None = None,
+        timeout_seconds: float = 60,
+    ) -> None:
+        self.name = bucket.uri(key) + (f"?versionId={version_id}" if version_id else "")
+        self.bucket = bucket
+        self.key = key
+        self.version_id = version_id
+        self.facts = facts
+        self.stop = stop or threading.Event()
         self.timeout_seconds = timeout_seconds
-        self.client = client
 
     def session(self) -> Session:
-        """Return a reader; the connections are those of the client's pool."""
+        """Return a reader; the connections are those of the bucket's client, which keeps them alive."""
         return _S3Session(self)
 
-    def explained(self, error: Exception) -> Exception:
-        """Return what ``error`` of the SDK means for the download: a TransientError or an OpsError."""
-        answer: dict[str, Any] = getattr(error, "response", None) or {}
-        status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        code = error_code(error)
-        what = f"Download from {self.name}"
-        if status in (412, 416) or code == "InvalidRange":
-            return SourceChangedError(
-                what,
-                "the object was replaced while it was downloaded",
-                "Run again: the download starts anew, as parts of two files must not be mixed",
-            )
-        if is_transient(error):
-            return TransientError(f"{code}: {error_message(error)}")
-        if code in NOT_FOUND_CODES:
-            return OpsError(what, f"there is no such object ({code})", "Check bucket, key and Region")
-        return explain(error, what)
+
+def named_object(url: str, client: Any, timeout_seconds: float) -> S3Source:
+    """Return the object that ``s3://bucket/key`` or ``s3://bucket/key?versionId=...`` names.
+
+    ``client`` is that of `s3_client`, with a connection for each session. Raises OpsError for another URL.
+    """
+    match = re.fullmatch(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/(.+?)(?:\?versionId=([^?&]+))?", url)
+    if match is None:
+        raise OpsError(f"Source {url}", "is no s3://bucket/key", "Correct it and run again")
+    bucket, key, version_id = match.groups()
+    return S3Source(Bucket(client, bucket), key, version_id=version_id or "", timeout_seconds=timeout_seconds)
 
 
 class _S3Session(Session):
@@ -68,31 +61,31 @@ class _S3Session(Session):
         self._source = source
 
     def facts(self) -> Facts:
-        """Ask for size and ETag."""
-        answer = self._call("head_object")
-        return Facts(size_bytes=answer["ContentLength"], ranges=True, validator=answer["ETag"])
+        """Return what a listing said, or else query size and ETag."""
+        source = self._source
+        if source.facts is not None:
+            return source.facts
+        found = source.bucket.find(source.key, source.version_id)
+        if found is None:
+            raise OpsError(source.name, "there is no such object", "Check bucket, key and Region")
+        # With quotes, as earlier versions wrote it into their checkpoints.
+        return Facts(size_bytes=found.size_bytes, ranges=True, validator=f'"{found.etag}"')
 
     def open(self, start: int, end: int, facts: Facts) -> Stream:
-        """Ask for the bytes from ``start`` to ``end``, of the object with that ETag and no other."""
-        answer = self._call("get_object", Range=f"bytes={start}-{end - 1}", IfMatch=facts.validator)
-        text = answer.get("ContentRange", "")
-        if text != f"bytes {start}-{end - 1}/{facts.size_bytes}":
-            answer["Body"].close()
-            raise TransientError(f"asked for bytes {start}-{end - 1} it sent Content-Range {text!r}")
-        return _S3Stream(self._source, answer["Body"])
-
-    def _call(self, operation: str, **request: str) -> dict[str, Any]:
-        try:
-            answer: dict[str, Any] = getattr(self._source.client, operation)(**self._source.address, **request)
-        except sdk_errors() as error:
-            raise self._source.explained(error) from error
-        return answer
+        """Request the bytes from ``start`` to ``end``, of the object that ``facts`` describes and no other."""
+        source = self._source
+        if source.stop.is_set():
+            raise CancelledError
+        body = source.bucket.open(
+            source.key, start, end, bare_etag(facts.validator), source.version_id, facts.size_bytes or 0
+        )
+        return _S3Stream(source, body)
 
     def close(self) -> None:
-        """Do nothing: connections belong to the client's pool."""
+        """Do nothing: the connections belong to the client."""
 
     def abort(self) -> None:
-        """Do nothing: a read that hangs ends with the client's own timeout."""
+        """Do nothing: a read ends by itself, after the client's time-out at the latest."""
 
 
 class _S3Stream(Stream):
@@ -103,69 +96,13 @@ class _S3Stream(Stream):
 
     def read(self, limit: int) -> bytes:
         """Return the next bytes."""
+        if self._source.stop.is_set():
+            raise CancelledError
         try:
             return self._watch.read(lambda: bytes(self._body.read(limit)))
         except sdk_errors() as error:
-            raise self._source.explained(error) from error
+            raise self._source.bucket.failure(error, self._source.key) from error
 
     def close(self) -> None:
-        """Give the connection back."""
-        self._body.close()
-
-
-class BucketSource(Source):
-    """The object under ``key`` of ``bucket``, as long as it has ``facts``; nothing is read once ``stop`` is set."""
-
-    parallel = True
-
-    def __init__(self, bucket: Bucket, key: str, facts: Facts, stop: threading.Event) -> None:
-        self.bucket = bucket
-        self.key = key
-        self.facts = facts
-        self.stop = stop
-        self.name = bucket.uri(key)
-
-    def session(self) -> Session:
-        """Return a reader; the connections are those of the bucket's client, which keeps them alive."""
-        return _BucketSession(self)
-
-
-class _BucketSession(Session):
-    def __init__(self, source: BucketSource) -> None:
-        self._source = source
-
-    def facts(self) -> Facts:
-        """Return what the listing of the bucket said."""
-        return self._source.facts
-
-    def open(self, start: int, end: int, facts: Facts) -> Stream:
-        """Ask for the bytes from ``start`` to ``end`` of the version that ``facts`` describes."""
-        if self._source.stop.is_set():
-            raise CancelledError
-        return _BucketStream(self._source, self._source.bucket.open(self._source.key, start, end, facts.validator))
-
-    def close(self) -> None:
-        """Do nothing: the connections belong to the client."""
-
-    def abort(self) -> None:
-        """Do nothing: a read ends by itself, after the client's time-out at the latest."""
-
-
-class _BucketStream(Stream):
-    def __init__(self, source: BucketSource, body: Any) -> None:
-        self._source = source
-        self._body = body
-
-    def read(self, limit: int) -> bytes:
-        """Return the next bytes."""
-        if self._source.stop.is_set():
-            raise CancelledError
-        try:
-            block: bytes = self._body.read(limit)
-        except sdk_errors() as error:
-            raise TransientError(f"{type(error).__name__}: {error}") from error
-        return block
-
-    def close(self) -> None:
-        """Let go of the connection; one that was not read to its end is closed by that."""
+        """Release the connection; one that was not read to its end is closed by that."""
         self._body.close()

@@ -316,8 +316,8 @@ def test_a_storm_that_does_not_end(
     with pytest.raises(OpsError) as caught:
         run(bucket, root)
     assert str(caught.value) == (
-        f"Download from s3://{BUCKET}/{prefix}/{ARCHIVE}: 2 retries brought no byte; the last one: SlowDown: Less. "
-        "Check the network and the server, then run again: what has arrived is kept"
+        f"Download from s3://{BUCKET}/{prefix}/{ARCHIVE}: no data received after 2 retries (last error: SlowDown: "
+        "Less). Check the network and the server, then rerun: received data is kept"
     )
 
 
@@ -344,7 +344,7 @@ def test_an_object_that_changes_behind_our_back(
 
 def test_an_object_that_goes_behind_our_back(bucket: Bucket, server: S3Server, root: Path, prefix: str) -> None:
     server.fault = lambda _operation, key: Refusal(404, "NoSuchKey") if key.endswith("labels.tsv") else None
-    with pytest.raises(OpsError, match=rf"{prefix}/labels.tsv: the object was changed .* and is none"):
+    with pytest.raises(OpsError, match=rf"{prefix}/labels.tsv: the object was changed .* and is now none"):
         run(bucket, root)
 
 

@@ -438,7 +438,8 @@ def test_a_storm_that_does_not_end(server: S3Server, root: Path, folder: str, mo
     with pytest.raises(OpsError) as caught:
         run(server, root)
     assert str(caught.value).startswith(
-        f"Download from s3://{BUCKET}/{folder}/{SHARDS[3]}: 2 retries brought no byte; the last one: SlowDown: Less."
+        f"Download from s3://{BUCKET}/{folder}/{SHARDS[3]}: no data received after 2 retries (last error: "
+        "SlowDown: Less)."
     )
     server.fault = lambda *_: None
     assert run(server, root)["changed"] is True

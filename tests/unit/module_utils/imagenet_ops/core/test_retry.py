@@ -15,8 +15,8 @@ def test_pauses_grow_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OpsError) as caught:
         attempts.failed("host", TransientError("HTTP 503"), 0)
     assert str(caught.value) == (
-        "Download from host: 9 retries brought no byte; the last one: HTTP 503. Check the network and the server, then"
-        " run again: what has arrived is kept"
+        "Download from host: no data received after 9 retries (last error: HTTP 503). Check the network and the"
+        " server, then rerun: received data is kept"
     )
 
 

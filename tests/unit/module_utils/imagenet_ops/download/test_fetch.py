@@ -530,7 +530,10 @@ def test_faults_that_pass(origin: Origin, dest: Path, fault: Fault) -> None:
     [
         (Fault(after=1, content_range="bytes 0-99/3000000"), "it sent Content-Range 'bytes 0-99/3000000'"),
         (Fault(after=1, ignore_range=True), "it answered a request for a part with HTTP 200 and the whole file"),
-        (Fault(status=429, retry_after="0"), "2 retries brought no byte; the last one: HTTP 429 Too Many Requests"),
+        (
+            Fault(status=429, retry_after="0"),
+            "no data received after 2 retries (last error: HTTP 429 Too Many Requests",
+        ),
         (Fault(after=1, cut_after_bytes=0), "bytes too early"),
     ],
     ids=["wrong Content-Range", "200 instead of 206", "429", "empty bodies"],
