@@ -528,7 +528,7 @@ def test_faults_that_pass(origin: Origin, dest: Path, fault: Fault) -> None:
 @pytest.mark.parametrize(
     ("fault", "why"),
     [
-        (Fault(after=1, content_range="bytes 0-99/3000000"), "it sent Content-Range 'bytes 0-99/3000000'"),
+        (Fault(after=1, content_range="bytes 0-99/3000000"), "the server sent Content-Range 'bytes 0-99/3000000'"),
         (Fault(after=1, ignore_range=True), "it answered a request for a part with HTTP 200 and the whole file"),
         (
             Fault(status=429, retry_after="0"),

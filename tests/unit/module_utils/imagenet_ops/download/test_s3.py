@@ -132,7 +132,7 @@ def test_a_part_that_is_another_than_asked_for(client: FaultyClient) -> None:
             SSLError(endpoint_url="https://s3", error="bad certificate"),
             (
                 "SSLError: SSL validation failed for https://s3 bad certificate. Check the certificate of the endpoint."
-                " Where its authority is your own, name the file with the authority's certificate (data_s3_ca_bundle"
+                " If its authority is your own, set the file with the authority's certificate (data_s3_ca_bundle"
                 " for S3, else AWS_CA_BUNDLE)"
             ),
         ),
