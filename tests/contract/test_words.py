@@ -78,7 +78,15 @@ SCOPES: dict[str, Callable[[], dict[str, str]]] = {
     "messages of Python": messages_of_python,
 }
 # Scopes join as soon as they hold none of the words.
-CLEAN = ["documents", "permissions", "readmes of roles", "tasks", "options of roles", "options of modules"]
+CLEAN = [
+    "documents",
+    "permissions",
+    "readmes of roles",
+    "tasks",
+    "options of roles",
+    "options of modules",
+    "messages of Python",
+]
 
 
 @pytest.mark.parametrize("scope", CLEAN)

@@ -394,7 +394,7 @@ def test_termination_takes_the_host_away_and_keeps_the_volume(box: Box) -> None:
 
 def test_a_second_start_says_that_the_lab_is_up_and_leaves_it(box: Box) -> None:
     server = box.server_process()
-    assert "up already" in box.lab("up", "--hosts", "2").stdout
+    assert "already up" in box.lab("up", "--hosts", "2").stdout
     assert box.server_process() == server
     assert "gpu-1" in box.lab("status").stdout
 

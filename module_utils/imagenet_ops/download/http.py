@@ -189,7 +189,7 @@ class _HttpSession(Session):
                 headers["If-Range"] = facts.validator
         response = self._get(headers)
         if response.status == 416:
-            raise self._changed("it has become shorter")
+            raise self._changed("it is shorter now")
         self._check_status(response, {200, 206})
         if response.status == 206 and facts.ranges:
             self._check_part(response, start, end, facts)
@@ -239,7 +239,7 @@ class _HttpSession(Session):
         return SourceChangedError(
             f"Download from {self._source.name}",
             f"the file was changed on the server while it was downloaded: {how}",
-            "Run again: the download starts anew, as parts of two files must not be mixed",
+            "Run again: the download starts over, as parts of two files must not be mixed",
         )
 
     def _odd(self, what: str) -> TransientError:
