@@ -40,6 +40,11 @@ def _free_bytes() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name long bytes by their number: those of a zip hold the time, and test processes compare the names of tests."""
+    return f"{argname}-{len(val)}-bytes" if isinstance(val, bytes) and len(val) > 40 else None
+
+
 # Of several test processes (bin/test) each has a lab of its own. They take the files of tests/integration first, the
 # longest before the others, and then all other tests one by one, so that they are busy to the end.
 LONGEST_FIRST = (
