@@ -18,6 +18,7 @@ from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.ebs.retention import Retirement
 from botocore.exceptions import ClientError
 
+from tests.fakes.clients import StubEc2
 from tests.fakes.s3 import write_dataset
 from tests.fakes.swift import ACCESS_KEY, Swift, is_installed
 
@@ -110,11 +111,14 @@ def test_wrong_credentials_are_refused(
     assert not any((tmp_path / "restored").glob("*/*"))
 
 
-class NoEc2:
+class NoEc2(StubEc2):
     """EC2 with nothing of the data set in it."""
 
-    def __getattr__(self, _operation: str) -> Any:
-        return lambda **_request: {"Snapshots": [], "Volumes": []}
+    def describe_snapshots(self, **_request: Any) -> dict[str, Any]:
+        return {"Snapshots": []}
+
+    def describe_volumes(self, **_request: Any) -> dict[str, Any]:
+        return {"Volumes": []}
 
 
 @pytest.mark.parametrize("versioning", [False, True])
