@@ -155,6 +155,7 @@ class Place:
             content = KEPT[begun["key"]]
             parts = {int(number): content[(int(number) - 1) * PART_BYTES :][:PART_BYTES] for number in begun["parts"]}
             server.uploads[upload_id] = Upload(begun["key"], begun["metadata"], parts)
+        server.begun = len(server.uploads)  # an id is never given twice
 
     def restore(self) -> Outcome:
         return self._restore([])

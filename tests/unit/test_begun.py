@@ -152,7 +152,7 @@ def spoiled(name: str, text: str, *, is_signed: bool) -> st.SearchStrategy[bytes
 
 @pytest.mark.parametrize("is_signed", [False, True])
 @pytest.mark.parametrize("name", STATE_FILES)
-@settings(max_examples=6, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_whatever_lies_there_the_work_ends_right_or_with_an_error_for_people(
     tmp_path_factory: pytest.TempPathFactory,
@@ -173,9 +173,7 @@ def test_whatever_lies_there_the_work_ends_right_or_with_an_error_for_people(
     try:
         finished = FINISH[work](place)
     except OpsError as error:
-        # A file of another backup may name an upload that is there, of another object: the server or the verification
-        # refuses what comes of it, and the object is named.
-        assert error.what.startswith("s3://") or str(place.root) in error.what  # noqa: PT017  one of two outcomes
+        assert str(place.root) in error.what  # noqa: PT017  one of two outcomes
     else:
         assert finished.files == expected.files
         # An object without fields is what a version without kinds wrote before it had done anything.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import re
 import threading
 import warnings
 import zlib
@@ -23,20 +24,26 @@ from ansible.module_utils.imagenet_ops.backup.tree_backup import TreeBackup, Tre
 from ansible.module_utils.imagenet_ops.backup.upload import MIB, Uploader
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.core.progress import Progress
-from ansible.module_utils.imagenet_ops.core.state_file import Kind, StateFile, Warn
+from ansible.module_utils.imagenet_ops.core.state_file import Kind, StateFile, Warn, hexadecimal
 from ansible.module_utils.imagenet_ops.dataset.manifest import MANIFEST_NAME, parse_manifest, read_manifest
+
+
+def _is_proof(value: Any) -> bool:
+    """Return whether ``value`` is what a verified object is recorded with: its ETag and the SHA-256 of the file."""
+    return isinstance(value, str) and re.fullmatch(r"\S+ [0-9a-f]{64}", value) is not None
+
 
 _UPLOADS = Kind(
     "s3_backup record of unfinished uploads",
     1,
-    {"uploads": {str: str}},
+    {"uploads": {str: hexadecimal(64)}},
     starts_over="unfinished uploads are discarded and their files sent from the start",
     upgrade=lambda value: {"uploads": value},
 )
 _ETAGS = Kind(
     "s3_backup record of verified objects",
     1,
-    {"etags": {str: str}},
+    {"etags": {str: _is_proof}},
     starts_over="each object is queried again",
     upgrade=lambda value: {"etags": value},
 )

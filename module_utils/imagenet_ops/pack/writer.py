@@ -25,7 +25,7 @@ from ansible.module_utils.imagenet_ops.core.files import fsync_directory
 from ansible.module_utils.imagenet_ops.core.hashing import FollowingHash, hash_file
 from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.core.state_file import Kind, StateFile, Warn, fits, natural
-from ansible.module_utils.imagenet_ops.dataset.manifest import file_stems
+from ansible.module_utils.imagenet_ops.dataset.manifest import SUFFIXES, file_stems
 from ansible.module_utils.imagenet_ops.formats.recordio import RecordReader, RecordWriter, parse_image_data
 from ansible.module_utils.imagenet_ops.pack.listing import Listing
 from ansible.module_utils.imagenet_ops.pack.tree_source import RecordBatch, RecordSource
@@ -34,12 +34,13 @@ _LINE_BYTES = 64  # more than the longest line of an index: two numbers of at mo
 
 
 _FILES = {str: (natural, str, int)}
+_CONVERTED = {"cmyk": natural, "grey": natural, "png": natural}
 _PACKED = {
     "key": {str: object},
     "records": natural,
     "images": {str: natural},
     "bad": [(str, str)],
-    "converted": {str: natural},
+    "converted": _CONVERTED,
     "files": _FILES,
 }
 _POSITION = {
@@ -49,18 +50,30 @@ _POSITION = {
     "rec_bytes": natural,
     "idx_bytes": natural,
     "bad": [(str, str)],
-    "converted": {"cmyk": natural, "grey": natural, "png": natural},
+    "converted": _CONVERTED,
     "finished": _FILES,
 }
 
 
+def _is_packed(value: Any) -> bool:
+    """Return whether ``value`` describes a finished split: every image a record or bad, every shard with its files."""
+    if not fits(value, _PACKED):
+        return False
+    stems = {os.path.splitext(name)[0] for name in value["files"]}
+    return (
+        sum(value["images"].values()) == value["records"] + len(value["bad"])
+        and set(value["files"]) == {f"{stem}.{suffix}" for stem in stems for suffix in SUFFIXES}
+        and bool(len(stems) == value["key"].get("shards"))
+    )
+
+
 def _is_checkpoint(value: Any) -> bool:
     if value.get("stage") == "renaming":
-        return fits(value, {"stage": str, "packed": _PACKED})
+        return fits(value, {"stage": str, "packed": _is_packed})
     return value.get("stage") == "packing" and fits(value, {"stage": str, "key": {str: object}, "position": _POSITION})
 
 
-FINISHED = Kind("recordio_pack record of a finished split", 1, _PACKED, starts_over="the split is packed again")
+FINISHED = Kind("recordio_pack record of a finished split", 1, _is_packed, starts_over="the split is packed again")
 CHECKPOINT = Kind("recordio_pack checkpoint", 1, _is_checkpoint, starts_over="packing starts over")
 
 
