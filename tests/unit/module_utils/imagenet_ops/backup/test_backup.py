@@ -501,14 +501,6 @@ def test_a_refusal_under_one_prefix_names_the_object_and_the_next_run_goes_on(
     assert is_whole(server, root)
 
 
-@pytest.fixture
-def backups(server: S3UploadServer) -> Iterator[backup_once.Backups]:
-    """Processes that back up with the credentials of ``server``."""
-    assert server
-    with backup_once.Backups() as running:
-        yield running
-
-
 @pytest.mark.slow_kill
 def test_killed_at_seeded_points_and_run_again(
     server: S3UploadServer, backups: backup_once.Backups, tmp_path: Path

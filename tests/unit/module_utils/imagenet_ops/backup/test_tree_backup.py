@@ -234,14 +234,6 @@ def test_a_bit_that_is_stored_wrong_is_noticed(server: S3UploadServer, root: Pat
     assert "train.json" not in trees(server, root)
 
 
-@pytest.fixture
-def backups(server: S3UploadServer) -> Iterator[backup_once.Backups]:
-    """Processes that back up with the credentials of ``server``."""
-    assert server
-    with backup_once.Backups() as running:
-        yield running
-
-
 @pytest.mark.slow_kill
 def test_killed_at_seeded_points_and_run_again(
     server: S3UploadServer, backups: backup_once.Backups, tmp_path: Path
