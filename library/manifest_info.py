@@ -8,7 +8,7 @@ short_description: Read the manifest of a packed data set
 description:
   - Says which version of the data set lies in a directory, how much it holds, and how large a volume must be that holds
     nothing else.
-  - Reads the manifest alone; M(recordio_info) compares the files with it.
+  - Reads the manifest alone; M(recordio_verify) compares the files with it.
 version_added: "1.0.0"
 author: The authors of imagenet-ops
 options:
@@ -21,7 +21,7 @@ attributes:
     description: Only reads, so check mode does the same.
     support: full
 seealso:
-  - module: recordio_info
+  - module: recordio_verify
   - module: dataset_copy
 """
 

@@ -83,7 +83,7 @@ extends_documentation_fragment:
   - s3_connection
 seealso:
   - module: s3_backup
-  - module: recordio_info
+  - module: recordio_verify
 """
 
 EXAMPLES = r"""
@@ -160,10 +160,11 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.imagenet_ops.aws.s3 import Bucket, s3_client
-from ansible.module_utils.imagenet_ops.backup.request import CONTENTS, RestoreRequest
+from ansible.module_utils.imagenet_ops.backup.request import RestoreRequest
 from ansible.module_utils.imagenet_ops.backup.restore import Restore
 from ansible.module_utils.imagenet_ops.core.files import exclusive
 from ansible.module_utils.imagenet_ops.core.module import run
+from ansible.module_utils.imagenet_ops.dataset.manifest import CONTENTS
 
 
 def main() -> None:

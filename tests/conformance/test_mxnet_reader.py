@@ -1,4 +1,4 @@
-"""recordio_info with MXNet's own reader, as Ansible runs it: in the environment that has MXNet."""
+"""recordio_verify with MXNet's own reader, as Ansible runs it: in the environment that has MXNet."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def packed(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, dict[s
     return tmp_path, pack_dataset(asked, check=False, warn=pytest.fail)
 
 
-def recordio_info(root: Path) -> dict[str, Any]:
+def recordio_verify(root: Path) -> dict[str, Any]:
     """Return what the module answers."""
     command = [str(Path(sys.executable).parent / "ansible"), "localhost", "-i", "localhost,", "-c", "local"]
-    command += ["-m", "recordio_info", "-a", f"root={root} reader=mxnet"]
+    command += ["-m", "recordio_verify", "-a", f"root={root} reader=mxnet"]
     command += ["-e", f"ansible_python_interpreter={ENVIRONMENT}/bin/python"]
     settings = {
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
@@ -46,7 +46,7 @@ def recordio_info(root: Path) -> dict[str, Any]:
 @pytest.mark.usefixtures("mxnet")
 def test_mxnet_reads_what_we_packed(packed: tuple[Path, dict[str, Any]]) -> None:
     root, result = packed
-    answer = recordio_info(root)
+    answer = recordio_verify(root)
     assert {name: answer.get(name) for name in ("changed", "dataset_version", "records", "decoded", "msg")} == {
         "changed": False,
         "dataset_version": result["dataset_version"],
@@ -66,6 +66,6 @@ def test_damage_is_an_error_though_mxnet_ends_the_process(
     content = bytearray(rec.read_bytes())
     content[place : place + 4] = b"XXXX"
     rec.write_bytes(content)
-    answer = recordio_info(packed[0])
+    answer = recordio_verify(packed[0])
     assert answer["failed"] is True
     assert answer["msg"].startswith(f"Record file {rec}: {why}")

@@ -285,6 +285,41 @@ def ansible_imports(source: str) -> list[str]:
     return faults
 
 
+def errors_not_named(source: str) -> list[str]:
+    """Public functions and methods whose docstring does not name an error that they raise themselves."""
+    return [
+        f"line {function.lineno}: the docstring of {function.name} does not name {name}"
+        for function in _public_functions(ast.parse(source).body)
+        for name in sorted({name for node in _own_nodes(function) for name in _raised(node)})
+        if name not in (ast.get_docstring(function) or "")
+    ]
+
+
+def _public_functions(body: Iterable[ast.stmt]) -> Iterator[ast.FunctionDef]:
+    for node in body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from _public_functions(node.body)
+        elif isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            yield node
+
+
+def _own_nodes(function: ast.AST) -> Iterator[ast.AST]:
+    """All that a function holds, without the functions within it."""
+    for node in ast.iter_child_nodes(function):
+        if not isinstance(node, (ast.FunctionDef, ast.Lambda)):
+            yield node
+            yield from _own_nodes(node)
+
+
+def _raised(node: ast.AST) -> list[str]:
+    """The class of an error that a ``raise`` makes; none where it raises what it caught."""
+    if not isinstance(node, ast.Raise) or node.exc is None:
+        return []
+    error = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+    name = ast.unparse(error).rpartition(".")[2]
+    return [name] if name[:1].isupper() else []
+
+
 _SUPPRESSION = re.compile(r"#\s*(?:noqa|type:\s*ignore)\b(.*)")
 _RULE_AND_REASON = re.compile(r"(?::\s*[A-Z]+\d+(?:,\s*[A-Z]+\d+)*|:\s*[\w-]+\[[\w-]+\]|\[[\w, -]+\])\W+\w.*\s.*")
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from tests.contract.architecture import NAME
 
 # Every GPU host runs it. What it takes along is to stay what it needs: module, errors, files, hashing and the pool of
 # threads, the manifest with the record of an archive, both formats, and the two that verify.
-RECORDIO_INFO_FILES_MAX = 12
+RECORDIO_VERIFY_FILES_MAX = 12
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +33,16 @@ def test_every_import_goes_to_a_lower_floor_or_stays_in_its_package(graph: Mappi
 def test_neither_files_nor_packages_import_in_a_circle(graph: Mapping[str, set[str]]) -> None:
     assert architecture.circle(graph) == []
     assert architecture.circle(architecture.packages(graph)) == []
+
+
+def test_the_documented_packages_are_those_that_exist() -> None:
+    text = tree.text("docs/architecture.md").partition("## Packages of module_utils/imagenet_ops")[2]
+    picture, _, rest = text.partition("```text")[2].partition("```")
+    table = rest.partition("| package |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == architecture.FLOOR_OF.keys()
+    drawn = re.findall(r"^  floor (\d).*\n([^\n]*)", picture, re.MULTILINE)
+    floors = {int(number): set(re.findall(r"│ +(\w+) +(?=│)", line)) for number, line in drawn}
+    assert floors == {number: set(packages) for number, packages in enumerate(architecture.FLOORS, 1)}
 
 
 @pytest.mark.parametrize("package", sorted(architecture.FLOOR_OF))
@@ -54,7 +65,7 @@ def test_what_ansible_sends_with_each_module_is_what_it_imports(graph: Mapping[s
     assert done.returncode == 0, done.stderr
     bundled = json.loads(done.stdout)
     assert bundled == {name: sorted(needed_by(name, graph)) for name in tree.MODULES}
-    assert len(bundled["recordio_info"]) <= RECORDIO_INFO_FILES_MAX
+    assert len(bundled["recordio_verify"]) <= RECORDIO_VERIFY_FILES_MAX
 
 
 def needed_by(module: str, graph: Mapping[str, set[str]]) -> set[str]:

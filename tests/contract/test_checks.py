@@ -329,6 +329,23 @@ def test_tests_that_are_skipped(source: str, count: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("source", "count"),
+    [
+        ("def f():\n    raise OpsError('a', 'b', 'c')", 1),
+        ("def f():\n    'Do it; raises OpsError.'\n    raise OpsError('a', 'b', 'c')", 0),
+        ("def f():\n    'Do it; raises OpsError.'\n    if x:\n        raise errors.TransientError('a')", 1),
+        ("class A:\n    def f(self):\n        raise StopIteration", 1),
+        ("class _A:\n    def f(self):\n        raise StopIteration", 0),
+        ("def _f():\n    raise ValueError", 0),
+        ("def f():\n    def g():\n        raise ValueError\n    g()", 0),
+        ("def f():\n    try:\n        g()\n    except OSError as error:\n        raise\n    raise error", 0),
+    ],
+)
+def test_errors_that_a_docstring_does_not_name(source: str, count: int) -> None:
+    assert len(checks.errors_not_named(source)) == count
+
+
+@pytest.mark.parametrize(
     ("pattern", "line", "found"),
     [
         (checks.FOREIGN_PATHS, "see /wor" + "k/main/x", True),

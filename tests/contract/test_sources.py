@@ -39,6 +39,11 @@ def test_only_module_py_knows_ansible() -> None:
     assert {name for name, imports in knowing.items() if imports} == {"core/module.py"}
 
 
+@pytest.mark.parametrize("name", [name for name in tree.tracked_files() if name.startswith("module_utils/")])
+def test_public_functions_name_the_errors_they_raise(name: str) -> None:
+    assert checks.errors_not_named(tree.text(name)) == []
+
+
 def test_no_file_is_large() -> None:
     sizes = {name: (tree.ROOT / name).stat().st_size for name in tree.tracked_files()}
     assert {name: size for name, size in sizes.items() if size > TRACKED_BYTES_MAX} == {}

@@ -80,7 +80,10 @@ class ZipReader:
                 self.file_position = end
 
     def content(self, member: Member) -> bytes:
-        """Return the data of the ``member`` that was yielded last. Raises DamagedArchiveError."""
+        """Return the data of the ``member`` that was yielded last; raises DamagedArchiveError.
+
+        Raises ValueError where none was yielded.
+        """
         if self._current is None:
             raise ValueError("no member was yielded")
         try:

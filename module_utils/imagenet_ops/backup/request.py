@@ -9,19 +9,9 @@ from dataclasses import dataclass
 from ansible.module_utils.imagenet_ops.aws.s3 import Bucket, ListedObject
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.dataset.manifest import (
-    ARCHIVE_FOLDER,
-    LABELS_NAME,
     MANIFEST_NAME,
-    RECORD_FOLDER,
     VERSION_DIGITS,
 )
-
-# Which files a user can ask for, by the beginning of their path; the manifest describes the records and goes with them.
-CONTENTS = {
-    "all": (ARCHIVE_FOLDER, RECORD_FOLDER, LABELS_NAME),
-    "records": (RECORD_FOLDER, LABELS_NAME),
-    "archives": (ARCHIVE_FOLDER,),
-}
 
 
 @dataclass(frozen=True)
@@ -29,8 +19,8 @@ class RestoreRequest:
     """What to restore, to where; the fields are the options of the module s3_restore.
 
     The backup is the one under ``prefix``, or else version ``dataset_version`` ("": the newest) of ``dataset``.
-    ``content`` is a key of `CONTENTS`. ``trees`` are the splits whose trees come back too. ``replace`` allows to
-    replace what is there and wrong.
+    ``content`` is a key of the manifest's `CONTENTS`. ``trees`` are the splits whose trees come back too. ``replace``
+    allows to replace what is there and wrong.
     """
 
     root: str

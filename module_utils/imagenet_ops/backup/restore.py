@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible.module_utils.imagenet_ops.aws.s3 import Bucket, ListedObject
-from ansible.module_utils.imagenet_ops.backup.request import CONTENTS, RestoreFile, RestoreRequest, find_prefix
+from ansible.module_utils.imagenet_ops.backup.request import RestoreFile, RestoreRequest, find_prefix
 from ansible.module_utils.imagenet_ops.backup.tree_restore import TreeRestore
 from ansible.module_utils.imagenet_ops.backup.verified_files import VerifiedFiles
 from ansible.module_utils.imagenet_ops.core.disk import disk_error, require_space
@@ -174,18 +174,17 @@ class Restore:
 
     def _select(self, manifest: Manifest, objects: dict[str, ListedObject]) -> list[RestoreFile]:
         """Return the files that were asked for, the largest first, so that none is left for the end."""
-        wanted = CONTENTS[self.request.content]
-        files = []
-        for path, entry in manifest.files().items():
+        for path in manifest.files():
             if os.path.normpath(path) != path or path.startswith("/") or path.count("/") > 1:
                 raise OpsError(
                     self.bucket.uri(f"{self.prefix}/{MANIFEST_NAME}"),
                     f"it names a file outside of the data set: {path!r}",
                     "Do not use this manifest; it was not written by recordio_pack",
                 )
-            if path.partition("/")[0] in wanted:
-                stored = objects.get(f"{self.prefix}/{path}")
-                files.append(RestoreFile(path, entry.size_bytes, entry.sha256, stored))
+        files = [
+            RestoreFile(path, entry.size_bytes, entry.sha256, objects.get(f"{self.prefix}/{path}"))
+            for path, entry in manifest.files(self.request.content).items()
+        ]
         return sorted(files, key=lambda file: (-file.size_bytes, file.path))
 
     def _has_manifest(self, content: bytes) -> bool:

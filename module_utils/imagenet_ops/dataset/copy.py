@@ -18,11 +18,8 @@ from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.core.files import exclusive, write_atomic
 from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.dataset.manifest import (
-    LABELS_NAME,
     MANIFEST_NAME,
-    RECORD_FOLDER,
     FileEntry,
-    Manifest,
     read_manifest,
 )
 from ansible.module_utils.imagenet_ops.download.part_file import PartFile, part_path
@@ -40,14 +37,6 @@ _TABLES_RATIO = 0.001
 _SMALLEST_OVERHEAD_BYTES = 64 << 20
 
 
-def dataset_files(manifest: Manifest) -> dict[str, FileEntry]:
-    """Return the files of a packed data set besides the manifest itself, by their path below its root."""
-    records = {
-        f"{RECORD_FOLDER}/{name}": entry for split in manifest.splits.values() for name, entry in split.files.items()
-    }
-    return {LABELS_NAME: manifest.labels, **records}
-
-
 def deploy_volume_gib(file_bytes: Iterable[int]) -> int:
     """Return the size in GiB of the smallest volume whose ext4 (`mkfs.ext4 -m 0 -T largefile4`) holds these files."""
     blocks = sum(-(-size // _FILESYSTEM_BLOCK_BYTES) for size in file_bytes)
@@ -60,7 +49,7 @@ def deploy_volume_gib(file_bytes: Iterable[int]) -> int:
 def manifest_info(root: str) -> dict[str, Any]:
     """Return the result of the module manifest_info. Raises OpsError where ``root`` has no manifest."""
     manifest = read_manifest(root)
-    sizes = [entry.size_bytes for entry in dataset_files(manifest).values()]
+    sizes = [entry.size_bytes for entry in manifest.files("records").values()]
     sizes.append(os.path.getsize(os.path.join(root, MANIFEST_NAME)))
     return {
         "changed": False,
@@ -79,7 +68,7 @@ def copy_dataset(root: str, dest: str, state_dir: str, *, check_mode: bool) -> d
     is not what the manifest says, or where the filesystem of ``dest`` is full.
     """
     manifest = read_manifest(root)
-    files = dataset_files(manifest)
+    files = manifest.files("records")
     result = {
         "dataset_version": manifest.dataset_version,
         "files": len(files) + 1,

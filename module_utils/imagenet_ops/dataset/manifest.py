@@ -24,6 +24,12 @@ LABELS_NAME = "labels.tsv"
 RECORD_FOLDER = "recordio"
 ARCHIVE_FOLDER = "archives"
 VERSION_DIGITS = 12
+# Which files belong to which content, by the beginning of their path; the manifest describes the records.
+CONTENTS = {
+    "all": (ARCHIVE_FOLDER, RECORD_FOLDER, LABELS_NAME),
+    "records": (RECORD_FOLDER, LABELS_NAME),
+    "archives": (ARCHIVE_FOLDER,),
+}
 
 
 def file_stems(split: str, shards: int) -> list[str]:
@@ -72,8 +78,8 @@ class Manifest(NamedTuple):
     sha256: str
     archives: dict[str, ArchiveEntry]
 
-    def files(self) -> dict[str, FileEntry]:
-        """Return every file that the manifest names, but itself, by its path below the root of the data set."""
+    def files(self, content: str = "all") -> dict[str, FileEntry]:
+        """Return the files of ``content`` (a key of `CONTENTS`) besides the manifest, by their path below the root."""
         archives = {
             f"{ARCHIVE_FOLDER}/{name}": FileEntry(archive.size_bytes, archive.sha256)
             for name, archive in self.archives.items()
@@ -81,7 +87,8 @@ class Manifest(NamedTuple):
         records = {
             f"{RECORD_FOLDER}/{name}": entry for split in self.splits.values() for name, entry in split.files.items()
         }
-        return {**archives, **records, LABELS_NAME: self.labels}
+        files = {LABELS_NAME: self.labels, **archives, **records}
+        return {path: entry for path, entry in files.items() if path.partition("/")[0] in CONTENTS[content]}
 
     @property
     def dataset_version(self) -> str:
@@ -151,7 +158,7 @@ def read_manifest(root: str) -> Manifest:
 
 
 def parse_manifest(content: bytes, path: str) -> Manifest:
-    """Return what the bytes of a manifest say; ``path`` is for the error."""
+    """Return what the bytes of a manifest say; raises OpsError, which names ``path``, where they are none."""
     try:
         value = json.loads(content)
         _check_format(value["format"])

@@ -71,7 +71,7 @@ class _HashingFile(io.RawIOBase):
 
 
 def verify_dataset(root: str, dataset_version: str | None, full: bool, decode_samples: int) -> dict[str, Any]:
-    """Verify the data set in ``root`` and return the result of the module recordio_info.
+    """Verify the data set in ``root`` and return the result of the module recordio_verify.
 
     ``dataset_version``, if given, must be that of the manifest. ``decode_samples`` images of each split are decoded,
     all if it is negative. Raises OpsError that names the file, and where it can the byte, at the first difference.
@@ -113,20 +113,18 @@ def checked_manifest(root: str, dataset_version: str | None, full: bool) -> Mani
             f"it is version {manifest.dataset_version}, not {dataset_version}",
             "Mount the volume of that version or ask for this one; where they should be the same, it was changed",
         )
-    files = {LABELS_NAME: manifest.labels}
     for name, split in manifest.splits.items():
         stems = file_stems(name, manifest.settings.get("shards", 1))
         if set(split.files) != {f"{stem}.{suffix}" for stem in stems for suffix in SUFFIXES}:
             why = f"it does not name the {', '.join(SUFFIXES)} of split {name}, and no others"
             raise OpsError(f"Manifest in {root}", why, ADVICE)
-        files.update({f"{RECORD_FOLDER}/{name}": entry for name, entry in split.files.items()})
-    for name, entry in files.items():
+    for name, entry in manifest.files("records").items():
         _check_file(os.path.join(root, name), entry, full and not name.endswith(".rec"))
     return manifest
 
 
 def describe(manifest: Manifest, decoded: int) -> dict[str, Any]:
-    """Return the result of the module recordio_info for a data set of which ``decoded`` images were decoded."""
+    """Return the result of the module recordio_verify for a data set of which ``decoded`` images were decoded."""
     return {
         "changed": False,
         "dataset_version": manifest.dataset_version,

@@ -39,7 +39,7 @@ _SHOWN_CHARACTERS = 500
 
 
 def read_with_mxnet(root: str, dataset_version: str | None) -> dict[str, Any]:
-    """Read every record of the data set in ``root`` with MXNet and return the result of the module recordio_info.
+    """Read every record of the data set in ``root`` with MXNet and return the result of the module recordio_verify.
 
     The number of records and the label of each must be those of the lists and of the manifest, whose version
     ``dataset_version``, if given, must be. Raises OpsError where MXNet gives others, or cannot read on.
@@ -79,7 +79,7 @@ def _read_file(stem: str) -> int:
         if isinstance(answer, int):
             return answer
         why = answer or f"MXNet's reader {_end(process.exitcode)}{_last_words(printed)}"
-    raise OpsError(f"Record file {stem}.rec", why, f"recordio_info with verify=full names the byte. {ADVICE}")
+    raise OpsError(f"Record file {stem}.rec", why, f"recordio_verify with verify=full names the byte. {ADVICE}")
 
 
 def _answer(stem: str, sender: Connection, printed: BinaryIO) -> None:

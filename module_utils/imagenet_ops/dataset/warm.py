@@ -21,7 +21,7 @@ from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.core.files import exclusive
 from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.core.state_file import Kind, StateFile, Warn, natural
-from ansible.module_utils.imagenet_ops.dataset.manifest import LABELS_NAME, MANIFEST_NAME, RECORD_FOLDER, read_manifest
+from ansible.module_utils.imagenet_ops.dataset.manifest import MANIFEST_NAME, read_manifest
 
 MIB = 1024 * 1024
 NAME = "dataset_warm"
@@ -97,9 +97,8 @@ def warm_dataset(
 def list_segments(root: str) -> tuple[list[Segment], dict[str, Any]]:
     """Return the segments of all files of the data set, and what tells them from those of another one."""
     manifest = read_manifest(root)
-    sizes = {MANIFEST_NAME: os.stat(os.path.join(root, MANIFEST_NAME)).st_size, LABELS_NAME: manifest.labels.size_bytes}
-    for split in manifest.splits.values():
-        sizes.update({f"{RECORD_FOLDER}/{name}": entry.size_bytes for name, entry in split.files.items()})
+    sizes = {path: entry.size_bytes for path, entry in manifest.files("records").items()}
+    sizes[MANIFEST_NAME] = os.stat(os.path.join(root, MANIFEST_NAME)).st_size
     length = min(SEGMENT_BYTES_MAX, max(MIB, sum(sizes.values()) // SEGMENTS // MIB * MIB))
     segments = [
         Segment(name, offset, min(length, size - offset))

@@ -164,7 +164,10 @@ class _HttpSession(Session):
         self._socket: socket.socket | None = None
 
     def facts(self) -> Facts:
-        """Ask for the first bytes: this tells size and ranges even where HEAD is refused (as by signed URLs)."""
+        """Request the first bytes: this tells size and ranges even where HEAD is refused (as by signed URLs).
+
+        Raises OpsError where the server refuses it or sends a page, TransientError where a retry may help.
+        """
         response = self._get({"Range": f"bytes=0-{_SNIFFED_BYTES - 1}"})
         if response.status == 416 and response.getheader("Content-Range") == "bytes */0":
             self.close()

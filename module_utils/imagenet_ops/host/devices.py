@@ -95,7 +95,7 @@ def device_info(host: Host, volume_id: str, timeout_seconds: float, mount_path: 
 
 
 def serial_of(volume_id: str) -> str:
-    """Return the NVMe serial number of ``volume_id``: the id without its dash."""
+    """Return the NVMe serial number of ``volume_id``: the id without its dash; raises OpsError where it is no id."""
     if not VOLUME_ID.fullmatch(volume_id):
         raise OpsError(
             f"Volume id {volume_id!r}",

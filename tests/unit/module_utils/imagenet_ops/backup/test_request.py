@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.imagenet_ops.aws.s3 import Bucket, ListedObject
-from ansible.module_utils.imagenet_ops.backup.request import CONTENTS, RestoreRequest, find_prefix
+from ansible.module_utils.imagenet_ops.backup.request import RestoreRequest, find_prefix
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 
 
@@ -43,7 +43,3 @@ def test_a_prefix_or_a_version_is_taken_as_it_is() -> None:
 def test_no_backup() -> None:
     with pytest.raises(OpsError, match="s3://backup/imagenet/: there is no complete backup"):
         find_prefix(Listed({"imagenet/0123456789ab/labels.tsv": 1.0}), request())
-
-
-def test_contents_together_are_all() -> None:
-    assert {*CONTENTS["records"], *CONTENTS["archives"]} == set(CONTENTS["all"])

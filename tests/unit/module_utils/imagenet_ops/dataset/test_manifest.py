@@ -132,4 +132,8 @@ def test_the_files_that_it_names() -> None:
         "recordio/train.idx": FileEntry(10, "0" * 64),
         "labels.tsv": read.labels,
     }
+    records, archives = read.files("records"), read.files("archives")
+    assert sorted(records) == ["labels.tsv", "recordio/train.idx", "recordio/train.rec"]
+    assert sorted(archives) == ["archives/train.tar", "archives/val.tar"]
+    assert {**records, **archives} == read.files()
     assert read.archives["val.tar"].md5 == "b" * 32

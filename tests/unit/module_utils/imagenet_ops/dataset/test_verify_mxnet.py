@@ -22,7 +22,7 @@ from ansible.module_utils.imagenet_ops.pack.pack import PackRequest, SplitReques
 from tests.fakes.images import mixed_images, write_tree
 
 ADVICE = (
-    "recordio_info with verify=full names the byte. Restore it from the backup, create the volume again from a "
+    "recordio_verify with verify=full names the byte. Restore it from the backup, create the volume again from a "
     "snapshot, or pack the data set again"
 )
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import recordio_info
+import recordio_verify
 from ansible.module_utils.imagenet_ops.pack.image import Recipe
 from ansible.module_utils.imagenet_ops.pack.pack import PackRequest, SplitRequest, pack_dataset
 from ansible.module_utils.testing import patch_module_args
@@ -15,7 +15,7 @@ from tests.fakes.images import mixed_images, write_tree
 
 def run_module(capsys: pytest.CaptureFixture[str], **arguments: Any) -> dict[str, Any]:
     with patch_module_args(arguments), pytest.raises(SystemExit):
-        recordio_info.main()
+        recordio_verify.main()
     answer: dict[str, Any] = json.loads(capsys.readouterr().out)
     answer.pop("invocation", None)  # ansible-core 2.21 leaves it to the action plugin
     return answer
@@ -79,6 +79,6 @@ def test_only_a_full_read_finds_a_changed_byte(capsys: pytest.CaptureFixture[str
 
 
 def test_a_host_without_opencv_is_told_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(recordio_info, "IMPORT_ERROR", "No module named 'cv2'")
+    monkeypatch.setattr(recordio_verify, "IMPORT_ERROR", "No module named 'cv2'")
     answer = run_module(capsys, root="/data")
     assert answer["msg"].startswith("Failed to import the required Python library (numpy and opencv-python-headless)")

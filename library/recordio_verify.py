@@ -3,7 +3,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
-module: recordio_info
+module: recordio_verify
 short_description: Verify a packed data set against its manifest
 description:
   - Compares the files that M(recordio_pack) made with C(<root>/manifest.json) and with each other - sizes, index, list,
@@ -46,6 +46,9 @@ attributes:
   check_mode:
     description: Only looks, so check mode does the same.
     support: full
+  diff_mode:
+    description: Nothing changes, so there is no difference to show.
+    support: none
 requirements:
   - numpy
   - opencv-python-headless
@@ -54,18 +57,18 @@ requirements:
 
 EXAMPLES = r"""
 - name: See that the mounted data set is the one that was asked for
-  recordio_info:
+  recordio_verify:
     root: /data/imagenet
     dataset_version: 3fb2a90c41d7
 
 - name: Read every byte and decode every image
-  recordio_info:
+  recordio_verify:
     root: /data/imagenet
     verify: full
     decode_samples: -1
 
 - name: Read all of it with the reader that training uses
-  recordio_info:
+  recordio_verify:
     root: /data/imagenet
     reader: mxnet
   vars:
