@@ -61,6 +61,10 @@ drill: setup ## long failure drills, not part of make test
 architecture: setup ## the packages of module_utils, their floors, and which of them imports which
 	@$(PYTHON_ENVIRONMENT)/python -m tests.contract.architecture
 
+.PHONY: permissions
+permissions: setup ## write the IAM policies of roles/iam_setup and download_host_role into docs/permissions.md
+	@$(PYTHON_ENVIRONMENT)/python -m tests.contract.permissions
+
 .PHONY: bench
 bench: setup ## benchmarks against other tools, into artifacts/bench.json (ARGS="pack" or "--scale 0.1")
 	@bin/setup conformance

@@ -1,20 +1,21 @@
-"""Who may call, how often, and what: access keys, session tokens, roles' policies, throttling, and a count of calls."""
+"""Who may call, how often, and what: access keys, session tokens, IAM policies, throttling, and a count of calls."""
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from moto.core.responses import BaseResponse
-from moto.iam.access_control import AssumedRoleAccessKey, IAMPolicy, PermissionResult
 from moto.iam.models import iam_backends
 from moto.s3.models import s3_backends
 from moto.sts.models import sts_backends
 
+from lab.authorization import PARTITION, requests_of_ec2, requests_of_iam
 from lab.config import (
     ACCOUNT_ID,
     CONTROLLER_ACCESS_KEY,
@@ -25,11 +26,12 @@ from lab.config import (
 )
 from lab.machine import LabError
 from lab.patching import error_answer, wrap
+from lab.policies import Decision, Request, decide
 from lab.rules import ApiError
 
-PARTITION = "aws"
 CONTROLLER_USER = "lab-controller"
-# Every role may ask who it is (IAM User Guide, GetCallerIdentity).
+ADMINISTRATOR = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+# Everybody may ask who he is (IAM User Guide, GetCallerIdentity).
 ALWAYS_ALLOWED = "sts:GetCallerIdentity"
 _CREDENTIAL = re.compile(r"Credential=([^/,\s]+)/")
 _SIGNATURE_2 = re.compile(r"^AWS ([^:]+):")
@@ -89,12 +91,55 @@ class Calls:
             return {"total": sum(self._counts.values()), "calls": dict(sorted(self._counts.items()))}
 
 
+class Callers:
+    """Compares each request with the policies of its caller, and keeps what was asked for and what was refused."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin again from nothing."""
+        self._evaluated = 0
+        self._denied: list[str] = []
+        self._used: dict[str, set[str]] = defaultdict(set)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return how many requests were evaluated, each that was denied, and the permissions that each caller used."""
+        with self._lock:
+            used = {name: sorted(actions) for name, actions in sorted(self._used.items())}
+            return {"evaluated": self._evaluated, "denied": list(self._denied), "used": used}
+
+    def check(self, response: Any, requests: Iterable[Request]) -> None:
+        """Raise ApiError unless a request is signed with a key of the lab whose policies allow all of ``requests``."""
+        principal = _principal(response)
+        policies = [*principal.policies.values(), *map(_document, principal.managed_policies.values())]
+        boundary = getattr(principal, "permissions_boundary_arn", None)
+        for request in requests:
+            if request.action == ALWAYS_ALLOWED:
+                continue
+            decision = decide(policies, request)
+            if decision is Decision.ALLOWED and boundary:
+                policy = iam_backends[ACCOUNT_ID][PARTITION].managed_policies[boundary]
+                decision = decide([_document(policy)], request)
+            with self._lock:
+                self._evaluated += 1
+                if decision is Decision.ALLOWED:
+                    self._used[principal.name].add(request.action)
+                    continue
+                denial = f"{principal.arn} is not authorized to perform {request.action} on {request.resource}: "
+                self._denied.append(f"{denial}{decision.value} ({dict(request.context)})")
+            code = "UnauthorizedOperation" if response.service_name == "ec2" else "AccessDenied"
+            raise ApiError(code, f"User: {denial}{decision.value}", 403)
+
+
 class Access:
     """The patches at the entrance of EC2, STS and IAM. ``changed`` is called with every action that succeeded."""
 
-    def __init__(self, bucket: TokenBucket, calls: Calls, changed: Callable[[str], None]) -> None:
+    def __init__(self, bucket: TokenBucket, calls: Calls, callers: Callers, changed: Callable[[str], None]) -> None:
         self._bucket = bucket
         self._calls = calls
+        self._callers = callers
         self._changed = changed
 
     def install(self) -> None:
@@ -106,6 +151,7 @@ class Access:
         """Make the controller's user with its fixed key, and somebody else's bucket."""
         iam = iam_backends[ACCOUNT_ID][PARTITION]
         iam.create_user(REGION, CONTROLLER_USER)
+        iam.put_user_policy(CONTROLLER_USER, "administrator", json.dumps(ADMINISTRATOR))
         key = iam.create_access_key(CONTROLLER_USER)
         del iam.access_keys[key.access_key_id]
         key.access_key_id, key.secret_access_key = CONTROLLER_ACCESS_KEY, CONTROLLER_SECRET_KEY
@@ -113,10 +159,11 @@ class Access:
         s3_backends[OTHER_ACCOUNT_ID][PARTITION].create_bucket(OTHER_ACCOUNT_BUCKET, REGION)
 
     def _call_action(self, original: Any, response: Any) -> Any:
-        action = f"{response.service_name}:{response._get_action()}"  # noqa: SLF001 - moto has no other name for it
+        name = response._get_action()  # noqa: SLF001 - moto has no other name for it
+        action = f"{response.service_name}:{name}"
         self._calls.add(action)
         try:
-            check_caller(response, action, "*")
+            self._callers.check(response, _requests(response, name))
             self._throttle(response)
             answer = original(response)
         except ApiError as error:
@@ -145,29 +192,34 @@ def access_key_of(authorization: str, query: dict[str, Any]) -> str | None:
     return None
 
 
-def check_caller(response: Any, action: str, resource: str) -> None:
-    """Raise ApiError unless the key that signed the request is the lab's, and its role may do ``action``."""
+def _principal(response: Any) -> Any:
+    """Return moto's user or role whose key signed a request; raises ApiError where it is none of the lab's."""
     key, service = _key(response), response.service_name
     if key is None and service == "s3":
         raise ApiError("AccessDenied", "Access Denied", 403)
-    if key is None or key not in iam_backends[ACCOUNT_ID][PARTITION].access_keys:
+    iam = iam_backends[ACCOUNT_ID][PARTITION]
+    if key is None or key not in iam.access_keys:
         raise ApiError(*_UNKNOWN_KEY.get(service, _UNKNOWN_KEY_ELSEWHERE))
     role = sts_backends[ACCOUNT_ID][PARTITION].get_assumed_role_from_access_key(key)
     if role is None:
-        return  # the controller's user may do everything
+        return iam.users[str(iam.access_keys[key].user_name)]
     if response.headers.get("X-Amz-Security-Token") != role.session_token:
         raise ApiError("InvalidToken", "The provided token is malformed or otherwise invalid.")
-    if action != ALWAYS_ALLOWED and not _permits(role, action, resource):
-        denial = f"User: {role.arn} is not authorized to perform: {action} on resource: {resource}"
-        raise ApiError("UnauthorizedOperation" if service == "ec2" else "AccessDenied", denial, 403)
+    return iam.get_role_by_arn(role.role_arn)
 
 
-def _permits(role: Any, action: str, resource: str) -> bool:
-    """Return whether a policy of ``role`` allows the action and none denies it; conditions are not looked at."""
-    headers = {"X-Amz-Security-Token": role.session_token}
-    access_key = AssumedRoleAccessKey(ACCOUNT_ID, PARTITION, role.access_key_id, headers)
-    results = [IAMPolicy(policy).is_action_permitted(action, resource) for policy in access_key.collect_policies()]
-    return PermissionResult.PERMITTED in results and PermissionResult.DENIED not in results
+def _document(policy: Any) -> str:
+    """Return the version of a managed policy that is in force."""
+    return next(str(version.document) for version in policy.versions if version.is_default)
+
+
+def _requests(response: Any, name: str) -> list[Request]:
+    """Return what a call of EC2, IAM or another service of the query protocol must be allowed."""
+    if response.service_name == "ec2":
+        return requests_of_ec2(name, response.querystring, response.region)
+    if response.service_name == "iam":
+        return requests_of_iam(name, response.querystring)
+    return [Request(f"{response.service_name}:{name}")]
 
 
 def _key(response: Any) -> str | None:

@@ -22,7 +22,7 @@ from moto.ec2.responses.instances import InstanceResponse
 from moto.sts.models import sts_backends
 
 from lab import launch_templates
-from lab.access import PARTITION
+from lab.authorization import PARTITION
 from lab.blockstore import check_create_volume
 from lab.config import ACCOUNT_ID, PUBLIC_NETWORK, REGION, ROOT_DEVICE
 from lab.dataplane import DataPlane, Launch

@@ -4,32 +4,38 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
+import re
 import zlib
 from typing import Any
+from urllib.parse import parse_qs
+from xml.sax.saxutils import unescape
 
 from moto.core.authorization import ActionAuthenticatorMixin
-from moto.iam.access_control import IAMPolicy
+from moto.iam.access_control import PermissionResult
 from moto.s3.models import FakeBucket, s3_backends
 from moto.s3.responses import S3Response
 
-from lab.access import Calls, check_caller
+from lab.access import Callers, Calls
+from lab.authorization import request_of_s3, s3_operation
 from lab.patching import error_answer, wrap
+from lab.policies import Decision, Request, decide
 from lab.rules import ApiError
 
-# Where the name of an action is not that of the permission it needs (S3's "Actions, resources, and condition keys").
-PERMISSIONS = {
-    "HeadBucket": "ListBucket",
-    "GetBucketLifecycleConfiguration": "GetLifecycleConfiguration",
-}
 CHECKSUM = "x-amz-checksum-"
+_DELETED_KEY = re.compile(r"<Key>(.*?)</Key>", re.DOTALL)
+_RESULTS = {
+    Decision.ALLOWED: PermissionResult.PERMITTED,
+    Decision.NOT_ALLOWED: PermissionResult.NEUTRAL,
+    Decision.DENIED: PermissionResult.DENIED,
+}
 
 
 class ObjectStore:
     """The patches of S3."""
 
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, calls: Calls, callers: Callers) -> None:
         self._calls = calls
+        self._callers = callers
 
     def install(self) -> None:
         """Change moto."""
@@ -42,25 +48,18 @@ class ObjectStore:
         wrap(ActionAuthenticatorMixin, "_authenticate_and_authorize_s3_action")(self._authorize)
 
     def _authorize(self, _: Any, response: Any, bucket_name: str | None = None, key_name: str | None = None) -> None:
-        action = str(response.data.get("Action") or response.method)
-        self._calls.add(f"s3:{action}")
+        query = parse_qs(response.parsed_url.query, keep_blank_values=True)
+        operation = s3_operation(response.method, bucket_name or "", key_name or "", query)
+        self._calls.add(f"s3:{operation}")
         if bucket_name is not None and not response.headers.get("Authorization"):
             _check_bucket_exists(bucket_name)
-        resource = "/".join(part for part in (bucket_name, key_name) if part) or "*"
-        check_caller(response, f"s3:{PERMISSIONS.get(action, action)}", f"arn:aws:s3:::{resource}")
+        # The keys of DeleteObjects are in its body.
+        keys = _DELETED_KEY.findall(response.body.decode()) if operation == "DeleteObjects" else [key_name or ""]
+        self._callers.check(
+            response, [request_of_s3(operation, bucket_name or "", unescape(key), query) for key in keys]
+        )
         if bucket_name is not None:
-            _check_bucket_owner(response, bucket_name, action)
-
-
-def policy_over_tls(policy: str) -> str:
-    """Return ``policy`` without the statements that are about requests without TLS.
-
-    moto takes every condition for true, so that such a Deny would refuse everyone; the lab's address stands for HTTPS.
-    """
-    without_tls = {"Bool": {"aws:SecureTransport": "false"}}
-    document = json.loads(policy)
-    statements = [statement for statement in document["Statement"] if statement.get("Condition") != without_tls]
-    return json.dumps({**document, "Statement": statements})
+            _check_bucket_owner(response, bucket_name, operation)
 
 
 def checksums_of(body: bytes) -> dict[str, str]:
@@ -92,7 +91,7 @@ def _text(digest: bytes) -> str:
 def _permission(original: Any, bucket: Any, action: str, resource: str) -> Any:
     if bucket.policy is None:
         return original(bucket, action, resource)
-    return IAMPolicy(policy_over_tls(bucket.policy.decode())).is_action_permitted(action, resource)
+    return _RESULTS[decide([bucket.policy.decode()], Request(action, resource, {"aws:SecureTransport": "true"}))]
 
 
 def _answer(original: Any, response: Any, *arguments: Any) -> Any:

@@ -20,7 +20,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoReque
 from werkzeug.serving import make_server
 
 from lab import shortcuts
-from lab.access import Access, Calls, TokenBucket
+from lab.access import Access, Callers, Calls, TokenBucket
 from lab.blockstore import BlockStore
 from lab.config import ACCOUNT_ID, REGION, ZONES, Paths, Settings
 from lab.dataplane import DataPlane
@@ -46,6 +46,7 @@ class Api:
         self._paths = paths
         self._publishing = threading.Lock()
         self._calls = Calls()
+        self._callers = Callers()
         lazy_files = LazyFiles(paths.lazy) if has_hosts and settings.lazy_mib_s else None
         self._linux = LinuxDataPlane(paths, self._metadata_server, lazy_files) if has_hosts else None
         plane = self._linux or DataPlane()
@@ -61,10 +62,11 @@ class Api:
         self._instances.install()
         LaunchTemplates(lock).install()
         SnapshotSharing(lock).install()
-        access = Access(TokenBucket(settings.throttle_rate, settings.throttle_burst), self._calls, self._after)
+        bucket = TokenBucket(settings.throttle_rate, settings.throttle_burst)
+        access = Access(bucket, self._calls, self._callers, self._after)
         access.install()
         access.create_accounts()
-        ObjectStore(self._calls).install()
+        ObjectStore(self._calls, self._callers).install()
         self._moto = DomainDispatcherApplication(create_backend_app)
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -73,11 +75,15 @@ class Api:
         if request == ("GET", "/lab/calls"):
             start_response("200 OK", [("Content-Type", "application/json")])
             return [json.dumps(self._calls.to_json()).encode()]
+        if request == ("GET", "/lab/permissions"):
+            start_response("200 OK", [("Content-Type", "application/json")])
+            return [json.dumps(self._callers.to_json()).encode()]
         if request == ("GET", "/lab/first-reads"):
             start_response("200 OK", [("Content-Type", "application/json")])
             return [json.dumps(self._blocks.first_reads()).encode()]
         if request == ("POST", "/lab/reset"):
             self._calls.reset()
+            self._callers.reset()
             start_response("204 No Content", [])
             return []
         answer: Iterable[bytes] = self._moto(environ, start_response)

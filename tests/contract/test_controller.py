@@ -33,13 +33,13 @@ def controller(folder: Path) -> Iterator[Controller]:
 
 
 def test_each_run_has_its_own_arguments_output_and_end(controller: Controller) -> None:
-    status, text = controller.run(["-i", "localhost,", "good.yml", "-e", "said=one"], 60)
+    status, text = controller.run(["-i", "localhost,", "good.yml", "-e", "said=one"], {}, 60)
     assert (status, "msg: one" in text, "ok=1" in text) == (0, True, True)
-    status, text = controller.run(["-i", "localhost,", "bad.yml"], 60)
+    status, text = controller.run(["-i", "localhost,", "bad.yml"], {}, 60)
     assert (status, "msg: no luck" in text, "msg: one" in text) == (2, True, False)
-    status, text = controller.run(["-i", "localhost,", "good.yml", "-e", "said=two"], 60)
+    status, text = controller.run(["-i", "localhost,", "good.yml", "-e", "said=two"], {}, 60)
     assert (status, "msg: two" in text, "failed=0" in text) == (0, True, True)
-    status, text = controller.run(["nowhere.yml"], 60)
+    status, text = controller.run(["nowhere.yml"], {}, 60)
     assert (status, "nowhere.yml could not be found" in text) == (1, True)
 
 

@@ -3,10 +3,9 @@ from __future__ import annotations
 import json
 import re
 
-import jinja2
 import pytest
 
-from tests.contract import checks, tree
+from tests.contract import checks, permissions, tree
 
 CELL_CHARACTERS_MAX = 300
 # Quota of IAM for a managed policy, white space not counted.
@@ -56,8 +55,8 @@ def test_readme_lists_every_playbook() -> None:
 
 
 def test_every_playbook_and_the_download_host_have_a_policy() -> None:
-    wanted = {f"`{path}`" for path in tree.PLAYBOOKS if path.count("/") == 1} | {"The download host"}
-    assert tree.policies().keys() == wanted
+    wanted = {f"`{path}`" for path in tree.PLAYBOOKS if path.count("/") == 1}
+    assert tree.policies().keys() == wanted | {"`playbooks/steps/iam.yml`", permissions.HOST}
 
 
 def test_policies_grant_named_actions_and_take_away_only_what_is_tagged() -> None:
@@ -66,12 +65,25 @@ def test_policies_grant_named_actions_and_take_away_only_what_is_tagged() -> Non
     ] == []
 
 
-def test_the_policy_of_the_download_host_is_the_one_that_the_role_writes() -> None:
-    template = jinja2.Template(tree.text("roles/download_host/templates/backup_policy.json.j2"))
-    written = template.render(
-        __download_host_partition="aws", download_host_bucket_name="BUCKET", data_profile={"name": "imagenet"}
+def test_the_documented_policies_are_those_that_the_roles_create() -> None:
+    document = tree.text("docs/permissions.md")
+    assert permissions.documented(document) == document, "run `make permissions`"
+
+
+def test_optional_parts_of_the_policies() -> None:
+    key = "arn:aws:kms:us-east-1:123456789012:key/1"
+    host = permissions.policy_of(
+        permissions.HOST, {**permissions.SHOWN, "kms_key_id": key, "restore_bucket_name": "other"}
     )
-    assert tree.policies()["The download host"] == json.loads(written)
+    by_sid = {statement["Sid"]: statement["Resource"] for statement in host["Statement"]}
+    assert by_sid["KeyOfTheBucket"] == key
+    assert by_sid["ReadTheOtherBackup"] == "arn:aws:s3:::other/imagenet/*"
+    named = permissions.policy_of(permissions.HOST, {**permissions.SHOWN, "kms_key_id": "alias/backup"})
+    assert named["Statement"][2]["Resource"] == "arn:aws:kms:*:ACCOUNT:key/*"
+    boundary = "arn:aws:iam::123456789012:policy/boundary"
+    administrator = permissions.policy_of("iam", {**permissions.SHOWN, "permissions_boundary": boundary})
+    (writing,) = [one for one in administrator["Statement"] if one["Sid"] == "WriteTheRole"]
+    assert writing["Condition"] == {"StringEquals": {"iam:PermissionsBoundary": boundary}}
 
 
 def test_no_policy_is_longer_than_aws_takes() -> None:

@@ -39,12 +39,12 @@ class Controller:
     def __exit__(self, *exception: object) -> None:
         self._server.communicate()
 
-    def run(self, arguments: list[str], seconds_max: float) -> tuple[int, str]:
-        """Return the exit status and what was printed; raise TimeoutError where that takes longer."""
+    def run(self, arguments: list[str], environment: Mapping[str, str], seconds_max: float) -> tuple[int, str]:
+        """Return exit status and output of a run with ``environment`` added; raise TimeoutError when it is late."""
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         with tempfile.NamedTemporaryFile("r") as output:
-            self._server.stdin.write(json.dumps([output.name, *arguments]) + "\n")
+            self._server.stdin.write(json.dumps([output.name, {**environment}, *arguments]) + "\n")
             self._server.stdin.flush()
             if not select.select([self._server.stdout], [], [], seconds_max)[0]:
                 self._server.kill()
@@ -53,19 +53,20 @@ class Controller:
 
 
 def serve() -> None:
-    """Read where to print to and the arguments of a run, a line of JSON each; answer with the exit status."""
+    """Read where to print to, environment and arguments of a run, a line of JSON each; answer with the exit status."""
     import boto3  # noqa: F401 - for all runs: the inventory and the lookups need it
     from ansible.cli.playbook import PlaybookCLI
 
     # Else each run would look for garbage in all that was imported.
     gc.freeze()
     for line in sys.stdin:
-        output, *arguments = json.loads(line)
+        output, environment, *arguments = json.loads(line)
         child = os.fork()
         if child == 0:
             status = 1
             try:
                 _redirect(output)
+                os.environ.update(environment)
                 PlaybookCLI.cli_executor(["ansible-playbook", *arguments])
             except SystemExit as end:
                 status = end.code if isinstance(end.code, int) else int(end.code is not None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -12,7 +13,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -23,9 +24,9 @@ import yaml
 
 from lab.config import API_PORT, CONTROLLER_ACCESS_KEY, CONTROLLER_SECRET_KEY, LOOPBACK, MARKER, REGION, Paths
 from lab.machine import extend_path, missing_kernel_features, missing_programs
-from tests.contract import checks, tree
 from tests.integration import room
 from tests.integration.controller import Controller
+from tests.integration.runners import Runners
 
 RUN_SECONDS_MAX = 900
 # Between two looks at what a run in the background has done.
@@ -115,19 +116,25 @@ class Run:
 
 @dataclass(frozen=True)
 class Lab:
-    """The lab that is up, the checkout that it belongs to, and who runs the playbooks there that are not disturbed."""
+    """The lab that is up, the checkout that it belongs to, and what runs the playbooks there, in whose name."""
 
     checkout: Path
     controller: Controller
+    runners: Runners
 
     def command(self, *arguments: str) -> None:
         """Run ``python -m lab``; it must succeed."""
         subprocess.run([sys.executable, "-B", "-m", "lab", *arguments], cwd=self.checkout, check=True)
 
-    def playbook(self, *arguments: str, expect_success: bool = True, expect_warnings: bool = False) -> Run:
-        """Run ansible-playbook in the lab; a warning, another end, or a call that IAM would refuse, fails the test."""
+    def playbook(
+        self, *arguments: str, expect_success: bool = True, expect_warnings: bool = False, expect_denied: bool = False
+    ) -> Run:
+        """Run ansible-playbook in the lab, under its policy; a warning, another end or a denied call fails the test."""
+        self._administer(arguments)
         self._lab("POST", "reset")
-        status, text = self.controller.run(["-i", INVENTORY, *arguments], RUN_SECONDS_MAX)
+        environment = self.runners.environment(arguments)
+        status, text = self.controller.run(["-i", INVENTORY, *arguments], environment, RUN_SECONDS_MAX)
+        denied = self._permissions()["denied"]
         if (status == 0) != expect_success:
             pytest.fail(f"{' '.join(arguments)} ended {status}:\n{text}", pytrace=False)
         warnings = [
@@ -135,13 +142,23 @@ class Lab:
         ]
         if warnings and not expect_warnings:
             pytest.fail(f"{' '.join(arguments)} warned:\n{warnings}\n{text}", pytrace=False)
-        policy = tree.policy_of(next(name for name in arguments if name.endswith(".yml")))
-        not_granted = checks.calls_not_granted(json.loads(self._lab("GET", "calls"))["calls"], policy)
-        if not_granted:
-            pytest.fail(
-                f"{' '.join(arguments)} calls what docs/permissions.md does not grant: {not_granted}", pytrace=False
-            )
+        if denied and not expect_denied:
+            refused = "\n".join(denied)
+            pytest.fail(f"docs/permissions.md denies {' '.join(arguments)}:\n{refused}\n{text}", pytrace=False)
         return Run(text)
+
+    def _administer(self, arguments: Sequence[str]) -> None:
+        """Do what an administrator does once, where a run needs it: nobody else may change IAM and buckets."""
+        if not self.runners.needs_administrator(arguments):
+            return
+        given = [text for pair in itertools.pairwise(arguments) if pair[0] == "-e" for text in pair]
+        self.playbook("playbooks/steps/iam.yml", *given, "-e", json.dumps({"iam_setup_playbooks": []}))
+
+    def _permissions(self) -> dict[str, Any]:
+        """What was evaluated, denied and used since the run began; it is kept for the check for what is never used."""
+        found: dict[str, Any] = json.loads(self._lab("GET", "permissions"))
+        self.runners.remember(found)
+        return found
 
     def calls(self) -> dict[str, int]:
         """How often each action of EC2 was called since the last `playbook` began, by name."""
@@ -154,6 +171,7 @@ class Lab:
 
     def kill_playbook_at(self, line: str, *arguments: str) -> None:
         """Run ansible-playbook until it prints ``line``, then kill it, as a lost controller ends."""
+        self._administer(arguments)
         printed: list[str] = []
         with self._start(*arguments, output=subprocess.PIPE) as process:
             for text in process.stdout or ():
@@ -168,6 +186,7 @@ class Lab:
 
         That is as soon as it made ``changes`` calls that change something in EC2; it must get so far.
         """
+        self._administer(arguments)
         self._lab("POST", "reset")
         with tempfile.TemporaryFile("w+") as output, self._start(*arguments, output=output) as process:
             while self.changes() < changes and process.poll() is None:
@@ -176,17 +195,19 @@ class Lab:
             if not is_early:
                 disturb(process.pid)
             process.wait(RUN_SECONDS_MAX)
+            denied = self._permissions()["denied"]
             output.seek(0)
             run = Run(output.read())
-        if is_early:
-            pytest.fail(f"{' '.join(arguments)} ended before {changes} changes:\n{run.text}", pytrace=False)
+        if is_early or denied:
+            what = f"was denied {denied}" if denied else f"ended before {changes} changes"
+            pytest.fail(f"{' '.join(arguments)} {what}:\n{run.text}", pytrace=False)
         return run
 
     def _start(self, *arguments: str, output: IO[str] | int) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [*ANSIBLE_PLAYBOOK, *arguments],
             cwd=self.checkout,
-            env=environment(self.checkout),
+            env={**environment(self.checkout), **self.runners.environment(arguments)},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -244,13 +265,18 @@ class Lab:
         return self._client("iam")
 
     def _client(self, service: str) -> Any:
-        return boto3.client(
-            service,
-            endpoint_url=f"http://{LOOPBACK}:{API_PORT}",
-            region_name=REGION,
-            aws_access_key_id=CONTROLLER_ACCESS_KEY,
-            aws_secret_access_key=CONTROLLER_SECRET_KEY,
-        )
+        return client(service)
+
+
+def client(service: str) -> Any:
+    """A boto3 client of the lab's, with the rights of an administrator."""
+    return boto3.client(
+        service,
+        endpoint_url=f"http://{LOOPBACK}:{API_PORT}",
+        region_name=REGION,
+        aws_access_key_id=CONTROLLER_ACCESS_KEY,
+        aws_secret_access_key=CONTROLLER_SECRET_KEY,
+    )
 
 
 def environment(checkout: Path) -> dict[str, str]:
@@ -267,7 +293,7 @@ def running_lab(*options: str) -> Iterator[Lab]:
         pytest.skip(f"the lab needs what is missing here: {', '.join(missing)}")
     checkout = room.enter()
     with Controller(checkout, environment(checkout)) as controller:
-        lab = Lab(checkout, controller)
+        lab = Lab(checkout, controller, Runners(client("iam"), client("s3"), checkout.parent / "permissions.jsonl"))
         if MARKER.exists():  # of a test run that was killed
             lab.command("down")
         # Named, for the room's checkout is elsewhere.

@@ -228,7 +228,15 @@ def test_a_bucket_that_was_there_before_is_used_as_it_is(lab: Lab, partners_buck
     names = [entry["Key"] for entry in s3.list_objects_v2(Bucket=partners_bucket)["Contents"]]
     assert "alice/thesis.txt" in names
     assert any(name.endswith("/manifest.json") for name in names)
-    adopted = lab.playbook(*step, "-e", "backup_bucket_adopt=true")
+    adopt = (*settings, "-e", "backup_bucket_adopt=true")
+    refused = " ".join(lab.playbook(step[0], *adopt, expect_success=False, expect_denied=True).text.split())
+    assert (
+        "Bucket imagenet-partner is configured differently in encryption, lifecycle, ownership, policy, tags, "
+        "versioning, and could not be changed" in refused
+    )
+    assert "an administrator runs playbooks/steps/iam.yml once with the same variables" in refused
+    assert settings_of(lab, partners_bucket) == before
+    adopted = lab.playbook("playbooks/steps/iam.yml", *adopt, "-e", json.dumps({"iam_setup_playbooks": []}))
     assert adopted.task_changed("backup_bucket : Create the bucket, private, versioned, encrypted, TLS only")
     after = settings_of(lab, partners_bucket)
     assert [statement["Sid"] for statement in after["policy"]] == ["Partner", "TlsOnly"]

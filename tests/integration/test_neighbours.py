@@ -71,9 +71,16 @@ def test_what_others_have_under_our_names_is_refused_and_survives_teardown(lab: 
     before = look()
     refused = " ".join(lab.playbook(PROVISION, expect_success=False).text.split())
     assert (
-        f"security group {group_id} and role {NAME} and instance profile {NAME} exist without the tags "
-        "Project=imagenet-ops, Dataset=imagenet, so they were not created for imagenet and are left unchanged. "
-        "Set download_host_name to a name that is free."
+        f"security group {group_id} exists without the tags Project=imagenet-ops, Dataset=imagenet, so it was not "
+        "created for imagenet and is left unchanged. Set download_host_name to a name that is free."
+    ) in refused
+    assert lab.changes() == 0
+    elsewhere = ("-e", "download_host_name=free", "-e", f"download_host_role_name={NAME}")
+    refused = " ".join(lab.playbook(PROVISION, *elsewhere, expect_success=False).text.split())
+    assert (
+        f"role {NAME} and instance profile {NAME} exist without the tags Project=imagenet-ops, Dataset=imagenet, so "
+        "they were not created for imagenet and are left unchanged. Set download_host_name to a name that is free, or "
+        "download_host_instance_profile to use the profile as it is."
     ) in refused
     assert lab.changes() == 0
     lab.playbook(*TEARDOWN)
