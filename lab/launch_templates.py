@@ -55,7 +55,7 @@ class LaunchTemplates:
         with self._lock:
             source = response.params.get("SourceVersion")
             if source:
-                inherited = _template(response).get_version(source).data
+                inherited = _inherited(_template(response).get_version(source).data)
                 response.params["LaunchTemplateData"] = {**inherited, **response.params["LaunchTemplateData"]}
             answer: ActionResult = original(response)
             return answer
@@ -108,6 +108,14 @@ def resolve(backend: Any, parameters: Any) -> None:
             parameters[name] = _joined(value, parameters.get(name, []), KEYS_OF_LISTS[name])
         else:
             parameters.setdefault(name, copy.deepcopy(value))
+
+
+def _inherited(data: dict[str, Any]) -> dict[str, Any]:
+    """Return what a version takes over from another: all but the snapshots (CreateLaunchTemplateVersion)."""
+    data = copy.deepcopy(data)
+    for mapping in data.get("BlockDeviceMappings", []):
+        mapping.get("Ebs", {}).pop("SnapshotId", None)
+    return data
 
 
 def _joined(templates: list[dict[str, Any]], requests: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:

@@ -64,6 +64,7 @@ class FakeEc2(StubEc2):
         self.invisible_seconds = 0.0
         self.page_results = 1000
         self.answered_state = "creating"
+        self.device_in_use_code = "InvalidParameterValue"
         self.types: dict[str, dict[str, Any]] = {}
         self.stuck: set[str] = set()
         self.stuck_devices: set[str] = set()
@@ -160,7 +161,7 @@ class FakeEc2(StubEc2):
             device = request["Device"]
             if device in instance.devices:
                 message = f"Invalid value '{device}' for unixDevice. Attachment point {device} is already in use"
-                raise refused("AttachVolume", "InvalidParameterValue", message)
+                raise refused("AttachVolume", self.device_in_use_code, message)
             instance.devices.append(device)
             volume.instance_id, volume.device = request["InstanceId"], device
             volume.attached_at = self.now + self.attach_seconds

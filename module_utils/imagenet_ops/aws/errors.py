@@ -64,6 +64,8 @@ TODO_BY_CLASS = {
     "ProfileNotFound": "Correct the name of the profile, or add it to ~/.aws/config",
     "EndpointConnectionError": "Check the network, the region and endpoint_url, then rerun",
     "ConnectTimeoutError": "Check the network, the region and endpoint_url, then rerun",
+    "ResponseParserError": "This was no answer of AWS: look for a proxy on the way to the endpoint, check endpoint_url "
+    "and that its server knows this operation, then rerun",
     "SSLError": "Check the certificate of the endpoint. If its authority is your own, set the file with the "
     "authority's certificate (data_s3_ca_bundle for S3, else AWS_CA_BUNDLE)",
 }
@@ -104,8 +106,9 @@ def sdk_errors() -> tuple[type[Exception], ...]:
     Imported when it is called, since a host without boto3 gets an error of its own.
     """
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - as said above
+    from botocore.parsers import ResponseParserError  # noqa: PLC0415 - likewise; it is none of the two
 
-    return (BotoCoreError, ClientError)
+    return (BotoCoreError, ClientError, ResponseParserError)
 
 
 def error_code(error: Exception) -> str:
@@ -115,10 +118,15 @@ def error_code(error: Exception) -> str:
 
 
 def error_message(error: Exception) -> str:
-    """Return the message in an answer of AWS, in one line, without the encoded part that only AWS can read."""
+    """Return the message in an answer of AWS, in one line.
+
+    The encoded part that only AWS can read is left out, and the page that a proxy sent in place of an answer.
+    """
     response: dict[str, Any] = getattr(error, "response", None) or {}
     message = str(response.get("Error", {}).get("Message") or error)
-    return " ".join(message.split("Encoded authorization failure message", maxsplit=1)[0].split()).rstrip(".")
+    for end in ("Encoded authorization failure message", "Further retries may succeed"):
+        message = message.split(end, maxsplit=1)[0]
+    return " ".join(message.split()).rstrip(".")
 
 
 def is_transient(error: Exception) -> bool:
@@ -126,11 +134,11 @@ def is_transient(error: Exception) -> bool:
 
     It decides as botocore's retry mode "standard" does, but for these: a certificate that is refused (SSLError) stays
     refused; every status from 500 on may pass and not just four of them, for proxies and other servers than AWS have
-    their own (507, 520, 529), except 501, by which they say that they will never do it; and a body that was cut or
-    damaged (IncompleteReadError, FlexibleChecksumError) comes whole the next time, which botocore leaves to whoever
-    reads it.
+    their own (507, 520, 529), except 501, by which they say that they will never do it; a body that was cut or damaged
+    (IncompleteReadError, FlexibleChecksumError) comes whole the next time, which botocore leaves to whoever reads it;
+    and a proxy that sent a page of its own in place of the answer (ResponseParserError) may let the next one pass.
     """
-    from botocore import exceptions  # noqa: PLC0415 - as in sdk_errors
+    from botocore import exceptions, parsers  # noqa: PLC0415 - as in sdk_errors
 
     if isinstance(error, exceptions.SSLError):
         return False
@@ -139,6 +147,7 @@ def is_transient(error: Exception) -> bool:
         exceptions.HTTPClientError,
         exceptions.IncompleteReadError,
         exceptions.FlexibleChecksumError,
+        parsers.ResponseParserError,
     )
     if isinstance(error, of_the_way):
         return True

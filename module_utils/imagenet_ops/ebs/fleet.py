@@ -51,6 +51,8 @@ TOKEN_SERIES = 100
 FEW_ATTACHMENTS = 2
 # The volume that a token stands for no longer exists, or was made with other settings.
 TOKEN_SPENT_CODES = ("IdempotentParameterMismatch", "InvalidVolume.NotFound")
+# A device name that is taken, by EC2's list of error codes; EC2 is also known to send InvalidParameterValue.
+DEVICE_IN_USE_CODE = "InvalidDevice.InUse"
 
 
 @dataclass(frozen=True)
@@ -391,7 +393,7 @@ class Deployment:
             # An earlier call did it and its answer was lost, or another run beside this one: the next look tells.
             job.attached = job.changed = True
             self.ec2.wait_for(job)
-        elif code == "InvalidParameterValue" and "in use" in error_message(error):
+        elif code == DEVICE_IN_USE_CODE or (code == "InvalidParameterValue" and "in use" in error_message(error)):
             self._attach(job)
         elif code == "InvalidVolume.NotFound":
             job.used_devices.discard(device_suffix(job.device_name))

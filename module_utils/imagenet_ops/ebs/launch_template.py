@@ -189,7 +189,7 @@ class LaunchTemplateUpdate:
         new_tags = {name: value for name, value in self.settings.tags.items() if old_tags.get(name) != value}
         default = template.get("DefaultVersionNumber", 0)
         if not check_mode:
-            template, version = self._write(template, news)
+            template, version = self._write(template, wanted, news)
         surplus = self._surplus(template, version)
         if not check_mode:
             if default not in (0, version):
@@ -243,8 +243,10 @@ class LaunchTemplateUpdate:
         older = sorted({entry["VersionNumber"] for entry in found} - {version})
         return older[: max(0, len(older) - (kept - 1))]
 
-    def _write(self, template: dict[str, Any], news: dict[str, Any]) -> tuple[dict[str, Any], int]:
-        """Make the template, or a version of it that says the ``news`` and for the rest what the latest one says.
+    def _write(
+        self, template: dict[str, Any], wanted: dict[str, Any], news: dict[str, Any]
+    ) -> tuple[dict[str, Any], int]:
+        """Make the template, or a version of it, to say what is ``wanted``; ``news`` is what the latest does not say.
 
         Return the template and the number of the version that says what it is to, as EC2 numbered it: another one may
         have been made meanwhile.
@@ -257,7 +259,9 @@ class LaunchTemplateUpdate:
         latest: int = template["LatestVersionNumber"]
         if not news:
             return template, latest
-        request = {"SourceVersion": str(latest), "LaunchTemplateData": news}
+        # What is not said is inherited, but for the snapshots (EC2 API reference, CreateLaunchTemplateVersion).
+        data = {"BlockDeviceMappings": wanted["BlockDeviceMappings"], **news}
+        request = {"SourceVersion": str(latest), "LaunchTemplateData": data}
         answer = self._call(self.ec2.create_launch_template_version, template, **request)
         return template, answer["LaunchTemplateVersion"]["VersionNumber"]
 

@@ -292,11 +292,18 @@ def test_a_launch_takes_all_that_its_template_says(ec2: Any) -> None:
 
 
 def test_versions_of_a_template_inherit_and_can_be_deleted_but_for_the_default(ec2: Any) -> None:
-    ec2.create_launch_template(LaunchTemplateName="versions", LaunchTemplateData={"ImageId": IMAGE_ID})
+    ebs = {"SnapshotId": "snap-0123456789abcdef0", "VolumeType": "gp3"}
+    data = {"ImageId": IMAGE_ID, "BlockDeviceMappings": [{"DeviceName": "/dev/sdf", "Ebs": ebs}]}
+    ec2.create_launch_template(LaunchTemplateName="versions", LaunchTemplateData=data)
     named = {"LaunchTemplateName": "versions"}
     ec2.create_launch_template_version(**named, SourceVersion="1", LaunchTemplateData={"KeyName": "lab"})
     newest = ec2.describe_launch_template_versions(**named, Versions=["$Latest"])["LaunchTemplateVersions"][0]
-    assert newest["LaunchTemplateData"] == {"ImageId": IMAGE_ID, "KeyName": "lab"}
+    without_snapshot = [{"DeviceName": "/dev/sdf", "Ebs": {"VolumeType": "gp3"}}]
+    assert newest["LaunchTemplateData"] == {
+        "ImageId": IMAGE_ID,
+        "KeyName": "lab",
+        "BlockDeviceMappings": without_snapshot,
+    }
     assert (
         code(ec2.delete_launch_template_versions, **named, Versions=["1"]) == "InvalidLaunchTemplateId.VersionNotFound"
     )

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import boto3
@@ -9,6 +12,7 @@ from botocore import exceptions
 from botocore.awsrequest import AWSResponse
 from botocore.config import Config
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
+from botocore.parsers import ResponseParserError
 from botocore.retries import standard
 
 
@@ -79,6 +83,37 @@ def test_a_dead_endpoint_is_an_error_of_the_sdk(monkeypatch: pytest.MonkeyPatch)
     assert explain(caught.value, "EC2").todo == "Check the network, the region and endpoint_url, then rerun"
 
 
+class Page(BaseHTTPRequestHandler):
+    """A proxy that cannot reach AWS and says so in a page for people."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(502)
+        self.end_headers()
+        self.wfile.write(b"<!DOCTYPE html>\n<html><title>Bad gateway<p>Ask your administrator.")
+
+    def log_message(self, *_arguments: object) -> None:
+        pass
+
+
+def test_the_page_of_a_proxy_is_an_error_of_the_sdk() -> None:
+    """botocore reads a page that begins with <html> as an error of AWS, and fails at any other."""
+    config = Config(retries={"total_max_attempts": 1})
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        keys = {"aws_access_key_id": "x", "aws_secret_access_key": "x", "region_name": "us-east-1"}
+        client = boto3.client("ec2", endpoint_url=f"http://127.0.0.1:{server.server_port}", config=config, **keys)
+        with pytest.raises(sdk_errors()) as caught:
+            client.describe_volumes()
+        server.shutdown()
+    assert is_transient(caught.value)
+    assert re.fullmatch(
+        r"EC2: ResponseParserError: Unable to parse response \(.*\), invalid XML received. This was no answer of AWS: "
+        r"look for a proxy on the way to the endpoint, .*",
+        str(explain(caught.value, "EC2")),
+    )
+
+
 def answered(status: int, code: str) -> ClientError:
     error = refused(code, "No.")
     error.response["ResponseMetadata"] = {
@@ -131,6 +166,7 @@ ERRORS = [
     (exceptions.SSLError(endpoint_url="https://s3", error="bad certificate"), False, False),
     (exceptions.IncompleteReadError(actual_bytes=1, expected_bytes=2), True, False),
     (exceptions.FlexibleChecksumError(error_msg="damaged"), True, False),
+    (ResponseParserError("Unable to parse response"), True, False),
     *((answered(status, str(status)), True, False) for status in (507, 520, 529)),
     (refused("503", "Service Unavailable"), True, False),
     (refused("InternalError", "We encountered an internal error."), True, False),

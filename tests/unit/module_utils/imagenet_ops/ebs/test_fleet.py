@@ -579,8 +579,10 @@ def test_a_free_device_is_taken(ec2: FakeEc2) -> None:
     assert deploy(ec2, ids)["volumes"][ids[0]]["device_name"] == "/dev/sdi"
 
 
-def test_a_device_taken_by_another_meanwhile_is_passed_over(ec2: FakeEc2) -> None:
+@pytest.mark.parametrize("code", ["InvalidParameterValue", "InvalidDevice.InUse"])
+def test_a_device_taken_by_another_meanwhile_is_passed_over(ec2: FakeEc2, code: str) -> None:
     ids = ec2.add_instances(1)
+    ec2.device_in_use_code = code
     create = ec2.create_volume
 
     def take_device(**request: Any) -> dict[str, Any]:

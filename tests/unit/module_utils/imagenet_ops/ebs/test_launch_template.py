@@ -64,7 +64,9 @@ class FakeEc2(StubEc2):
     def create_launch_template_version(self, **request: Any) -> dict[str, Any]:
         self.calls.append("create_launch_template_version")
         assert "State" not in request["LaunchTemplateData"].get("MetadataOptions", {})
-        source = self.versions[int(request["SourceVersion"]) - 1]
+        source = copy.deepcopy(self.versions[int(request["SourceVersion"]) - 1])
+        for mapping in source.get("BlockDeviceMappings", []):
+            mapping["Ebs"].pop("SnapshotId", None)  # "ignored [...] unless they are explicitly included"
         self.versions += [*self.meanwhile, {**source, **request["LaunchTemplateData"]}]
         return {"LaunchTemplateVersion": {"VersionNumber": len(self.versions)}}
 
@@ -116,6 +118,16 @@ def test_the_version_that_becomes_the_default_is_ours_and_not_one_that_was_made_
     made = apply(ec2, replace(SETTINGS, image_id="ami-2"))
     assert (made["version"], ec2.default, len(ec2.versions)) == (3, 3, 3)
     assert ec2.versions[ec2.default - 1]["ImageId"] == "ami-2"
+
+
+def test_a_new_version_keeps_the_snapshots_of_the_old_one() -> None:
+    ec2 = FakeEc2()
+    apply(ec2, SETTINGS)
+    before = ec2.versions[0]["BlockDeviceMappings"]
+    assert before[0]["Ebs"]["SnapshotId"] == SETTINGS.volume.snapshot_id
+    assert apply(ec2, replace(SETTINGS, user_data="#!/bin/sh\n"))["version"] == 2
+    assert ec2.versions[1]["BlockDeviceMappings"] == before
+    assert apply(ec2, replace(SETTINGS, user_data="#!/bin/sh\n"))["changed"] is False
 
 
 def test_check_create_and_again() -> None:
