@@ -83,6 +83,18 @@ lab-up: setup ## start the lab with HOSTS GPU hosts; a change of state takes DEL
 lab-down: setup ## stop the lab and remove everything that it created
 	@$(PYTHON_ENVIRONMENT)/python -m lab down
 
+.PHONY: locks
+locks: ## pins and hashes of all that is installed, from pyproject.toml (ARGS=--upgrade for the newest that no group pins)
+	@bin/locks $(ARGS)
+
+.PHONY: audit
+audit: ## known vulnerabilities of all that is installed, on the controller and on hosts (ARGS="-s osv")
+	@bin/audit $(ARGS)
+
+.PHONY: sbom
+sbom: ## what a host gets, as CycloneDX, into artifacts/sbom
+	@bin/sbom
+
 .PHONY: clean
 clean: ## stop the lab, then remove environments, caches and all other files that git ignores
 	@bin/clean

@@ -9,6 +9,8 @@ description:
   - Creates an environment with the Python that runs the module, and installs the pins in it. All in one task, for a
     task costs a fleet of 64 hosts ten seconds.
   - An environment that has these pins is not changed. The list is kept as C(requirements.txt) in I(path), written last.
+  - Each file of the archive is compared with the SHA-256 of its pin before any is run; pip compares what it gets from
+    an index.
   - The host needs neither pip nor, with wheels in the archive, a network.
 version_added: "1.0.0"
 author: The authors of imagenet-ops
@@ -18,7 +20,7 @@ options:
     type: path
     required: true
   requirements:
-    description: Pins, a line each, with all dependencies and pip.
+    description: Pins with their hashes, as pip reads them, with all dependencies and pip.
     type: str
     required: true
   archive:
@@ -45,8 +47,8 @@ EXAMPLES = r"""
   python_environment_make:
     path: /opt/imagenet-ops
     requirements: |
-      numpy==2.0.2
-      pip==25.3
+      numpy==2.0.2 --hash=sha256:8c5713284ce4e282544c68d1c3b2c7161d38c256d2eefc93c1d683cf47683e66
+      pip==25.3 --hash=sha256:9655943313a94722b7774661c21049070f6bbb0a1516bf02f7c8d5d9201514cd
     archive: /var/tmp/wheels.tar
   become: true
 """

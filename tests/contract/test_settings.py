@@ -4,38 +4,11 @@ import re
 import tomllib
 from typing import Any
 
-import pytest
 from packaging.requirements import Requirement
 
 from tests.contract import tree
 
 PYPROJECT: dict[str, Any] = tomllib.loads(tree.text("pyproject.toml"))
-
-
-def pins(lines: list[str], python: str) -> dict[str, str]:
-    """Package to version, of those requirements that hold for a Python version."""
-    environment = {"python_version": python, "python_full_version": f"{python}.0"}
-    wanted = [Requirement(line) for line in lines]
-    valid = [entry for entry in wanted if entry.marker is None or entry.marker.evaluate(environment)]
-    return {entry.name: str(entry.specifier) for entry in valid}
-
-
-@pytest.mark.parametrize(
-    ("python", "oldest"),
-    [("3.9", "3.9"), ("3.10", "3.10"), ("3.11", "3.10"), ("3.12", "3.10"), ("3.13", "3.13"), ("3.14", "3.13")],
-)
-def test_hosts_get_the_packages_that_the_tests_ran_with(python: str, oldest: str) -> None:
-    lines = tree.text(f"roles/python_environment/files/requirements-{oldest}.txt").splitlines()
-    installed = pins([line for line in lines if line and not line.startswith("#")], python)
-    wanted = pins(PYPROJECT["dependency-groups"]["host"], python)
-    assert {name: installed.get(name) for name in wanted} == wanted
-
-
-def test_hosts_get_the_mxnet_that_the_records_were_checked_with() -> None:
-    lines = tree.text("roles/python_environment/files/requirements-mxnet.txt").splitlines()
-    installed = pins([line for line in lines if line and not line.startswith("#")], "3.11")
-    wanted = pins(PYPROJECT["dependency-groups"]["conformance"], "3.11")
-    assert {name: installed.get(name) for name in wanted} == wanted
 
 
 def test_every_dependency_is_pinned() -> None:

@@ -45,7 +45,9 @@ def test_public_functions_name_the_errors_they_raise(name: str) -> None:
 
 
 def test_no_file_is_large() -> None:
-    sizes = {name: (tree.ROOT / name).stat().st_size for name in tree.tracked_files()}
+    # A lock has a line for every file of a release.
+    names = [name for name in tree.tracked_files() if not name.startswith("locks/")]
+    sizes = {name: (tree.ROOT / name).stat().st_size for name in names}
     assert {name: size for name, size in sizes.items() if size > TRACKED_BYTES_MAX} == {}
 
 
