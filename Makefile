@@ -58,6 +58,10 @@ integration: setup ## the playbooks in the embedded lab (root or sudo)
 drill: setup ## long failure drills, not part of make test
 	$(PYTEST) tests/drill
 
+.PHONY: live
+live: setup ## smoke test in a real AWS account, for some cents: asks first (ARGS="-i inventories/mine")
+	@$(PYTHON_ENVIRONMENT)/python -m tests.live $(ARGS)
+
 .PHONY: architecture
 architecture: setup ## the packages of module_utils, their floors, and which of them imports which
 	@$(PYTHON_ENVIRONMENT)/python -m tests.contract.architecture

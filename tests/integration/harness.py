@@ -130,7 +130,8 @@ class Lab:
         self, *arguments: str, expect_success: bool = True, expect_warnings: bool = False, expect_denied: bool = False
     ) -> Run:
         """Run ansible-playbook in the lab, under its policy; a warning, another end or a denied call fails the test."""
-        self._administer(arguments)
+        # What is wrong with the arguments, the playbook itself is to say.
+        self._administer(arguments, is_required=expect_success)
         self._lab("POST", "reset")
         environment = self.runners.environment(arguments)
         status, text = self.controller.run(["-i", INVENTORY, *arguments], environment, RUN_SECONDS_MAX)
@@ -147,12 +148,26 @@ class Lab:
             pytest.fail(f"docs/permissions.md denies {' '.join(arguments)}:\n{refused}\n{text}", pytrace=False)
         return Run(text)
 
-    def _administer(self, arguments: Sequence[str]) -> None:
+    def _administer(self, arguments: Sequence[str], is_required: bool = True) -> None:
         """Do what an administrator does once, where a run needs it: nobody else may change IAM and buckets."""
-        if not self.runners.needs_administrator(arguments):
+        if not self.runners.has_administrator or not self.runners.needs_administrator(arguments):
             return
         given = [text for pair in itertools.pairwise(arguments) if pair[0] == "-e" for text in pair]
-        self.playbook("playbooks/steps/iam.yml", *given, "-e", json.dumps({"iam_setup_playbooks": []}))
+        step = ["playbooks/steps/iam.yml", *given, "-e", json.dumps({"iam_setup_playbooks": []})]
+        self._lab("POST", "reset")
+        status, text = self.controller.run(["-i", INVENTORY, *step], self.runners.environment(step), RUN_SECONDS_MAX)
+        denied = self._permissions()["denied"]
+        if is_required and (status != 0 or denied):
+            pytest.fail(f"{' '.join(step)} ended {status}: {denied}\n{text}", pytrace=False)
+
+    @contextlib.contextmanager
+    def without_administrator(self) -> Iterator[None]:
+        """Run playbooks in an account in which nobody has set up IAM."""
+        self.runners.has_administrator = False
+        try:
+            yield
+        finally:
+            self.runners.has_administrator = True
 
     def _permissions(self) -> dict[str, Any]:
         """What was evaluated, denied and used since the run began; it is kept for the check for what is never used."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ class Runners:
         self._s3 = s3
         self._record = record
         self._keys: dict[str, dict[str, str]] = {}
+        self.has_administrator = True
 
     def environment(self, arguments: Sequence[str]) -> dict[str, str]:
         """Return the credentials for a run with these arguments, whose policy names what they name."""
@@ -37,6 +39,18 @@ class Runners:
         document = json.dumps(permissions.policy_of(name, values_of(arguments)))
         self._iam.put_user_policy(UserName=user, PolicyName="runner", PolicyDocument=document)
         return self._keys[name]
+
+    @contextlib.contextmanager
+    def denied(self, name: str, action: str) -> Iterator[None]:
+        """Deny an action to whoever runs a playbook, by a policy of its own, as an organization does."""
+        user = f"{PREFIX}{name}"
+        statement = {"Effect": "Deny", "Action": action, "Resource": "*"}
+        document = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+        self._iam.put_user_policy(UserName=user, PolicyName="denied", PolicyDocument=document)
+        try:
+            yield
+        finally:
+            self._iam.delete_user_policy(UserName=user, PolicyName="denied")
 
     def needs_administrator(self, arguments: Sequence[str]) -> bool:
         """Whether steps/iam.yml has not set up the role of the download host, or the bucket, for these arguments."""
@@ -93,6 +107,8 @@ def values_of(arguments: Sequence[str]) -> dict[str, Any]:
         "bucket_name": next(given[name] for name in buckets if given.get(name) is not None),
         "data_profile": {"name": dataset},
         "data_project": project,
+        "gpu_tag": given.get("iam_setup_gpu_tag", "Role"),
+        "gpu_tag_value": given.get("iam_setup_gpu_tag_value", "gpu"),
         "host_profile_name": given.get("download_host_instance_profile") or role,
         "host_role_name": role,
         "permissions_boundary": given.get("download_host_role_permissions_boundary", ""),

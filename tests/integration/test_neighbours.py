@@ -134,8 +134,26 @@ def volume_in_use(lab: Lab) -> Iterator[str]:
 
 def test_teardown_that_leaves_a_volume_ends_red_and_names_it(lab: Lab, volume_in_use: str) -> None:
     run = lab.playbook(*TEARDOWN, "-e", "project_removal_timeout_seconds=3", expect_success=False)
-    assert f"volume {volume_in_use}" in run.text
+    text = " ".join(run.text.split())
+    assert "The removal of imagenet is incomplete: 1 of 1 volumes could not be removed" in text
+    assert f"Still there, and billed: volume {volume_in_use} (1 GiB gp3, 0.08 USD a month)" in text
     assert run.failed_hosts() == ["localhost"]
+
+
+def test_teardown_that_may_not_delete_a_volume_names_it_with_its_price(lab: Lab) -> None:
+    ec2 = lab.ec2()
+    kept = tags(**OURS, Role="fleet", DatasetVersion="0" * 12)
+    specification = [{"ResourceType": "volume", "Tags": kept}]
+    volume_id = ec2.create_volume(
+        AvailabilityZone="us-east-1a", Size=1000, VolumeType="gp3", TagSpecifications=specification
+    )["VolumeId"]
+    with lab.runners.denied("teardown", "ec2:DeleteVolume"):
+        run = lab.playbook(*TEARDOWN, expect_success=False, expect_denied=True)
+    text = " ".join(run.text.split())
+    assert f"Still there, and billed: volume {volume_id} (1000 GiB gp3, 80.00 USD a month)" in text
+    assert "not authorized to perform" in text
+    run = lab.playbook(*TEARDOWN)
+    assert "Nothing in us-east-1 carries Project=imagenet-ops, Dataset=imagenet now" in " ".join(run.text.split())
 
 
 def test_teardown_disables_fast_snapshot_restore_of_a_snapshot_that_stays(lab: Lab) -> None:

@@ -204,7 +204,7 @@ class Retirement:
     def _price(self, name: str) -> float:
         if name not in self.prices:
             why = f"there is no price for {name}"
-            raise OpsError(self.what, why, "Add it to version_retirement_prices_usd_gib_month")
+            raise OpsError(self.what, why, "Add it to data_prices_usd_gib_month")
         return float(self.prices[name])
 
     def _backups(self) -> dict[str, Item]:

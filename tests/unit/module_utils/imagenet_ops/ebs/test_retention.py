@@ -293,7 +293,7 @@ def test_a_backup_counts_only_where_there_is_no_complete_snapshot() -> None:
             TAGS,
             1,
             {},
-            "Versions of imagenet: there is no price for snapshot. Add it to version_retirement_prices_usd_gib_month",
+            "Versions of imagenet: there is no price for snapshot. Add it to data_prices_usd_gib_month",
         ),
     ],
 )
