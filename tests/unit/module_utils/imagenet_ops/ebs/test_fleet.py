@@ -54,6 +54,21 @@ def test_whether_a_volume_ends_with_its_instance_is_set_where_asked_and_else_lef
     assert not any(volume.delete_on_termination for volume in ec2.volumes.values())
 
 
+def test_volumes_of_instances_that_aws_ends_by_itself_end_with_them(ec2: FakeEc2) -> None:
+    """Of Spot instances and Auto Scaling groups, even those attached before; what is asked for all goes first."""
+    lasting, spot, scaled = ids = ec2.add_instances(3)
+    ec2.instances[spot].lifecycle = "spot"
+    ec2.instances[scaled].tags = {"aws:autoscaling:groupName": "trainers"}
+    assert deploy(ec2, [spot])["changed"] is True
+    assert deploy(ec2, ids, delete_with_ephemeral=True, check_mode=True)["changed"] is True
+    assert deploy(ec2, ids, delete_with_ephemeral=True)["api_calls"]["mutating"] == 6
+    ends = {volume.instance_id: volume.delete_on_termination for volume in ec2.volumes.values()}
+    assert ends == {lasting: False, spot: True, scaled: True}
+    assert deploy(ec2, ids, delete_with_ephemeral=True)["changed"] is False
+    deploy(ec2, ids, delete_with_ephemeral=True, delete_on_termination=False)
+    assert not any(volume.delete_on_termination for volume in ec2.volumes.values())
+
+
 def test_blank_volumes_are_made_without_a_snapshot(ec2: FakeEc2) -> None:
     ids = ec2.add_instances(1)
     assert deploy(ec2, ids, snapshot_id="", size_gib=3)["created"] == 1
