@@ -31,6 +31,9 @@ NOT_FOUND_CODES = ("404", "NoSuchKey", "NotFound")
 DENIED_CODES = ("403", "AccessDenied")
 # What a request for a range of the object with a certain ETag gets where there is another.
 CHANGED_CODES = ("PreconditionFailed", "412", "InvalidRange", "416")
+# How the credentials of the instance profile are asked for. botocore tries once, for a second: on a host that packs on
+# all cores the metadata service may take longer, and the backup would end with NoCredentialsError.
+METADATA_SERVICE = {"metadata_service_num_attempts": 5, "metadata_service_timeout": 5}
 # How often a range is requested again that breaks off, beside what botocore does about a refused request.
 _READ_RETRIES = 8
 # A part lies in a buffer that is used again and again, or is bytes where it does not fill one.
@@ -95,6 +98,7 @@ def s3_client(
     """
     try:
         import boto3  # noqa: PLC0415 - a host without it is told so
+        import botocore.session  # noqa: PLC0415 - likewise
         from botocore.config import Config  # noqa: PLC0415 - likewise
     except ImportError as error:
         raise OpsError(
@@ -119,7 +123,10 @@ def s3_client(
     )
     errors: tuple[type[Exception], ...] = (*sdk_errors(), ValueError)
     try:
-        session = boto3.Session(keys[0] or None, keys[1] or None, region_name=region or None)
+        core = botocore.session.get_session()
+        for name, least in METADATA_SERVICE.items():
+            core.set_config_variable(name, max(least, core.get_config_variable(name)))
+        session = boto3.Session(keys[0] or None, keys[1] or None, region_name=region or None, botocore_session=core)
         client = session.client("s3", endpoint_url=endpoint_url or None, verify=ca_bundle or None, config=config)
     except errors as error:
         raise explain(error, "S3") from error

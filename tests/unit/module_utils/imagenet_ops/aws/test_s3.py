@@ -168,6 +168,22 @@ def test_the_client_takes_the_keys_that_are_given_and_not_one_of_them_alone() ->
         assert "not-shown" not in str(caught.value)
 
 
+def test_credentials_of_a_busy_host_are_asked_for_five_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """botocore's one try of one second is too little on a host that packs; more than five, if set, stay."""
+    made: list[Any] = []
+
+    class Session(boto3.Session):
+        def client(self, *arguments: Any, **keywords: Any) -> Any:
+            made.append(self._session)
+            return super().client(*arguments, **keywords)
+
+    monkeypatch.setattr(boto3, "Session", Session)
+    monkeypatch.setenv("AWS_METADATA_SERVICE_TIMEOUT", "9")
+    s3_client("us-east-1", "http://127.0.0.1:9", 1)
+    names = ("metadata_service_num_attempts", "metadata_service_timeout")
+    assert [made[0].get_config_variable(name) for name in names] == [5, 9]
+
+
 def test_a_host_without_boto3_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "boto3", None)
     with pytest.raises(OpsError) as caught:
