@@ -86,12 +86,12 @@ def s3_client(
     connections: int,
     addressing_style: str = "auto",
     ca_bundle: str = "",
-    keys: tuple[str, str] = ("", ""),
+    keys: tuple[str, str, str] = ("", "", ""),
 ) -> Any:
     """Return a boto3 client for S3.
 
-    ``keys`` are access key and secret key, both or neither; without them the credentials are those of boto3's default
-    chain (on a host of EC2, its instance profile).
+    ``keys`` are access key and secret key, both or neither, and the session token of temporary ones; without them the
+    credentials are those of boto3's default chain (on a host of EC2, its instance profile).
     "" for ``region``, ``endpoint_url`` and ``ca_bundle`` (a file of certificates) leaves them to the environment.
     ``addressing_style`` is auto, path or virtual. Raises OpsError without boto3 or a Region, with one key alone, and
     where ``ca_bundle`` holds no certificate.
@@ -126,7 +126,8 @@ def s3_client(
         core = botocore.session.get_session()
         for name, least in METADATA_SERVICE.items():
             core.set_config_variable(name, max(least, core.get_config_variable(name)))
-        session = boto3.Session(keys[0] or None, keys[1] or None, region_name=region or None, botocore_session=core)
+        credentials = [key or None for key in keys]
+        session = boto3.Session(*credentials, region_name=region or None, botocore_session=core)
         client = session.client("s3", endpoint_url=endpoint_url or None, verify=ca_bundle or None, config=config)
     except errors as error:
         raise explain(error, "S3") from error

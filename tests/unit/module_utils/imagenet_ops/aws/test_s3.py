@@ -160,9 +160,11 @@ def test_the_client_reaches_the_endpoint_that_is_given(monkeypatch: pytest.Monke
 
 
 def test_the_client_takes_the_keys_that_are_given_and_not_one_of_them_alone() -> None:
-    client = s3_client("us-east-1", "", 4, keys=("AKEXAMPLE", "not-shown"))
-    assert client._request_signer._credentials.access_key == "AKEXAMPLE"
-    for one in (("AKEXAMPLE", ""), ("", "not-shown")):
+    client = s3_client("us-east-1", "", 4, keys=("AKEXAMPLE", "not-shown", ""))
+    assert client._request_signer._credentials.get_frozen_credentials()[::2] == ("AKEXAMPLE", None)
+    client = s3_client("us-east-1", "", 4, keys=("ASEXAMPLE", "not-shown", "the-token"))
+    assert client._request_signer._credentials.get_frozen_credentials()[::2] == ("ASEXAMPLE", "the-token")
+    for one in (("AKEXAMPLE", "", ""), ("", "not-shown", "")):
         with pytest.raises(OpsError, match="one of the two keys is missing") as caught:
             s3_client("us-east-1", "", 4, keys=one)
         assert "not-shown" not in str(caught.value)
@@ -206,7 +208,7 @@ def test_a_body_is_hashed_for_the_signature_only_where_tls_does_not_protect_it(
     endpoint: str, payload: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    client = s3_client("us-east-1", endpoint, 1, "path", keys=("key", "secret"))
+    client = s3_client("us-east-1", endpoint, 1, "path", keys=("key", "secret", ""))
     sent: list[dict[str, str]] = []
 
     def answer(request: AWSPreparedRequest, **_: Any) -> AWSResponse:
