@@ -24,6 +24,7 @@ from lab.access import Access, Calls, TokenBucket
 from lab.blockstore import BlockStore
 from lab.config import ACCOUNT_ID, REGION, ZONES, Paths, Settings
 from lab.dataplane import DataPlane
+from lab.default_vpc import complete_default_vpc
 from lab.fast_restore import FastRestores
 from lab.instances import Instances
 from lab.launch_templates import LaunchTemplates
@@ -61,6 +62,7 @@ class Api:
         self._instances.install()
         LaunchTemplates(lock).install()
         SnapshotSharing(lock).install()
+        complete_default_vpc()
         access = Access(TokenBucket(settings.throttle_rate, settings.throttle_burst), self._calls, self._after)
         access.install()
         access.create_accounts()
