@@ -16,7 +16,14 @@ OMIT = object()
 def connection(name: str, **variables: Any) -> dict[str, Any]:
     """What a connection of role data gives to modules, of what is set."""
     defaults = tree.yaml_of("roles/data/defaults/main.yml")
-    known = {**defaults, "data_s3_access_key": "", "data_s3_secret_key": "", "data_s3_session_token": "", "omit": OMIT, **variables}
+    known = {
+        **defaults,
+        "data_s3_access_key": "",
+        "data_s3_secret_key": "",
+        "data_s3_session_token": "",
+        "omit": OMIT,
+        **variables,
+    }
     environment = jinja2.Environment(autoescape=True)
 
     def value(template: str) -> Any:

@@ -27,7 +27,7 @@ def test_a_bucket_is_looked_for_where_the_sdk_finds_it(bucket: str, region: str)
         "s3",
         region_name=region,
         aws_access_key_id="testing",
-        aws_secret_access_key="testing",  # noqa: S106 - nothing is sent
+        aws_secret_access_key="testing",
         config=Config(
             signature_version="s3v4", s3={"addressing_style": "path", "us_east_1_regional_endpoint": "regional"}
         ),

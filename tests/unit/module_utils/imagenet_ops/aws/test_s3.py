@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import boto3
+import botocore.session
 import pytest
 from ansible.module_utils.imagenet_ops.aws.s3 import Bucket, StoredObject, StoredPart, crc32_text, s3_client
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
@@ -172,18 +173,12 @@ def test_the_client_takes_the_keys_that_are_given_and_not_one_of_them_alone() ->
 
 def test_credentials_of_a_busy_host_are_asked_for_five_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """botocore's one try of one second is too little on a host that packs; more than five, if set, stay."""
-    made: list[Any] = []
-
-    class Session(boto3.Session):
-        def client(self, *arguments: Any, **keywords: Any) -> Any:
-            made.append(self._session)
-            return super().client(*arguments, **keywords)
-
-    monkeypatch.setattr(boto3, "Session", Session)
+    core = botocore.session.get_session()
+    monkeypatch.setattr("botocore.session.get_session", lambda: core)
     monkeypatch.setenv("AWS_METADATA_SERVICE_TIMEOUT", "9")
     s3_client("us-east-1", "http://127.0.0.1:9", 1)
     names = ("metadata_service_num_attempts", "metadata_service_timeout")
-    assert [made[0].get_config_variable(name) for name in names] == [5, 9]
+    assert [core.get_config_variable(name) for name in names] == [5, 9]
 
 
 def test_a_host_without_boto3_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
