@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 
+from tests.contract import tree
 from tests.integration.harness import Lab
 
 HOST = "scratch-download"
@@ -222,6 +224,27 @@ def test_the_root_volume_is_encrypted_and_the_data_volume_outlives_its_host(lab:
     assert (root["DeleteOnTermination"], data["DeleteOnTermination"]) == (True, False)
     assert lab.ec2().describe_volumes(VolumeIds=[root["VolumeId"]])["Volumes"][0]["Encrypted"]
     assert scratch.playbook("playbooks/steps/provision.yml", *scratch_set(lab)).all_unchanged()
+
+
+def test_an_address_that_another_host_had_before_is_reached(lab: Lab, tmp_path: Path) -> None:
+    """With the options of inventories/aws for SSH; by its address alone, the host's key is refused as a changed one."""
+    ours, other = lab.instance("gpu-1"), lab.instance("gpu-2")
+    known = (lab.checkout / ".lab" / "known_hosts").read_text()
+    keys = dict(line.split(" ", 1) for line in known.splitlines())
+    found = tmp_path / "known_hosts"
+    found.write_text(f"{ours['PublicIpAddress']} {keys[other['PublicIpAddress']]}\n")
+    settings = tree.yaml_of("inventories/aws/group_vars/all/main.yml")["ansible_ssh_common_args"]
+    options = jinja2.Environment(autoescape=True).from_string(settings).render(instance_id=ours["InstanceId"]).split()
+
+    def reach(*options: str) -> subprocess.CompletedProcess[str]:
+        command = ["ssh", "-F", ".lab/ssh_config", "-o", f"UserKnownHostsFile={found}", *options, "gpu-1", "true"]
+        return subprocess.run(command, cwd=lab.checkout, capture_output=True, text=True, timeout=60, check=False)
+
+    without_alias = options[: options.index(f"HostKeyAlias={ours['InstanceId']}") - 1]
+    assert "REMOTE HOST IDENTIFICATION HAS CHANGED" in reach(*without_alias).stderr
+    for _ in range(2):  # accepted, then known
+        assert reach(*options).returncode == 0
+    assert ours["InstanceId"] in found.read_text()
 
 
 def test_nothing_is_fetched_before_the_terms_are_accepted(scratch: Lab) -> None:
