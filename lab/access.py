@@ -15,7 +15,7 @@ from moto.iam.models import iam_backends
 from moto.s3.models import s3_backends
 from moto.sts.models import sts_backends
 
-from lab.authorization import PARTITION, requests_of_ec2, requests_of_iam
+from lab.authorization import PARTITION, requests_of_ec2, requests_of_iam, requests_of_kms
 from lab.config import (
     ACCOUNT_ID,
     CONTROLLER_ACCESS_KEY,
@@ -219,6 +219,8 @@ def _requests(response: Any, name: str) -> list[Request]:
         return requests_of_ec2(name, response.querystring, response.region)
     if response.service_name == "iam":
         return requests_of_iam(name, response.querystring)
+    if response.service_name == "kms":
+        return requests_of_kms(name, json.loads(response.body or "{}"))
     return [Request(f"{response.service_name}:{name}")]
 
 

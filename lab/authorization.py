@@ -16,6 +16,7 @@ from botocore.loaders import Loader
 from botocore.model import ServiceModel
 from moto.ec2.models import ec2_backends
 from moto.iam.models import iam_backends
+from moto.kms.models import kms_backends
 
 from lab.config import ACCOUNT_ID, REGION
 from lab.policies import Request
@@ -50,7 +51,7 @@ _CREATED = {
 # What RunInstances takes from the default VPC where the request names none.
 _DEFAULTS = {"RunInstances": ("security-group", "subnet"), "CreateSecurityGroup": ("vpc",)}
 # Parameters of ids that are not the resources that AWS asks for.
-_NOT_ASKED_FOR = re.compile(r"^(Filter|ClientToken|IpPermissions|UserIdGroupPair|TagSpecification)")
+_NOT_ASKED_FOR = re.compile(r"^(Filter|ClientToken|IpPermissions|LaunchTemplateData|UserIdGroupPair|TagSpecification)")
 Parameters = Mapping[str, list[str]]
 
 
@@ -98,6 +99,16 @@ def requests_of_iam(action: str, parameters: Parameters) -> list[Request]:
     if action == "AddRoleToInstanceProfile":
         found.append(_pass_role(parameters["RoleName"][0]))
     return found
+
+
+def requests_of_kms(action: str, parameters: Mapping[str, Any]) -> list[Request]:
+    """Return what a call of KMS must be allowed, given its parameters: on the key, though an alias may name it."""
+    key = str(parameters.get("KeyId", ""))
+    backend = kms_backends[ACCOUNT_ID][REGION]
+    if key.startswith("alias/"):
+        key = backend.get_key_id_from_alias(key) or key
+    arn = key if key.startswith("arn:") else f"arn:{PARTITION}:kms:{REGION}:{ACCOUNT_ID}:key/{key}"
+    return [Request(f"kms:{action}", arn if key else "*")]
 
 
 _IAM_RESOURCES = {"role": "RoleName", "instance-profile": "InstanceProfileName", "user": "UserName"}

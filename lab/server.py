@@ -24,6 +24,7 @@ from lab.access import Access, Callers, Calls, TokenBucket
 from lab.blockstore import BlockStore
 from lab.config import ACCOUNT_ID, REGION, ZONES, Paths, Settings
 from lab.dataplane import DataPlane
+from lab.default_vpc import complete_default_vpc
 from lab.fast_restore import FastRestores
 from lab.instances import Instances
 from lab.launch_templates import LaunchTemplates
@@ -62,6 +63,7 @@ class Api:
         self._instances.install()
         LaunchTemplates(lock).install()
         SnapshotSharing(lock).install()
+        complete_default_vpc()
         bucket = TokenBucket(settings.throttle_rate, settings.throttle_burst)
         access = Access(bucket, self._calls, self._callers, self._after)
         access.install()

@@ -105,6 +105,10 @@ options:
     description: The secret key that goes with I(access_key).
     type: str
     default: ""
+  session_token:
+    description: Session token, if I(access_key) is temporary.
+    type: str
+    default: ""
   bytes_per_second:
     description: The most that all connections together may take; 0 is no limit.
     type: int
@@ -229,6 +233,7 @@ def main() -> None:
             "ca_bundle": {"type": "path", "default": ""},
             "access_key": {"type": "str", "default": ""},
             "secret_key": {"type": "str", "default": "", "no_log": True},
+            "session_token": {"type": "str", "default": "", "no_log": True},
             "bytes_per_second": {"type": "int", "default": 0},
             "quiet_hours": {"type": "str", "default": ""},
             "deep_check": {"type": "bool", "default": False},
@@ -255,6 +260,7 @@ def main() -> None:
         ca_bundle=params["ca_bundle"],
         access_key=params["access_key"],
         secret_key=params["secret_key"],
+        session_token=params["session_token"],
         bytes_per_second=params["bytes_per_second"],
         quiet_hours=params["quiet_hours"],
         deep_check=params["deep_check"],

@@ -88,6 +88,12 @@ options:
         a running instance; the next run deletes it.
       - AttachVolume cannot set it, so it takes a third call for each new volume.
     type: bool
+  delete_with_ephemeral:
+    description:
+      - Where I(delete_on_termination) is not given, delete a volume with its instance if that is a Spot instance or
+        one of an Auto Scaling group. AWS ends these by itself, and nobody may run the next deployment for a long time.
+    type: bool
+    default: false
   attach_timeout_seconds:
     description:
       - How long a volume may be C(attaching) before it is detached and attached again on another device name, three
@@ -224,6 +230,7 @@ def main() -> None:
             "encrypted": {"type": "bool", "default": True},
             "kms_key_id": {"type": "str"},
             "delete_on_termination": {"type": "bool"},
+            "delete_with_ephemeral": {"type": "bool", "default": False},
             "attach_timeout_seconds": {"type": "int", "default": 90},
             "timeout_seconds": {"type": "int", "default": 300},
         },
@@ -249,6 +256,7 @@ def main() -> None:
             kms_key_id=given["kms_key_id"] or "",
             encrypted=given["encrypted"],
             delete_on_termination=given["delete_on_termination"],
+            delete_with_ephemeral=given["delete_with_ephemeral"],
             name_prefix=given["name_prefix"],
             attach_timeout_seconds=given["attach_timeout_seconds"],
         )

@@ -23,6 +23,13 @@ options:
     description: Whether to wait. A snapshot that failed ends the waiting with its reason.
     type: bool
     default: false
+  expected_roles:
+    description:
+      - With I(wait), values of the tag C(Role) that must be among the snapshots. One that was just started may be
+        missing from the answers of EC2, so it is looked for again for a minute.
+    type: list
+    elements: str
+    default: []
   state_dir:
     description: Folder for the progress; it is created. Required with I(wait).
     type: path
@@ -90,7 +97,7 @@ from typing import Any
 
 from ansible.module_utils.imagenet_ops.core.module import run
 from ansible.module_utils.imagenet_ops.core.progress import Progress
-from ansible.module_utils.imagenet_ops.ebs.snapshots import SnapshotWait, find_snapshots, is_complete, result
+from ansible.module_utils.imagenet_ops.ebs.snapshots import SnapshotWait, find_started, is_complete, result
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
 
 
@@ -99,6 +106,7 @@ def main() -> None:
         argument_spec={
             "filters": {"type": "dict", "required": True},
             "wait": {"type": "bool", "default": False},
+            "expected_roles": {"type": "list", "elements": "str", "default": []},
             "state_dir": {"type": "path"},
             "poll_seconds": {"type": "int", "default": 15},
             "timeout_seconds": {"type": "int", "default": 86400},
@@ -110,8 +118,9 @@ def main() -> None:
 
     def work() -> Mapping[str, Any]:
         client = module.client("ec2")
-        found = find_snapshots(client, given["filters"])
-        if not given["wait"] or module.check_mode or all(map(is_complete, found)):
+        is_waiting = given["wait"] and not module.check_mode
+        found = find_started(client, given["filters"], given["expected_roles"] if is_waiting else [])
+        if not is_waiting or all(map(is_complete, found)):
             return result(found)
         os.makedirs(given["state_dir"], exist_ok=True)
         wait = SnapshotWait(client, given["poll_seconds"], given["timeout_seconds"])

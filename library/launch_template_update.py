@@ -88,6 +88,12 @@ options:
     description: Key pair. By default, that of the template is kept.
     type: str
     default: ""
+  metadata_hops:
+    description:
+      - How many network hops the metadata service of the instances answers over (C(HttpPutResponseHopLimit)). A
+        container on a bridge needs 2 to get the instance's role. 0 keeps that of the template, or leaves it to the AMI.
+    type: int
+    default: 0
   instance_profile:
     description: Name of the instance profile. By default, that of the template is kept.
     type: str
@@ -174,6 +180,7 @@ def main() -> None:
             "image_id": {"type": "str", "default": ""},
             "instance_type": {"type": "str", "default": ""},
             "key_name": {"type": "str", "default": ""},
+            "metadata_hops": {"type": "int", "default": 0},
             "instance_profile": {"type": "str", "default": ""},
             "security_group_ids": {"type": "list", "elements": "str", "default": []},
             "versions_kept": {"type": "int", "default": 0},
@@ -207,6 +214,7 @@ def main() -> None:
             image_id=given["image_id"],
             instance_type=given["instance_type"],
             key_name=given["key_name"],
+            metadata_hops=given["metadata_hops"],
             instance_profile=given["instance_profile"],
             security_group_ids=tuple(given["security_group_ids"]),
             versions_kept=given["versions_kept"],

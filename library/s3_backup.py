@@ -152,6 +152,7 @@ def main() -> None:
             "endpoint_url": {"type": "str", "default": ""},
             "access_key": {"type": "str", "default": ""},
             "secret_key": {"type": "str", "default": "", "no_log": True},
+            "session_token": {"type": "str", "default": "", "no_log": True},
             "addressing_style": {"type": "str", "choices": ["auto", "path", "virtual"], "default": "auto"},
             "ca_bundle": {"type": "path", "default": ""},
             "storage_class": {"type": "str", "choices": STORAGE_CLASSES, "default": ""},
@@ -173,7 +174,7 @@ def main() -> None:
         plan = make_plan(given["root"])
         connections = given["workers"] + READERS
         endpoint = (given["endpoint_url"], connections, given["addressing_style"], given["ca_bundle"])
-        keys = (given["access_key"], given["secret_key"])
+        keys = (given["access_key"], given["secret_key"], given["session_token"])
         client = s3_client(given["region"], *endpoint, keys)
         bucket = Bucket(client, given["bucket"], given["bucket_owner"], given["storage_class"])
         state_dir = given["state_dir"]

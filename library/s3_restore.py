@@ -183,6 +183,7 @@ def main() -> None:
             "endpoint_url": {"type": "str", "default": ""},
             "access_key": {"type": "str", "default": ""},
             "secret_key": {"type": "str", "default": "", "no_log": True},
+            "session_token": {"type": "str", "default": "", "no_log": True},
             "addressing_style": {"type": "str", "choices": ["auto", "path", "virtual"], "default": "auto"},
             "ca_bundle": {"type": "path", "default": ""},
             "state_dir": {"type": "path", "required": True},
@@ -205,7 +206,7 @@ def main() -> None:
             given["connections"],
             given["addressing_style"],
             given["ca_bundle"],
-            (given["access_key"], given["secret_key"]),
+            (given["access_key"], given["secret_key"], given["session_token"]),
         )
         with contextlib.ExitStack() as held:
             if not module.check_mode:

@@ -52,6 +52,10 @@ options:
     description: Secret key of I(s3_access_key).
     type: str
     default: ""
+  s3_session_token:
+    description: Session token, if I(s3_access_key) is temporary.
+    type: str
+    default: ""
 extends_documentation_fragment:
   - amazon.aws.common.modules
   - amazon.aws.region.modules
@@ -138,6 +142,7 @@ def main() -> None:
             "s3_ca_bundle": {"type": "path", "default": ""},
             "s3_access_key": {"type": "str", "default": ""},
             "s3_secret_key": {"type": "str", "default": "", "no_log": True},
+            "s3_session_token": {"type": "str", "default": "", "no_log": True},
         },
         supports_check_mode=True,
     )
@@ -152,7 +157,7 @@ def main() -> None:
 
     def connect_to_s3() -> Any:
         """Return a client with the connection of EC2, or with one of its own where S3 is elsewhere."""
-        keys = (given["s3_access_key"], given["s3_secret_key"])
+        keys = (given["s3_access_key"], given["s3_secret_key"], given["s3_session_token"])
         if not given["s3_endpoint_url"] and not any(keys):
             return module.client("s3")
         style, ca_bundle = given["s3_addressing_style"], given["s3_ca_bundle"]

@@ -45,6 +45,11 @@ options:
     description: Quota of the Region for all rates together.
     type: int
     default: 5000
+  quota_tib:
+    description:
+      - Quota of the Region for the storage of all volumes of the type. The plan warns if those of the fleet exceed it.
+    type: float
+    default: 50
   rate_usd_per_gib_mib_s:
     description: Fee of the rate for a GiB of data and a MiB/s. Without it the price is unknown.
     type: float
@@ -136,6 +141,7 @@ def main() -> None:
             "budget_usd": {"type": "float", "default": 0},
             "rate_mib_s": {"type": "int", "default": 300},
             "quota_mib_s": {"type": "int", "default": 5000},
+            "quota_tib": {"type": "float", "default": 50},
             "rate_usd_per_gib_mib_s": {"type": "float"},
             "fsr_usd_per_hour": {"type": "float", "default": 0.75},
             "readers": {"type": "int", "default": 16},
@@ -149,6 +155,7 @@ def main() -> None:
     of_costs = (
         "rate_mib_s",
         "quota_mib_s",
+        "quota_tib",
         "rate_usd_per_gib_mib_s",
         "fsr_usd_per_hour",
         "readers",

@@ -28,6 +28,10 @@ options:
     description: Secret key of I(access_key).
     type: str
     default: ""
+  session_token:
+    description: Session token, if I(access_key) is temporary.
+    type: str
+    default: ""
   addressing_style:
     description:
       - How requests address the bucket; V(path) for most servers other than AWS. V(auto) leaves it to boto3.

@@ -165,10 +165,9 @@ def test_only_the_administrator_may_change_iam_or_configure_buckets() -> None:
 # A call of each action of EC2 that a policy grants and that is not a look at everything, as its query parameters.
 CALLS: dict[str, dict[str, str]] = {
     "AttachVolume": {"VolumeId": "vol-1", "InstanceId": "i-1", "Device": "/dev/sdf"},
-    "AuthorizeSecurityGroupEgress": {"GroupId": "sg-1"},
     "AuthorizeSecurityGroupIngress": {"GroupId": "sg-1"},
     "CopySnapshot": {"SourceSnapshotId": "snap-1", "SourceRegion": "us-east-1"},
-    "CreateLaunchTemplate": {"LaunchTemplateName": "imagenet"},
+    "CreateLaunchTemplate": {"LaunchTemplateName": "imagenet", "LaunchTemplateData.ImageId": "ami-1"},
     "CreateLaunchTemplateVersion": {"LaunchTemplateId": "lt-1"},
     "CreateSecurityGroup": {"GroupName": "imagenet-download", "VpcId": "vpc-1"},
     "CreateSnapshot": {"VolumeId": "vol-1"},
@@ -191,12 +190,10 @@ CALLS: dict[str, dict[str, str]] = {
     "ModifyInstanceMetadataOptions": {"InstanceId": "i-1"},
     "ModifyLaunchTemplate": {"LaunchTemplateId": "lt-1"},
     "ModifySnapshotAttribute": {"SnapshotId": "snap-1"},
-    "RevokeSecurityGroupEgress": {"GroupId": "sg-1"},
     "RevokeSecurityGroupIngress": {"GroupId": "sg-1"},
     "RunInstances": {"ImageId": "ami-1", "SubnetId": "subnet-1", "SecurityGroupId.1": "sg-1"},
     "StartInstances": {"InstanceId.1": "i-1"},
     "TerminateInstances": {"InstanceId.1": "i-1"},
-    "UpdateSecurityGroupRuleDescriptionsIngress": {"GroupId": "sg-1"},
 }
 
 

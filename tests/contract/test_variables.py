@@ -19,7 +19,7 @@ BUILT_IN = {
 CONNECTION = {"ansible_host", "ansible_user", "ansible_python_interpreter", "ansible_ssh_common_args"}
 # What only a user sets: no role has a default for it.
 SHARED = {
-    "aws_region", "aws_profile", "aws_endpoint_url", "aws_access_key", "aws_secret_key",
+    "aws_region", "aws_profile", "aws_endpoint_url", "aws_access_key", "aws_secret_key", "aws_session_token",
     "dataset_name", "dataset_profile", "dataset_overrides", "imagenet_accept_terms", "restore_hosts",
 }  # fmt: skip
 

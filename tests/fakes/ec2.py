@@ -43,6 +43,8 @@ class FakeInstance:
     devices: list[str] = field(default_factory=lambda: ["/dev/xvda"])
     instance_type: str = "g5.xlarge"
     interfaces: int = 1
+    lifecycle: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
 
 
 def refused(operation: str, code: str, message: str) -> ClientError:
@@ -226,6 +228,8 @@ class FakeEc2(StubEc2):
             "NetworkInterfaces": [{}] * instance.interfaces,
             "State": {"Name": instance.state},
             "Placement": {"AvailabilityZone": instance.zone},
+            **({"InstanceLifecycle": instance.lifecycle} if instance.lifecycle else {}),  # on-demand ones have none
+            "Tags": [{"Key": key, "Value": value} for key, value in instance.tags.items()],
             "BlockDeviceMappings": [self._mapping(instance_id, device) for device in instance.devices],
         }
 

@@ -267,9 +267,13 @@ class Lab:
         found: dict[str, Any] = written["dataset_overrides"]
         return found
 
-    def ec2(self) -> Any:
-        """A boto3 client of the lab's EC2."""
-        return self._client("ec2")
+    def ec2(self, url: str = "") -> Any:
+        """A boto3 client of the lab's EC2, or of the one at ``url``."""
+        return self._client("ec2", url)
+
+    def kms(self) -> Any:
+        """A boto3 client of the lab's KMS."""
+        return self._client("kms")
 
     def s3(self) -> Any:
         """A boto3 client of the lab's S3."""
@@ -279,15 +283,15 @@ class Lab:
         """A boto3 client of the lab's IAM."""
         return self._client("iam")
 
-    def _client(self, service: str) -> Any:
-        return client(service)
+    def _client(self, service: str, url: str = "") -> Any:
+        return client(service, url)
 
 
-def client(service: str) -> Any:
-    """A boto3 client of the lab's, with the rights of an administrator."""
+def client(service: str, url: str = "") -> Any:
+    """A boto3 client of the lab's, with the rights of an administrator; ``url`` is that of another one."""
     return boto3.client(
         service,
-        endpoint_url=f"http://{LOOPBACK}:{API_PORT}",
+        endpoint_url=url or f"http://{LOOPBACK}:{API_PORT}",
         region_name=REGION,
         aws_access_key_id=CONTROLLER_ACCESS_KEY,
         aws_secret_access_key=CONTROLLER_SECRET_KEY,

@@ -6,16 +6,29 @@ A data set of its own, `scratch`, with the lab's archives, so that the main job'
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 
+from tests.contract import tree
 from tests.integration.harness import Lab
 
 HOST = "scratch-download"
-SETTINGS = {"download_host_name": HOST, "data_volume_name": "scratch-data", "download_host_keep": True}
+# A type that the first of the two zones does not have.
+RARE_TYPE = "trn1.32xlarge"
+SETTINGS = {
+    "download_host_name": HOST,
+    "data_volume_name": "scratch-data",
+    "download_host_keep": True,
+    "download_host_instance_type": RARE_TYPE,
+}
+# A controller that is somewhere in the internet.
+FROM_OUTSIDE = {"download_host_ssh_cidrs": ["203.0.113.7/32"]}
 
 
 def scratch_set(lab: Lab, **archives: dict[str, Any]) -> tuple[str, ...]:
@@ -61,6 +74,177 @@ def scratch(lab: Lab) -> Iterator[Lab]:
 def test_preflight_names_what_is_wrong(lab: Lab, arguments: list[str], text: str) -> None:
     extra = [part for argument in arguments for part in ("-e", argument)]
     assert text in lab.playbook("playbooks/steps/preflight.yml", *extra, expect_success=False).text
+
+
+@pytest.fixture(scope="module")
+def subnets(lab: Lab) -> Iterator[dict[str, str]]:
+    """Subnets that are no default, by what is wrong with them: `private`, `unrouted`."""
+    ec2 = lab.ec2()
+    vpc = ec2.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"][0]["VpcId"]
+    found = {
+        name: ec2.create_subnet(VpcId=vpc, CidrBlock=block, AvailabilityZone="us-east-1a")["Subnet"]["SubnetId"]
+        for name, block in (("private", "172.31.200.0/24"), ("unrouted", "172.31.201.0/24"))
+    }
+    ec2.modify_subnet_attribute(SubnetId=found["unrouted"], MapPublicIpOnLaunch={"Value": True})
+    table = ec2.create_route_table(VpcId=vpc)["RouteTable"]["RouteTableId"]
+    association = ec2.associate_route_table(RouteTableId=table, SubnetId=found["unrouted"])["AssociationId"]
+    yield found
+    ec2.disassociate_route_table(AssociationId=association)
+    ec2.delete_route_table(RouteTableId=table)
+    for subnet in found.values():
+        ec2.delete_subnet(SubnetId=subnet)
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        (
+            {"download_host_subnet_id": "subnet-0123456789abcdef0"},
+            "Subnet subnet-0123456789abcdef0 does not exist in us-east-1, so the download host cannot be launched in",
+        ),
+        (
+            {"download_host_subnet_id": "private", **FROM_OUTSIDE},
+            "Subnet {private} gives no public address to its hosts, and download_host_ssh_cidrs has public networks",
+        ),
+        (
+            {"download_host_subnet_id": "unrouted", **FROM_OUTSIDE},
+            "Subnet {unrouted} has no route to an internet gateway, and download_host_ssh_cidrs has public networks",
+        ),
+        (
+            {"download_host_instance_type": RARE_TYPE, "download_host_zone": "us-east-1a"},
+            "Instance type trn1.32xlarge is not offered in us-east-1a: us-east-1 has it in us-east-1b",
+        ),
+        (
+            {"download_host_instance_type": RARE_TYPE, "download_host_subnet_id": "private"},
+            "Instance type trn1.32xlarge is not offered in us-east-1a: us-east-1 has it in us-east-1b",
+        ),
+        (
+            {"download_host_instance_type": "c99.giant"},
+            "Instance type c99.giant is not offered in a zone with a default subnet: us-east-1 has it in no zone",
+        ),
+    ],
+)
+def test_a_host_that_cannot_run_or_be_reached_is_not_launched(
+    lab: Lab, subnets: dict[str, str], settings: dict[str, Any], text: str
+) -> None:
+    given = settings.get("download_host_subnet_id", "")
+    settings = {**settings, "download_host_subnet_id": subnets.get(given, given)}
+    for playbook in ("playbooks/steps/preflight.yml", "playbooks/drill.yml"):
+        run = lab.playbook(playbook, "-e", json.dumps(settings), expect_success=False)
+        assert text.format(**subnets) in " ".join(run.text.split())
+        assert lab.changes() == 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        FROM_OUTSIDE,
+        {"download_host_subnet_id": "private"},
+        {"download_host_subnet_id": "private", "download_host_ssh_required": False, "download_host_ssh_cidrs": []},
+        {
+            "download_host_subnet_id": "private",
+            "ansible_ssh_common_args": "-o ProxyJump=bastion.example.com",
+            **FROM_OUTSIDE,
+        },
+    ],
+)
+def test_a_network_that_somebody_reaches_is_accepted(
+    lab: Lab, subnets: dict[str, str], settings: dict[str, Any]
+) -> None:
+    given = settings.get("download_host_subnet_id", "")
+    settings = {**settings, "download_host_subnet_id": subnets.get(given, given)}
+    assert lab.playbook("playbooks/steps/preflight.yml", "-e", json.dumps(settings)).all_unchanged()
+
+
+def test_a_subnet_in_another_zone_than_the_data_volume_is_refused(
+    lab: Lab, scratch: Lab, subnets: dict[str, str]
+) -> None:
+    """Before the launch: afterwards the volume could not be attached, and the host would have cost money."""
+    for playbook in ("playbooks/steps/preflight.yml", "playbooks/drill.yml"):
+        given = ("-e", f"download_host_subnet_id={subnets['private']}", "-e", "download_host_instance_type=c6i.xlarge")
+        run = scratch.playbook(playbook, *scratch_set(lab), *given, expect_success=False)
+        wanted = f"Subnet {subnets['private']} is in us-east-1a, and the data volume is in us-east-1b"
+        assert wanted in " ".join(run.text.split())
+        assert lab.changes() == 0
+
+
+@pytest.fixture
+def account_without_network(lab: Lab, tmp_path: Path) -> Iterator[str]:
+    """The URL of another AWS beside the lab's, without hosts, whose account has no default subnets."""
+    command = [sys.executable, "-m", "lab", "serve", "--api-only", "--directory", str(tmp_path)]
+    with subprocess.Popen(command, cwd=lab.checkout, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = f"http://127.0.0.1:{process.stdout.readline().split()[1]}"
+        ec2 = lab.ec2(url)
+        for subnet in ec2.describe_subnets()["Subnets"]:
+            ec2.delete_subnet(SubnetId=subnet["SubnetId"])
+        yield url
+        process.terminate()
+
+
+def test_without_a_default_network_a_subnet_is_required(lab: Lab, account_without_network: str) -> None:
+    other = ("-e", f"aws_endpoint_url={account_without_network}")
+    run = lab.playbook("playbooks/steps/preflight.yml", *other, expect_success=False)
+    wanted = "us-east-1 has no default subnet, as the account has no default VPC there, and download_host_subnet_id is"
+    assert wanted in " ".join(run.text.split())
+
+
+def test_without_a_zone_one_that_has_the_instance_type_is_chosen(scratch: Lab) -> None:
+    """ec2_instance would take us-east-1a, the first, where the launch fails."""
+    assert scratch.instance(HOST)["Placement"]["AvailabilityZone"] == "us-east-1b"
+    assert scratch.instance(HOST)["InstanceType"] == RARE_TYPE
+
+
+@pytest.mark.parametrize(
+    "setting", ["backup_bucket_kms_key_id", "fleet_snapshot_kms_key_id", "fleet_volumes_kms_key_id"]
+)
+def test_a_kms_key_that_is_of_no_use_is_found_before_anything_is_made(lab: Lab, setting: str) -> None:
+    def preflight(key: str, *, expect_success: bool) -> str:
+        run = lab.playbook("playbooks/steps/preflight.yml", "-e", f"{setting}={key}", expect_success=expect_success)
+        assert lab.changes() == 0
+        return " ".join(run.text.split())
+
+    unknown = "1234abcd-12ab-34cd-56ef-1234567890ab"
+    assert f"KMS key {unknown} was not found: it does not exist in us-east-1" in preflight(
+        unknown, expect_success=False
+    )
+    key = lab.kms().create_key()["KeyMetadata"]["KeyId"]
+    preflight(key, expect_success=True)
+    lab.kms().disable_key(KeyId=key)
+    assert f"KMS key {key} is in state Disabled, so nothing can be encrypted with it" in preflight(
+        key, expect_success=False
+    )
+
+
+def test_the_root_volume_is_encrypted_and_the_data_volume_outlives_its_host(lab: Lab, scratch: Lab) -> None:
+    """The launch with a mapping, and a second run that finds the host: not changed."""
+    mappings = {one["DeviceName"]: one["Ebs"] for one in scratch.instance(HOST)["BlockDeviceMappings"]}
+    root = mappings.pop("/dev/xvda")
+    (data,) = mappings.values()
+    assert (root["DeleteOnTermination"], data["DeleteOnTermination"]) == (True, False)
+    assert lab.ec2().describe_volumes(VolumeIds=[root["VolumeId"]])["Volumes"][0]["Encrypted"]
+    assert scratch.playbook("playbooks/steps/provision.yml", *scratch_set(lab)).all_unchanged()
+
+
+def test_an_address_that_another_host_had_before_is_reached(lab: Lab, tmp_path: Path) -> None:
+    """With the options of inventories/aws for SSH; by its address alone, the host's key is refused as a changed one."""
+    ours, other = lab.instance("gpu-1"), lab.instance("gpu-2")
+    known = (lab.checkout / ".lab" / "known_hosts").read_text()
+    keys = dict(line.split(" ", 1) for line in known.splitlines())
+    found = tmp_path / "known_hosts"
+    found.write_text(f"{ours['PublicIpAddress']} {keys[other['PublicIpAddress']]}\n")
+    settings = tree.yaml_of("inventories/aws/group_vars/all/main.yml")["ansible_ssh_common_args"]
+    options = jinja2.Environment(autoescape=True).from_string(settings).render(instance_id=ours["InstanceId"]).split()
+
+    def reach(*options: str) -> subprocess.CompletedProcess[str]:
+        command = ["ssh", "-F", ".lab/ssh_config", "-o", f"UserKnownHostsFile={found}", *options, "gpu-1", "true"]
+        return subprocess.run(command, cwd=lab.checkout, capture_output=True, text=True, timeout=60, check=False)
+
+    without_alias = options[: options.index(f"HostKeyAlias={ours['InstanceId']}") - 1]
+    assert "REMOTE HOST IDENTIFICATION HAS CHANGED" in reach(*without_alias).stderr
+    for _ in range(2):  # accepted, then known
+        assert reach(*options).returncode == 0
+    assert ours["InstanceId"] in found.read_text()
 
 
 def test_nothing_is_fetched_before_the_terms_are_accepted(scratch: Lab) -> None:

@@ -17,10 +17,13 @@ FAILING = (
     "health.aws.amazon.com). Completed work is skipped"
 )
 REGION = "Set the Region to that of the bucket"
+# To a HEAD, S3 says no more: nothing in the body, and of an expired token no more than the status.
+NO_REASON = f"S3 gives no reason here; most often the credentials have expired. {RENEW}"
 TODO_BY_CODE = {
     "ExpiredToken": RENEW,
     "ExpiredTokenException": RENEW,
     "RequestExpired": RENEW,
+    "400": NO_REASON,
     "TokenRefreshRequired": RENEW,
     "UnauthorizedOperation": ALLOW,
     "AccessDenied": ALLOW,

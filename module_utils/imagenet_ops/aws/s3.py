@@ -31,6 +31,9 @@ NOT_FOUND_CODES = ("404", "NoSuchKey", "NotFound")
 DENIED_CODES = ("403", "AccessDenied")
 # What a request for a range of the object with a certain ETag gets where there is another.
 CHANGED_CODES = ("PreconditionFailed", "412", "InvalidRange", "416")
+# How the credentials of the instance profile are asked for. botocore tries once, for a second: on a host that packs on
+# all cores the metadata service may take longer, and the backup would end with NoCredentialsError.
+METADATA_SERVICE = {"metadata_service_num_attempts": 5, "metadata_service_timeout": 5}
 # How often a range is requested again that breaks off, beside what botocore does about a refused request.
 _READ_RETRIES = 8
 # A part lies in a buffer that is used again and again, or is bytes where it does not fill one.
@@ -83,18 +86,19 @@ def s3_client(
     connections: int,
     addressing_style: str = "auto",
     ca_bundle: str = "",
-    keys: tuple[str, str] = ("", ""),
+    keys: tuple[str, str, str] = ("", "", ""),
 ) -> Any:
     """Return a boto3 client for S3.
 
-    ``keys`` are access key and secret key, both or neither; without them the credentials are those of boto3's default
-    chain (on a host of EC2, its instance profile).
+    ``keys`` are access key and secret key, both or neither, and the session token of temporary ones; without them the
+    credentials are those of boto3's default chain (on a host of EC2, its instance profile).
     "" for ``region``, ``endpoint_url`` and ``ca_bundle`` (a file of certificates) leaves them to the environment.
     ``addressing_style`` is auto, path or virtual. Raises OpsError without boto3 or a Region, with one key alone, and
     where ``ca_bundle`` holds no certificate.
     """
     try:
         import boto3  # noqa: PLC0415 - a host without it is told so
+        import botocore.session  # noqa: PLC0415 - likewise
         from botocore.config import Config  # noqa: PLC0415 - likewise
     except ImportError as error:
         raise OpsError(
@@ -119,7 +123,11 @@ def s3_client(
     )
     errors: tuple[type[Exception], ...] = (*sdk_errors(), ValueError)
     try:
-        session = boto3.Session(keys[0] or None, keys[1] or None, region_name=region or None)
+        core = botocore.session.get_session()
+        for name, least in METADATA_SERVICE.items():
+            core.set_config_variable(name, max(least, core.get_config_variable(name)))
+        credentials = [key or None for key in keys]
+        session = boto3.Session(*credentials, region_name=region or None, botocore_session=core)
         client = session.client("s3", endpoint_url=endpoint_url or None, verify=ca_bundle or None, config=config)
     except errors as error:
         raise explain(error, "S3") from error

@@ -100,6 +100,7 @@ class FetchRequest:
     ca_bundle: str = ""
     access_key: str = ""
     secret_key: str = field(default="", repr=False)
+    session_token: str = field(default="", repr=False)
     bytes_per_second: int = 0
     quiet_hours: str = ""
     deep_check: bool = False
@@ -421,7 +422,7 @@ class Fetch:
             request.connections,
             request.addressing_style,
             request.ca_bundle,
-            (request.access_key, request.secret_key),
+            (request.access_key, request.secret_key, request.session_token),
         )
 
     def _probe(self) -> _Origin:

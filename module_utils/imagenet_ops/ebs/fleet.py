@@ -59,7 +59,8 @@ DEVICE_IN_USE_CODE = "InvalidDevice.InUse"
 class VolumeSettings:
     """What each volume is to be; 0 and "" leave the choice to AWS (for the size: that of the snapshot).
 
-    Without ``snapshot_id`` the volumes are blank and need a size. ``delete_on_termination`` None leaves that as it is.
+    Without ``snapshot_id`` the volumes are blank and need a size. ``delete_on_termination`` None leaves that as it is,
+    but with ``delete_with_ephemeral`` the volume of an instance that ends without us, Spot or Auto Scaling, ends too.
     ``attach_timeout_seconds`` is how long a volume may be attaching before it is detached and attached again.
     """
 
@@ -72,6 +73,7 @@ class VolumeSettings:
     kms_key_id: str = ""
     encrypted: bool = True
     delete_on_termination: bool | None = None
+    delete_with_ephemeral: bool = False
     name_prefix: str = ""
     attach_timeout_seconds: float = 90.0
 
@@ -291,8 +293,13 @@ class Deployment:
         self.ec2.wait_for(job)
 
     def _ends_as_wanted(self, job: Job) -> bool:
-        wanted = self.settings.delete_on_termination
+        wanted = self._end_wanted(job)
         return wanted is None or (job.volume_id in job.deleted_with_instance) == wanted
+
+    def _end_wanted(self, job: Job) -> bool | None:
+        """Return whether the volume is to be deleted with its instance; None leaves it as it is."""
+        wanted = self.settings.delete_on_termination
+        return True if wanted is None and self.settings.delete_with_ephemeral and job.is_ephemeral else wanted
 
     def _is_young(self, job: Job) -> bool:
         """Say whether the volume is so new that EC2 may not show it yet; if not, the token stood for one of the past.
@@ -402,7 +409,7 @@ class Deployment:
             fail(job, f"volume {job.volume_id} was not attached as {job.device_name}: {describe_error(error)}")
 
     def _set_delete_on_termination(self, job: Job) -> None:
-        ebs = {"VolumeId": job.volume_id, "DeleteOnTermination": self.settings.delete_on_termination}
+        ebs = {"VolumeId": job.volume_id, "DeleteOnTermination": self._end_wanted(job)}
         mappings = [{"DeviceName": job.device_name, "Ebs": ebs}]
         request = {"InstanceId": job.instance_id, "BlockDeviceMappings": mappings}
         self.ec2.submit(job, self._delete_on_termination_set, self.ec2.client.modify_instance_attribute, **request)

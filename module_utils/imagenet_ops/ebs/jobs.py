@@ -44,10 +44,11 @@ class Job:
     """One volume on its way; touched by the main thread only.
 
     ``instance_id`` is the instance that it is for, ``reason`` why it failed. ``deleted_with_instance`` holds the
-    volumes that end with the instance. ``leaving`` says that the volume is to be removed, ``attach_retries`` how often
-    it was detached because it was stuck in attaching. ``created``, ``attached``, ``detached`` and ``changed`` say which
-    calls EC2 accepted in this run. Times are seconds since the epoch; ``looked_at`` is when a volume that is waited for
-    was last seen, by a look or in the answer to a call.
+    volumes that end with the instance, and ``is_ephemeral`` says that AWS may end that by itself. ``leaving`` says that
+    the volume is to be removed, ``attach_retries`` how often it was detached because it was stuck in attaching.
+    ``created``, ``attached``, ``detached`` and ``changed`` say which calls EC2 accepted in this run. Times are seconds
+    since the epoch; ``looked_at`` is when a volume that is waited for was last seen, by a look or in the answer to a
+    call.
     """
 
     instance_id: str
@@ -57,6 +58,7 @@ class Job:
     device_name: str = ""
     used_devices: set[str] = field(default_factory=set)
     deleted_with_instance: set[str] = field(default_factory=set)
+    is_ephemeral: bool = False
     leaving: bool = False
     attach_retries: int = 0
     token_number: int = 0

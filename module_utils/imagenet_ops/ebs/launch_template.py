@@ -64,6 +64,7 @@ class TemplateSettings:
     """What the template is to say; what is empty is left as the template has it, or to whoever launches.
 
     ``tags`` are the template's own, among them Project; ``volume_tags`` and ``instance_tags`` are given at each launch.
+    ``metadata_hops`` is how many network hops the metadata service answers over; containers need 2.
     ``versions_kept`` is how many versions stay, the newest and the default among them; 0 keeps all.
     """
 
@@ -79,6 +80,7 @@ class TemplateSettings:
     instance_profile: str = ""
     security_group_ids: tuple[str, ...] = ()
     versions_kept: int = 0
+    metadata_hops: int = 0
 
 
 def template_data(settings: TemplateSettings, stored: dict[str, Any]) -> dict[str, Any]:
@@ -97,7 +99,11 @@ def template_data(settings: TemplateSettings, stored: dict[str, Any]) -> dict[st
         **stored,
         **{name: value for name, value in given.items() if value},
         "BlockDeviceMappings": sorted(mappings.values(), key=lambda entry: str(entry["DeviceName"])),
-        "MetadataOptions": {**stored.get("MetadataOptions", {}), "HttpTokens": "required"},
+        "MetadataOptions": {
+            **stored.get("MetadataOptions", {}),
+            "HttpTokens": "required",
+            **({"HttpPutResponseHopLimit": settings.metadata_hops} if settings.metadata_hops else {}),
+        },
         **_tag_specifications(settings, stored),
     }
 

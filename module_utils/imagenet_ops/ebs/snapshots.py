@@ -17,6 +17,9 @@ from ansible.module_utils.imagenet_ops.core.progress import Progress
 PAGE_RESULTS = 1000
 # A first snapshot takes hours: a lost network or a restarted proxy must not end the waiting for it.
 UNREACHABLE_SECONDS_MAX = 900.0
+# EC2 is eventually consistent: a snapshot that was just started may be missing from what it lists for so long.
+LISTED_SECONDS_MAX = 60.0
+LISTED_POLL_SECONDS = 3.0
 
 
 class SnapshotInfo(TypedDict):
@@ -51,6 +54,31 @@ def find_snapshots(client: Ec2Client, filters: Mapping[str, Any]) -> list[dict[s
     operation = "describe_snapshots"
     request: dict[str, Any] = {"Filters": wanted, "MaxResults": PAGE_RESULTS, **RESTORABLE}
     return list(call_list(client, operation, "Snapshots", f"EC2 {operation}", **request))
+
+
+def find_started(
+    client: Ec2Client,
+    filters: Mapping[str, Any],
+    roles: Iterable[str],
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> list[dict[str, Any]]:
+    """Return what `find_snapshots` does, once there is a snapshot with each of ``roles`` as its tag Role.
+
+    Raises OpsError where EC2 lists none with one of them for a minute, and where it refuses.
+    """
+    poll = Poll(Delays(LISTED_POLL_SECONDS), clock() + LISTED_SECONDS_MAX, sleep, clock)
+    while True:
+        found = find_snapshots(client, filters)
+        missing = sorted(set(roles) - {tags_of(snapshot).get("Role", "") for snapshot in found})
+        if not missing:
+            return found
+        if not poll.wait():
+            raise OpsError(
+                f"Snapshots with Role {' and '.join(missing)}",
+                f"EC2 has not listed any of these settings for {LISTED_SECONDS_MAX:g} s",
+                "Run playbooks/prepare.yml again: it starts the snapshots that are missing",
+            )
 
 
 def result(snapshots: Iterable[dict[str, Any]], *, waited: bool = False) -> SnapshotsResult:

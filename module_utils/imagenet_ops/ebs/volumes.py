@@ -11,6 +11,8 @@ from ansible.module_utils.imagenet_ops.aws.calls import tags_of
 from ansible.module_utils.imagenet_ops.ebs.jobs import Ec2Jobs, Job, Volume, fail
 
 INSTANCE_TAG = "InstanceId"
+# Which Auto Scaling sets on the instances of its groups.
+AUTO_SCALING_TAG = "aws:autoscaling:groupName"
 TERMINATED_STATES = ("shutting-down", "terminated")
 # EC2 shows a terminated instance for an hour. One that it does not show may also be one that an answer left out.
 FORGOTTEN_SECONDS = 3600.0
@@ -28,10 +30,16 @@ def read_instance(job: Job, instance: dict[str, Any] | None) -> None:
     mappings = instance.get("BlockDeviceMappings", [])
     job.used_devices = {device_suffix(mapping["DeviceName"]) for mapping in mappings}
     volumes = [mapping["Ebs"] for mapping in mappings if "Ebs" in mapping]
+    job.is_ephemeral = is_ephemeral(instance)
     job.deleted_with_instance = {ebs["VolumeId"] for ebs in volumes if ebs["DeleteOnTermination"]}
     state = instance["State"]["Name"]
     if state != "running":
         fail(job, f"instance {job.instance_id} is {state}. Start it, or exclude it with --limit")
+
+
+def is_ephemeral(instance: dict[str, Any]) -> bool:
+    """Say whether AWS ends an instance by itself: a Spot instance, or one of an Auto Scaling group."""
+    return instance.get("InstanceLifecycle") == "spot" or AUTO_SCALING_TAG in tags_of(instance)
 
 
 def is_terminated(instance: dict[str, Any] | None) -> bool:

@@ -36,7 +36,7 @@ class Costs:
 
     ``rate_usd_per_gib_mib_s`` is the fee for a GiB of snapshot data and a MiB/s of rate, None where it is not known.
     ``reader_mib_s`` is what one reader gets from a cold volume, ``throughput_mib_s`` the most that a volume gives.
-    ``hour_seconds`` is an hour of fast snapshot restore.
+    ``hour_seconds`` is an hour of fast snapshot restore. ``quota_tib`` is what all volumes of the type may hold.
     """
 
     rate_mib_s: int = 300
@@ -47,6 +47,7 @@ class Costs:
     reader_mib_s: float = 5.0
     throughput_mib_s: float = 125.0
     hour_seconds: float = 3600.0
+    quota_tib: float = 50.0
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def plan(fleet: Fleet, costs: Costs, mode: str, budget_usd: float) -> Plan:
         "mode": selected,
         "reason": reason,
         "strategies": [strategy.row() for strategy in strategies.values()],
-        "lines": table(strategies.values(), fleet, selected, reason),
+        "lines": [*table(strategies.values(), fleet, selected, reason), *storage_warning(fleet, costs.quota_tib)],
         "waves": waves(fleet, costs, selected),
         "zones": {zone: len(ids) for zone, ids in sorted(fleet.missing.items())},
     }
@@ -229,6 +230,18 @@ def credits_per_hour(size_gib: int) -> float:
 def bucket_size(size_gib: int) -> int:
     """Return how many credits are kept at most; so many volumes can be made at once."""
     return max(1, int(credits_per_hour(size_gib)))
+
+
+def storage_warning(fleet: Fleet, quota_tib: float) -> list[str]:
+    """Return lines that warn where the volumes of the fleet alone exceed the Region's quota for storage; else none."""
+    wanted_tib = (fleet.missing_count + len(fleet.served)) * fleet.volume_size_gib / GIB_PER_TIB
+    if not fleet.missing_count or wanted_tib <= quota_tib:
+        return []
+    return [
+        f"WARNING: the volumes hold {wanted_tib:.1f} TiB, the quota is {quota_tib:g} TiB.",
+        "Hosts beyond it fail with VolumeLimitExceeded. Raise the storage quota",
+        "of the volume type (Service Quotas, EBS) and fleet_warmup_quota_tib.",
+    ]
 
 
 def table(strategies: Iterable[Strategy], fleet: Fleet, selected: str, reason: str) -> list[str]:

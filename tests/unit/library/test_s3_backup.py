@@ -109,10 +109,12 @@ def test_the_storage_class_and_the_endpoint_are_those_that_were_asked_for(
 
     monkeypatch.setattr(s3_backup, "s3_client", client)
     options = {"endpoint_url": "https://s3.example", "addressing_style": "path", "ca_bundle": "/etc/ca.pem"}
-    options |= {"access_key": "AKEXAMPLE", "secret_key": "not-shown"}
+    options |= {"access_key": "AKEXAMPLE", "secret_key": "not-shown", "session_token": "not-shown-either"}
     answer = run_module(capsys, root, storage_class="STANDARD_IA", workers=2, verify="full", **options)
     assert "not-shown" not in json.dumps(answer)
-    assert endpoints == [("us-east-1", "https://s3.example", 6, "path", "/etc/ca.pem", ("AKEXAMPLE", "not-shown"))]
+    assert endpoints == [
+        ("us-east-1", "https://s3.example", 6, "path", "/etc/ca.pem", ("AKEXAMPLE", "not-shown", "not-shown-either"))
+    ]
     classes = {s3.head_object(Bucket="imagenet-backup", Key=key)["StorageClass"] for key in keys(s3)}
     assert classes == {"STANDARD_IA"}
 

@@ -54,6 +54,15 @@ def test_a_server_that_fails_without_a_word(code: str) -> None:
     )
 
 
+def test_expired_credentials_where_s3_gives_no_reason() -> None:
+    """The answer to a HEAD has no body, so the code is the status."""
+    error = ClientError({"Error": {"Code": "400", "Message": "Bad Request"}}, "HeadObject")
+    assert str(explain(error, "s3://bucket/labels.tsv")) == (
+        "s3://bucket/labels.tsv: 400: Bad Request. S3 gives no reason here; most often the credentials have expired. "
+        "Renew the credentials (instance profile, `aws sso login`, session token) and rerun; completed work is kept"
+    )
+
+
 def test_an_unknown_code_still_says_what_to_do() -> None:
     assert str(explain(refused("Strange", "No\n  way."), "Volume")) == (
         "Volume: Strange: No way. Fix the cause above and rerun; completed work is skipped"

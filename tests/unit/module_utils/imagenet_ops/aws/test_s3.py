@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import boto3
+import botocore.session
 import pytest
 from ansible.module_utils.imagenet_ops.aws.s3 import Bucket, StoredObject, StoredPart, crc32_text, s3_client
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
@@ -160,12 +161,24 @@ def test_the_client_reaches_the_endpoint_that_is_given(monkeypatch: pytest.Monke
 
 
 def test_the_client_takes_the_keys_that_are_given_and_not_one_of_them_alone() -> None:
-    client = s3_client("us-east-1", "", 4, keys=("AKEXAMPLE", "not-shown"))
-    assert client._request_signer._credentials.access_key == "AKEXAMPLE"
-    for one in (("AKEXAMPLE", ""), ("", "not-shown")):
+    client = s3_client("us-east-1", "", 4, keys=("AKEXAMPLE", "not-shown", ""))
+    assert client._request_signer._credentials.get_frozen_credentials()[::2] == ("AKEXAMPLE", None)
+    client = s3_client("us-east-1", "", 4, keys=("ASEXAMPLE", "not-shown", "the-token"))
+    assert client._request_signer._credentials.get_frozen_credentials()[::2] == ("ASEXAMPLE", "the-token")
+    for one in (("AKEXAMPLE", "", ""), ("", "not-shown", "")):
         with pytest.raises(OpsError, match="one of the two keys is missing") as caught:
             s3_client("us-east-1", "", 4, keys=one)
         assert "not-shown" not in str(caught.value)
+
+
+def test_credentials_of_a_busy_host_are_asked_for_five_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """botocore's one try of one second is too little on a host that packs; more than five, if set, stay."""
+    core = botocore.session.get_session()
+    monkeypatch.setattr("botocore.session.get_session", lambda: core)
+    monkeypatch.setenv("AWS_METADATA_SERVICE_TIMEOUT", "9")
+    s3_client("us-east-1", "http://127.0.0.1:9", 1)
+    names = ("metadata_service_num_attempts", "metadata_service_timeout")
+    assert [core.get_config_variable(name) for name in names] == [5, 9]
 
 
 def test_a_host_without_boto3_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +203,7 @@ def test_a_body_is_hashed_for_the_signature_only_where_tls_does_not_protect_it(
     endpoint: str, payload: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    client = s3_client("us-east-1", endpoint, 1, "path", keys=("key", "secret"))
+    client = s3_client("us-east-1", endpoint, 1, "path", keys=("key", "secret", ""))
     sent: list[dict[str, str]] = []
 
     def answer(request: AWSPreparedRequest, **_: Any) -> AWSResponse:

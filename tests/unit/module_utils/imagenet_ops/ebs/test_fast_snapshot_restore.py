@@ -8,6 +8,7 @@ import pytest
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.ebs.fast_snapshot_restore import FastSnapshotRestore, credits_left
+from botocore.exceptions import ClientError
 
 from lab.fast_restore import FastRestores
 from lab.rules import ApiError
@@ -185,6 +186,21 @@ def test_a_refusal_is_an_error_and_so_is_a_timeout(tmp_path: Path) -> None:
         "snapshots of a Region can be enabled for fast snapshot restore. Fix the cause above and rerun, or "
         "choose another warm-up strategy"
     )
+
+
+def test_the_waiting_for_credits_ends_with_the_credentials(tmp_path: Path) -> None:
+    """The tag says that we enabled it, so that the next run goes on, or disables it."""
+
+    class Expiring(Ec2):
+        def describe_fast_snapshot_restores(self, **request: Any) -> dict[str, Any]:
+            if self.now > 1_700_000_000 + 60:
+                raise ClientError({"Error": {"Code": "ExpiredToken", "Message": "It has expired."}}, "Describe")
+            return super().describe_fast_snapshot_restores(**request)
+
+    ec2 = Expiring(size_gib=1024)
+    with pytest.raises(OpsError, match=r"ExpiredToken.*Renew the credentials .* and rerun; completed work is kept"):
+        enable(ec2, tmp_path, a=1)
+    assert ec2.tags
 
 
 def test_credits_are_calculated_as_the_bucket_fills() -> None:

@@ -54,6 +54,33 @@ def test_whether_a_volume_ends_with_its_instance_is_set_where_asked_and_else_lef
     assert not any(volume.delete_on_termination for volume in ec2.volumes.values())
 
 
+def test_volumes_of_instances_that_aws_ends_by_itself_end_with_them(ec2: FakeEc2) -> None:
+    """Of Spot instances and Auto Scaling groups, even those attached before; what is asked for all goes first."""
+    lasting, spot, scaled = ids = ec2.add_instances(3)
+    ec2.instances[spot].lifecycle = "spot"
+    ec2.instances[scaled].tags = {"aws:autoscaling:groupName": "trainers"}
+    assert deploy(ec2, [spot])["changed"] is True
+    assert deploy(ec2, ids, delete_with_ephemeral=True, check_mode=True)["changed"] is True
+    assert deploy(ec2, ids, delete_with_ephemeral=True)["api_calls"]["mutating"] == 6
+    ends = {volume.instance_id: volume.delete_on_termination for volume in ec2.volumes.values()}
+    assert ends == {lasting: False, spot: True, scaled: True}
+    assert deploy(ec2, ids, delete_with_ephemeral=True)["changed"] is False
+    deploy(ec2, ids, delete_with_ephemeral=True, delete_on_termination=False)
+    assert not any(volume.delete_on_termination for volume in ec2.volumes.values())
+
+
+def test_a_deployment_whose_credentials_expire_says_so_and_is_taken_up(ec2: FakeEc2) -> None:
+    ids = ec2.add_instances(2)
+    expired = [refused("AttachVolume", "RequestExpired", "Request has expired.") for _ in ids]
+    for instance_id, error in zip(ids, expired):
+        ec2.fail("attach_volume", instance_id, error)
+    reasons = deploy(ec2, ids)["failed_instances"].values()
+    assert len(reasons) == 2
+    assert all("RequestExpired" in reason and "Renew the credentials" in reason for reason in reasons)
+    again = deploy(ec2, ids)
+    assert (again["created"], again["attached"], again["failed_instances"]) == (0, 2, {})
+
+
 def test_blank_volumes_are_made_without_a_snapshot(ec2: FakeEc2) -> None:
     ids = ec2.add_instances(1)
     assert deploy(ec2, ids, snapshot_id="", size_gib=3)["created"] == 1

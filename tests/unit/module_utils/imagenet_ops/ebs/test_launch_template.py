@@ -178,6 +178,7 @@ def test_what_the_template_says() -> None:
         {"volume": replace(VOLUME, delete_on_termination=False)},
         {"user_data": "#!/bin/bash\nfalse\n"},
         {"image_id": "ami-2"},
+        {"metadata_hops": 2},
         {"volume_tags": {"DatasetVersion": "ba9876543210"}},
     ],
 )
@@ -205,6 +206,8 @@ def test_what_others_put_into_the_template_stays() -> None:
     apply(ec2, replace(SETTINGS, volume=replace(VOLUME, snapshot_id="snap-2"), image_id=""))
     data = ec2.versions[2]
     assert (data["EbsOptimized"], data["MetadataOptions"], data["ImageId"]) == (True, options, "ami-1")
+    apply(ec2, replace(SETTINGS, metadata_hops=3))
+    assert ec2.versions[3]["MetadataOptions"] == {"HttpTokens": "required", "HttpPutResponseHopLimit": 3}
     devices = {entry["DeviceName"]: entry["Ebs"] for entry in data["BlockDeviceMappings"]}
     assert (devices["/dev/xvda"], devices["/dev/sdf"]["SnapshotId"]) == (root["Ebs"], "snap-2")
 

@@ -64,6 +64,20 @@ def test_volumes_with_a_rate_are_waited_for_and_others_are_not(tmp_path: Path) -
     assert (written["done"], written["total"], written["finished"]) == (GIB, GIB, True)
 
 
+def test_the_waiting_ends_with_the_credentials(tmp_path: Path) -> None:
+    """After hours, with a session of one hour: what is done is kept, and the next run waits for the rest."""
+
+    class Expiring(Statuses):
+        def describe_volume_status(self, **request: Any) -> dict[str, Any]:
+            if self.now > 3:
+                raise ClientError({"Error": {"Code": "RequestExpired", "Message": "Request has expired."}}, "Describe")
+            return super().describe_volume_status(**request)
+
+    client = Expiring({"vol-1": "provisioned-rate"})
+    with pytest.raises(OpsError, match=r"RequestExpired.*Renew the credentials .* and rerun; completed work is kept"):
+        wait(client, Progress(str(tmp_path), "wait"))
+
+
 def test_without_waiting_it_asks_once() -> None:
     client = Statuses({"vol-1": "provisioned-rate"})
     seen = {"percent": 0, "known": True, "provisioned": True, "eta_seconds": 0}

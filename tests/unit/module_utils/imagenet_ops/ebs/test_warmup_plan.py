@@ -55,6 +55,21 @@ def test_the_plan_reads_like_this() -> None:
     assert all(len(line) <= 72 for line in lines), "Ansible indents them by 8, and a terminal has 80"
 
 
+def test_a_fleet_beyond_the_quota_for_storage_is_warned_before_it_is_half_made() -> None:
+    """Of 110 GiB each, 50 TiB hold 465 volumes; those that are there count too, and nothing new is no cause."""
+    fits, exceeds = fleet({"a": 400}, served=65), fleet({"a": 400}, served=66)
+    assert not any("WARNING" in line for line in plan(fits, COSTS, "auto", 0)["lines"])
+    lines = plan(exceeds, COSTS, "auto", 0)["lines"]
+    assert lines[-3:] == [
+        "WARNING: the volumes hold 50.1 TiB, the quota is 50 TiB.",
+        "Hosts beyond it fail with VolumeLimitExceeded. Raise the storage quota",
+        "of the volume type (Service Quotas, EBS) and fleet_warmup_quota_tib.",
+    ]
+    assert all(len(line) <= 72 for line in lines)
+    assert len(plan(exceeds, Costs(quota_tib=51), "auto", 0)["lines"]) == len(lines) - 3
+    assert not any("WARNING" in line for line in plan(fleet({}, served=500), COSTS, "auto", 0)["lines"])
+
+
 def test_auto_selects_the_fastest_within_the_budget_and_no_unknown_price() -> None:
     few = fleet({"a": 1})
     assert plan(few, COSTS, "auto", 1000)["mode"] == "fsr"
