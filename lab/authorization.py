@@ -95,7 +95,12 @@ def requests_of_iam(action: str, parameters: Parameters) -> list[Request]:
         # A profile is what is changed where a role is put into it.
         if not (kind == "role" and "InstanceProfileName" in parameters)
     ]
-    found += [] if found else [Request(f"iam:{action}", arn, context) for arn in parameters.get("PolicyArn", ["*"])]
+    if not found:
+        named = [f"arn:{PARTITION}:iam::{ACCOUNT_ID}:policy/{name}" for name in parameters.get("PolicyName", [])]
+        found = [Request(f"iam:{action}", arn, context) for arn in parameters.get("PolicyArn", named) or ["*"]]
+    if tags and action.startswith("Create"):
+        # IAM User Guide, "Tagging IAM resources": what is created with tags needs the permission to tag it too.
+        found += [Request(f"iam:Tag{action.removeprefix('Create')}", one.resource, one.context) for one in found]
     if action == "AddRoleToInstanceProfile":
         found.append(_pass_role(parameters["RoleName"][0]))
     return found

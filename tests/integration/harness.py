@@ -193,6 +193,7 @@ class Lab:
                 printed.append(text)
                 if line in text:
                     kill_family(process.pid)
+                    self._permissions()
                     return
         pytest.fail(f"{' '.join(arguments)} ended without printing {line!r}:\n{''.join(printed)}", pytrace=False)
 

@@ -17,8 +17,12 @@ from tests.contract import permissions
 
 ROOT = Path(__file__).resolve().parents[2]
 NOT_IN_THE_LAB: Mapping[str, str] = {
-    # The lab's hosts have no KMS, and no service of it evaluates the caller's rights on a key.
-    "kms:": "KMS evaluates who uses a key behind the calls of EC2 and S3",
+    "kms:CreateGrant": "KMS evaluates who uses a key behind the calls of EC2 and S3; the lab has no such calls",
+    "kms:Decrypt": "likewise",
+    "kms:GenerateDataKeyWithoutPlaintext": "likewise",
+    "kms:ReEncryptFrom": "likewise",
+    "kms:ReEncryptTo": "likewise",
+    "s3:ListMultipartUploadParts": "only an upload that was killed between two parts is resumed (test_emulators.py)",
 }
 
 
@@ -51,7 +55,7 @@ def main() -> int:
     unused = {}
     for name in [*permissions.names(), permissions.HOST]:
         granted = actions_of(name)
-        left = sorted(one for one in granted - found[name] if not one.startswith(tuple(NOT_IN_THE_LAB)))
+        left = sorted(granted - found[name] - NOT_IN_THE_LAB.keys())
         sys.stdout.write(f"{name}: {len(granted & found[name])} of {len(granted)} permissions used\n")
         if left:
             unused[name] = left

@@ -65,6 +65,17 @@ def test_a_policy_that_changed_is_written_again_and_one_version_stays(lab: Lab) 
 
 
 @pytest.mark.usefixtures("removed")
+def test_a_role_that_others_could_assume_is_repaired(lab: Lab) -> None:
+    iam = lab.iam()
+    before = iam.get_role(RoleName="iam-set-download")["Role"]["AssumeRolePolicyDocument"]
+    anybody = {"Effect": "Allow", "Principal": {"AWS": "arn:aws:iam::222222222222:root"}, "Action": "sts:AssumeRole"}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [anybody]})
+    iam.update_assume_role_policy(RoleName="iam-set-download", PolicyDocument=document)
+    lab.playbook(STEP, *SET)
+    assert iam.get_role(RoleName="iam-set-download")["Role"]["AssumeRolePolicyDocument"] == before
+
+
+@pytest.mark.usefixtures("removed")
 def test_a_role_with_a_boundary(lab: Lab) -> None:
     iam = lab.iam()
     made = iam.create_policy(PolicyName="boundary", PolicyDocument=json.dumps(BOUNDARY))["Policy"]["Arn"]

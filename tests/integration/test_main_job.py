@@ -150,6 +150,29 @@ def test_a_new_image_launches_no_second_host(lab: Lab) -> None:
     assert {"ImportKeyPair", "DeleteKeyPair"} & lab.calls().keys() == set()
 
 
+def test_a_stopped_host_starts_and_other_networks_may_reach_it(lab: Lab) -> None:
+    keep = ("-e", "download_host_keep=true", "-e", "data_jpeg_quality=90")
+    ec2, (instance_id,) = lab.ec2(), ours(lab)["instances"]
+    ec2.stop_instances(InstanceIds=[instance_id])
+    ec2.get_waiter("instance_stopped").wait(InstanceIds=[instance_id], WaiterConfig={"Delay": 1})
+    lab.playbook("playbooks/steps/provision.yml", *keep)
+    assert ours(lab)["instances"] == [instance_id]
+
+    def networks() -> set[str]:
+        (group,) = ec2.describe_instances(InstanceIds=[instance_id])["Reservations"][0]["Instances"][0][
+            "SecurityGroups"
+        ]
+        found = ec2.describe_security_groups(GroupIds=[group["GroupId"]])["SecurityGroups"][0]["IpPermissions"]
+        return {one["CidrIp"] for rule in found for one in rule["IpRanges"]}
+
+    before = networks()
+    wider = json.dumps({"download_host_ssh_cidrs": [*before, "203.0.113.0/24"]})
+    lab.playbook("playbooks/steps/provision.yml", *keep, "-e", wider)
+    assert networks() == {*before, "203.0.113.0/24"}
+    lab.playbook("playbooks/steps/provision.yml", *keep)
+    assert networks() == before
+
+
 def test_a_kept_host_runs_every_step_again_without_a_change(lab: Lab) -> None:
     """Other settings: the archives and trees of the kept volume are taken as they are, and only records are new."""
     settings = ("-e", "download_host_keep=true", "-e", "data_jpeg_quality=90")

@@ -83,6 +83,21 @@ def test_prepare_takes_both_splits_from_one_archive(imagenette: Lab, arguments: 
     assert imagenette.playbook("playbooks/prepare.yml", *arguments).all_unchanged()
 
 
+def test_uploads_that_were_never_completed_are_aborted(imagenette: Lab, arguments: tuple[str, ...]) -> None:
+    """S3 bills their parts, and no listing shows them."""
+    s3, bucket = imagenette.s3(), "imagenet-ops-lab"
+    (sha256,) = imagenette.ssh(HOST, "sha256sum < /data/imagenette/manifest.json | cut -c1-12").split()
+    keys = [f"imagenette/{sha256}/{name}" for name in ("manifest.json", "archives/imagenette2.tgz")]
+    before = s3.head_object(Bucket=bucket, Key=keys[1])["ContentLength"]
+    for key in keys:
+        s3.delete_object(Bucket=bucket, Key=key)
+    upload = s3.create_multipart_upload(Bucket=bucket, Key=keys[1])["UploadId"]
+    s3.upload_part(Bucket=bucket, Key=keys[1], UploadId=upload, PartNumber=1, Body=b"of a run that was killed")
+    imagenette.playbook("playbooks/steps/backup.yml", *arguments)
+    assert s3.list_multipart_uploads(Bucket=bucket).get("Uploads", []) == []
+    assert s3.head_object(Bucket=bucket, Key=keys[1])["ContentLength"] == before
+
+
 def test_the_trees_are_those_of_the_archive(imagenette: Lab, archive: Path, tmp_path: Path) -> None:
     for split, folder in (("train", "train"), ("validation", "val")):
         expected = write_imagenette(tmp_path / "again.tgz")[folder]
@@ -99,3 +114,53 @@ def test_the_trees_give_the_records_of_the_archive(imagenette: Lab, arguments: t
     imagenette.ssh(HOST, "sudo rm /data/imagenette/.state/recordio_pack.*.json /data/imagenette/manifest.json")
     imagenette.playbook("playbooks/steps/pack.yml", *arguments, "-e", "dataset_records_source=tree")
     assert manifest(imagenette) == before
+
+
+def resources(lab: Lab, dataset: str) -> dict[str, set[str]]:
+    """The ids of what carries the tags of a data set, by kind."""
+    filters = [{"Name": "tag:Project", "Values": ["imagenet-ops"]}, {"Name": "tag:Dataset", "Values": [dataset]}]
+    live = {"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "stopped"]}
+    ec2 = lab.ec2()
+    return {
+        "instances": {
+            one["InstanceId"]
+            for entry in ec2.describe_instances(Filters=[*filters, live])["Reservations"]
+            for one in entry["Instances"]
+        },
+        "volumes": {one["VolumeId"] for one in ec2.describe_volumes(Filters=filters)["Volumes"]},
+        "snapshots": {one["SnapshotId"] for one in ec2.describe_snapshots(Filters=filters)["Snapshots"]},
+        "groups": {one["GroupId"] for one in ec2.describe_security_groups(Filters=filters)["SecurityGroups"]},
+        "keys": {one["KeyName"] for one in ec2.describe_key_pairs(Filters=filters)["KeyPairs"]},
+    }
+
+
+def test_a_second_data_set_comes_and_goes_and_the_first_stays_whole(
+    imagenette: Lab, arguments: tuple[str, ...], archive: Path
+) -> None:
+    lab, source = imagenette, "twin/source/imagenette2.tgz"
+    given = json.loads(arguments[1])
+    images = {**given["dataset_overrides"]["archives"]["images"], "urls": [f"s3://imagenet-ops-lab/{source}"]}
+    overrides = {**given["dataset_overrides"], "name": "twin", "archives": {"images": images}}
+    twin = ("-e", json.dumps({**given, "dataset_overrides": overrides, "download_host_keep": False}))
+    lab.s3().put_object(Bucket="imagenet-ops-lab", Key=source, Body=archive.read_bytes())
+    lab.playbook("playbooks/prepare.yml", *twin)
+    to_host = ("--limit", "gpu-1")
+    lab.playbook("playbooks/deploy.yml", *arguments, *to_host)
+    lab.playbook("playbooks/deploy.yml", *twin, *to_host, "-e", "data_mount_path=/data2")
+    whole, sums = resources(lab, "imagenette"), "find /data/imagenette -type f -exec sha256sum {} +"
+    assert {kind: len(found) > 0 for kind, found in resources(lab, "twin").items()} == {
+        "instances": False,
+        "volumes": True,
+        "snapshots": True,
+        "groups": True,
+        "keys": True,
+    }
+    before = lab.ssh("gpu-1", sums)
+    assert "manifest.json" in before
+    confirmed = (*twin, "-e", "project_removal_confirm=twin", "-e", "data_mount_path=/data2")
+    lab.playbook("playbooks/teardown.yml", *confirmed)
+    assert {kind: found for kind, found in resources(lab, "twin").items() if found} == {}
+    assert resources(lab, "imagenette") == whole
+    assert lab.ssh("gpu-1", sums) == before
+    assert lab.iam().get_instance_profile(InstanceProfileName=HOST)["InstanceProfile"]["Roles"]
+    assert lab.playbook("playbooks/prepare.yml", *arguments).all_unchanged()

@@ -24,6 +24,7 @@ BACK_UP_TREES = ("-e", '{"dataset_backup_trees": ["train", "validation"]}')
 RESTORE_TREES = ("-e", '{"dataset_restore_trees": ["train", "validation"]}')
 # Of prepare.yml, where it has everything to do.
 TASK_LINES_MAX = 120
+OURS = [{"Name": "tag:Project", "Values": ["imagenet-ops"]}, {"Name": "tag:Dataset", "Values": ["imagenet"]}]
 TEARDOWN = ("playbooks/teardown.yml", "-e", "project_removal_confirm=imagenet")
 
 
@@ -109,6 +110,12 @@ def test_records_to_a_host_without_ebs(lab: Lab, version: str) -> None:
 def test_a_drill_passes_and_leaves_nothing_but_its_report(lab: Lab, version: str, tmp_path: Path) -> None:
     options = ("-e", f"restore_drill_report_dir={tmp_path}", "-e", f"data_version={version}")
     # A host that is lost takes the scratch volume with it; here the controller is, and the next drill cleans up.
+    # Key pair and security group are those of a new account: not there.
+    ec2 = lab.ec2()
+    for group in ec2.describe_security_groups(Filters=OURS)["SecurityGroups"]:
+        ec2.delete_security_group(GroupId=group["GroupId"])
+    for pair in ec2.describe_key_pairs(Filters=OURS)["KeyPairs"]:
+        ec2.delete_key_pair(KeyName=pair["KeyName"])
     begun = "TASK [dataset_restore : Create the directory of the data set]"
     lab.kill_playbook_at(begun, "playbooks/drill.yml", *options)
     mappings = lab.instance("imagenet-download-drill")["BlockDeviceMappings"]
