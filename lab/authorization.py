@@ -64,10 +64,12 @@ def requests_of_ec2(action: str, parameters: Parameters, region: str = REGION) -
         "DescribeSnapshotAttribute",
     ):
         return [Request(name)]
-    backend = ec2_backends[ACCOUNT_ID][region]
     direct = _pairs(parameters, "Tag.", "Key", "Value")
     asked = {"aws:TagKeys": list(direct), **_request_tags(direct)} if direct else {}
-    found = [Request(name, arn, {**asked, **tags}) for arn, tags in _named(backend, parameters, region)]
+    # What is copied lies in another Region than the one that is called.
+    where = parameters["SourceRegion"][0] if action == "CopySnapshot" else region
+    named = _named(ec2_backends[ACCOUNT_ID][where], parameters, where)
+    found = [Request(name, arn, {**asked, **tags}) for arn, tags in named]
     given = _tag_specifications(parameters)
     found += [
         Request(name, _arn(kind, "*", region), _tag_keys(given.get(kind, {}))) for kind in _CREATED.get(action, ())

@@ -22,6 +22,7 @@ from lab.policies import Decision, Request, decide
 from lab.rules import ApiError
 
 CHECKSUM = "x-amz-checksum-"
+_DELETED = re.compile(r"<Object>(.*?)</Object>", re.DOTALL)
 _DELETED_KEY = re.compile(r"<Key>(.*?)</Key>", re.DOTALL)
 _RESULTS = {
     Decision.ALLOWED: PermissionResult.PERMITTED,
@@ -53,11 +54,14 @@ class ObjectStore:
         self._calls.add(f"s3:{operation}")
         if bucket_name is not None and not response.headers.get("Authorization"):
             _check_bucket_exists(bucket_name)
-        # The keys of DeleteObjects are in its body.
-        keys = _DELETED_KEY.findall(response.body.decode()) if operation == "DeleteObjects" else [key_name or ""]
-        self._callers.check(
-            response, [request_of_s3(operation, bucket_name or "", unescape(key), query) for key in keys]
-        )
+        asked = [(key_name or "", list(query))]
+        if operation == "DeleteObjects":  # what it deletes is in its body
+            asked = [
+                (unescape(key), ["versionId"] if "<VersionId>" in entry else [])
+                for entry in _DELETED.findall(response.body.decode())
+                for key in _DELETED_KEY.findall(entry)
+            ]
+        self._callers.check(response, [request_of_s3(operation, bucket_name or "", key, names) for key, names in asked])
         if bucket_name is not None:
             _check_bucket_owner(response, bucket_name, operation)
 

@@ -187,7 +187,6 @@ CALLS: dict[str, dict[str, str]] = {
     "EnableFastSnapshotRestores": {"SourceSnapshotId.1": "snap-1", "AvailabilityZone.1": "us-east-1a"},
     "ImportKeyPair": {"KeyName": "imagenet-download-01234567"},
     "ModifyInstanceAttribute": {"InstanceId": "i-1"},
-    "ModifyInstanceMetadataOptions": {"InstanceId": "i-1"},
     "ModifyLaunchTemplate": {"LaunchTemplateId": "lt-1"},
     "ModifySnapshotAttribute": {"SnapshotId": "snap-1"},
     "RevokeSecurityGroupIngress": {"GroupId": "sg-1"},

@@ -15,6 +15,7 @@ from typing import Any
 import jinja2
 import pytest
 
+from lab.config import CONTROLLER_ACCESS_KEY, CONTROLLER_SECRET_KEY
 from tests.contract import tree
 from tests.integration.harness import Lab
 
@@ -183,7 +184,11 @@ def account_without_network(lab: Lab, tmp_path: Path) -> Iterator[str]:
 
 
 def test_without_a_default_network_a_subnet_is_required(lab: Lab, account_without_network: str) -> None:
-    other = ("-e", f"aws_endpoint_url={account_without_network}")
+    other = (
+        *("-e", f"aws_endpoint_url={account_without_network}"),
+        *("-e", f"aws_access_key={CONTROLLER_ACCESS_KEY}"),
+        *("-e", f"aws_secret_key={CONTROLLER_SECRET_KEY}"),
+    )
     run = lab.playbook("playbooks/steps/preflight.yml", *other, expect_success=False)
     wanted = "us-east-1 has no default subnet, as the account has no default VPC there, and download_host_subnet_id is"
     assert wanted in " ".join(run.text.split())

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from lab.config import IMAGE_ID
-from tests.integration import pocket
+from tests.integration import neighbours, pocket
 from tests.integration.harness import Lab
 
 NAME = "pocket"
@@ -46,15 +46,16 @@ def first(lab: Lab) -> Iterator[Pocket]:
     ]
     if launched:
         ec2.terminate_instances(InstanceIds=launched)
-    for template in ec2.describe_launch_templates()["LaunchTemplates"]:
+    for template in templates(lab):
         ec2.delete_launch_template(LaunchTemplateId=template["LaunchTemplateId"])
     for snapshot in ec2.describe_snapshots(Filters=[{"Name": "tag:Dataset", "Values": [NAME]}])["Snapshots"]:
         ec2.delete_snapshot(SnapshotId=snapshot["SnapshotId"])
 
 
 def templates(lab: Lab) -> list[dict[str, Any]]:
+    """All templates but the neighbour's."""
     found: list[dict[str, Any]] = lab.ec2().describe_launch_templates()["LaunchTemplates"]
-    return found
+    return [template for template in found if template["LaunchTemplateName"] != neighbours.TEMPLATE]
 
 
 def latest(lab: Lab) -> dict[str, Any]:

@@ -36,12 +36,12 @@ def write(folder: Path, content: bytes) -> str:
 
 def read_all(path: str) -> list[tuple[str, bytes]]:
     with TarReader(path) as reader:
-        return [(member.name, reader.read(member.size)) for member in read_members(reader)]
+        return [(member.name, reader.read(member.size)) for member in reader.members(0)]
 
 
 def headers(path: str) -> list[Member]:
     with TarReader(path) as reader:
-        return list(read_members(reader))
+        return list(reader.members(0))
 
 
 def damage(path: str) -> DamagedArchiveError:
@@ -208,8 +208,7 @@ def test_compressed_data_that_is_damaged(tmp_path: Path) -> None:
     middle = len(packed) // 2
     spoilt = packed[:middle] + bytes([packed[middle] ^ 0xFF]) + packed[middle + 1 :]
     # A changed byte of random data can also unpack to other data; the checksum at the end then tells.
-    with pytest.raises(DamagedArchiveError), TarReader(write(tmp_path, spoilt)) as reader:
-        reader.skip_to(len(tar([("a", content)])) + 1)
+    assert damage(write(tmp_path, spoilt)).offset <= len(tar([("a", content)]))
 
 
 # Archives within archives
