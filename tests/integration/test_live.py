@@ -35,7 +35,8 @@ def live(lab: Lab, *arguments: str, text: str = "") -> subprocess.CompletedProce
 
 
 def remains(lab: Lab) -> list[str]:
-    tags = lab.ec2().describe_tags(Filters=[{"Name": "tag:Dataset", "Values": [DATASET]}])["Tags"]
+    filters = [{"Name": "key", "Values": ["Dataset"]}, {"Name": "value", "Values": [DATASET]}]
+    tags = lab.ec2().describe_tags(Filters=filters)["Tags"]
     instances = {tag["ResourceId"] for tag in tags if tag["ResourceType"] == "instance"}
     return [tag["ResourceId"] for tag in tags if tag["ResourceId"] not in instances]
 

@@ -128,12 +128,13 @@ class Live:
         """Return what carries the tag of the data set, by the API itself, and the bucket where it is there."""
         region = self.region()
         ec2, s3 = boto3.client("ec2", region_name=region), boto3.client("s3", region_name=region)
-        filters = [{"Name": "tag:Dataset", "Values": [DATASET]}]
-        pages = ec2.get_paginator("describe_tags").paginate(Filters=filters)
+        tag = [{"Name": "key", "Values": ["Dataset"]}, {"Name": "value", "Values": [DATASET]}]
+        pages = ec2.get_paginator("describe_tags").paginate(Filters=tag)
         found = {(tag["ResourceType"], tag["ResourceId"]) for page in pages for tag in page["Tags"]}
         # A terminated instance is listed for about an hour, and costs nothing.
         ended = {"Name": "instance-state-name", "Values": ["shutting-down", "terminated"]}
-        pages = ec2.get_paginator("describe_instances").paginate(Filters=[*filters, ended])
+        ours = {"Name": "tag:Dataset", "Values": [DATASET]}
+        pages = ec2.get_paginator("describe_instances").paginate(Filters=[ours, ended])
         found -= {
             ("instance", one["InstanceId"])
             for page in pages
