@@ -321,16 +321,17 @@ samples:
 """
 
 import traceback
-from typing import Any
+from typing import Any, Callable
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible.module_utils.imagenet_ops.core.module import run
 
 try:
     from ansible.module_utils.imagenet_ops.archive.images import ArchiveRules
-    from ansible.module_utils.imagenet_ops.pack.decoder import Limits
+    from ansible.module_utils.imagenet_ops.pack.decoder import CLOCK_SECONDS, Limits
     from ansible.module_utils.imagenet_ops.pack.image import Recipe
     from ansible.module_utils.imagenet_ops.pack.pack import PackRequest, SplitRequest, pack_dataset
+    from ansible.module_utils.imagenet_ops.pack.supervision import supervised
 except ImportError:
     IMPORT_ERROR = traceback.format_exc()
 else:
@@ -405,8 +406,10 @@ def main() -> None:
     if IMPORT_ERROR:
         module.fail_json(msg=missing_required_lib("numpy and opencv-python-headless"), exception=IMPORT_ERROR)
 
-    def work() -> dict[str, Any]:
-        options = module.params
+    options = module.params
+    limits = Limits(options["max_image_seconds"], options["max_image_memory_mib"])
+
+    def pack(warn: Callable[[str], None]) -> dict[str, Any]:
         request = PackRequest(
             dataset=options["dataset"],
             root=options["root"],
@@ -422,9 +425,14 @@ def main() -> None:
             workers=options["workers"],
             scratch_dir=options["scratch_dir"],
             bucket_bytes=options["shuffle_memory_mib"] * 1024 * 1024,
-            limits=Limits(options["max_image_seconds"], options["max_image_memory_mib"]),
+            limits=limits,
         )
-        return pack_dataset(request, check=module.check_mode, warn=module.warn)
+        return pack_dataset(request, check=module.check_mode, warn=warn)
+
+    def work() -> dict[str, Any]:
+        if module.check_mode:
+            return pack(module.warn)
+        return supervised(pack, options["state_dir"], limits.seconds * CLOCK_SECONDS, module.warn)
 
     run(module, work)
 

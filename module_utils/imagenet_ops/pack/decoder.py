@@ -42,7 +42,7 @@ _MIB = 1024 * 1024
 _READY = b"ready\n"
 _START_SECONDS = 300.0
 # How many seconds of the clock a process may take for each second of the processor: the machine may be busy.
-_CLOCK_SECONDS = 10
+CLOCK_SECONDS = 10
 _QUESTION = struct.Struct("<Q")  # length of the image
 _ANSWER = struct.Struct("<?BQ")  # whether it is bad; lengths of `Header.converted` and of the record or the reason
 # What libjpeg says of an image that it decodes nevertheless: messages of its jerror.h that tell of damage.
@@ -102,6 +102,7 @@ class Transformer:
         if not self._is_contained(name, plan):
             write_name(name)
             return apply(data, plan, self.recipe)
+        write_name("")
         outcome = None
         if self._idle:
             with contextlib.suppress(IndexError):  # another thread may have taken the last one
@@ -147,7 +148,7 @@ class _DecoderProcess:
 
     def __init__(self, recipe: Recipe, limits: Limits) -> None:
         """Start it. Raises OpsError."""
-        self._clock_seconds = limits.seconds * _CLOCK_SECONDS
+        self._clock_seconds = limits.seconds * CLOCK_SECONDS
         utils = list(sys.modules["ansible.module_utils"].__path__)
         arguments = json.dumps([sys.path, utils, [recipe._asdict(), *limits]])
         todo = "Check free memory, the limit of processes (ulimit -u) and dmesg, then rerun: packing resumes"

@@ -18,6 +18,7 @@ from typing import Any, Callable
 from ansible.module_utils.imagenet_ops.core.files import remove_durably
 from ansible.module_utils.imagenet_ops.core.state_file import Kind, StateFile, Warn
 
+_IN_HAND = "recordio_pack.in_hand"
 _SLOT_BYTES = 8192  # two paths of Linux (PATH_MAX); the rest of a longer name is cut off
 
 SUSPECTS = Kind(
@@ -34,10 +35,10 @@ class InHand:
 
     def __init__(self, state_dir: str, workers: int, warn: Warn) -> None:
         """Take over what an earlier run left. Raises OpsError and OSError."""
-        self._path = os.path.join(state_dir, "recordio_pack.in_hand")
+        self._path = os.path.join(state_dir, _IN_HAND)
         state = StateFile(os.path.join(state_dir, "recordio_pack.suspects.json"), SUSPECTS, warn)
         known = set((state.read() or {"images": []})["images"])
-        left = self._left()
+        left = {name for _, name in names_in_hand(state_dir)}
         self.suspects = frozenset(known | left)
         if left - known:
             state.write({"images": sorted(self.suspects)})
@@ -49,19 +50,9 @@ class InHand:
             os.close(descriptor)
         self._free = deque(range(0, workers * _SLOT_BYTES, _SLOT_BYTES))
 
-    def _left(self) -> set[str]:
-        try:
-            with open(self._path, "rb") as file:
-                content = file.read()
-        except FileNotFoundError:
-            return set()
-        slots = (content[begin : begin + _SLOT_BYTES] for begin in range(0, len(content), _SLOT_BYTES))
-        names = (slot.partition(b"\0")[0].decode("utf-8", "replace") for slot in slots)
-        return {name for name in names if name}
-
     @contextlib.contextmanager
     def slot(self) -> Iterator[Callable[[str], Any]]:
-        """Hold a slot; what the block gets writes the name of the image that is next."""
+        """Hold a slot; what the block gets writes the name of the image that is next, "" for none."""
         begin = self._free.pop()
 
         def write(name: str) -> None:
@@ -78,6 +69,18 @@ class InHand:
         """Forget the images: whatever ends this run from here on, it is not their decoding. Raises OSError."""
         self._map.close()
         remove_durably(self._path)
+
+
+def names_in_hand(state_dir: str) -> list[tuple[int, str]]:
+    """Return the slot and the name of each image that a run has in hand, or had when it ended. Raises OSError."""
+    try:
+        with open(os.path.join(state_dir, _IN_HAND), "rb") as file:
+            content = file.read()
+    except FileNotFoundError:
+        return []
+    slots = ((begin, content[begin : begin + _SLOT_BYTES]) for begin in range(0, len(content), _SLOT_BYTES))
+    names = ((begin, slot.partition(b"\0")[0].decode("utf-8", "replace")) for begin, slot in slots)
+    return [(begin, name) for begin, name in names if name]
 
 
 def printable(name: str) -> str:

@@ -44,6 +44,7 @@ def test_options_reach_the_engine(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         return {"changed": False}
 
     monkeypatch.setattr(recordio_pack, "pack_dataset", fake)
+    monkeypatch.setattr(recordio_pack, "supervised", lambda pack, _state_dir, _seconds, warn: pack(warn))
     run_module(capsys, dataset="a", root="/r", state_dir="/s", splits=[{"name": "train", "source": "/t"}])
     run_module(
         capsys,
