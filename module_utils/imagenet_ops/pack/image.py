@@ -28,7 +28,6 @@ _JPEG_BEGIN = b"\xff\xd8\xff"
 _JPEG_END = b"\xff\xd9"
 _PNG_BEGIN = b"\x89PNG\r\n\x1a\n"
 _START_OF_SCAN = 0xDA
-_SCAN_BEGIN = b"\xff\xda"
 # ITU-T T.81, table B.1: the frame headers are FFC0 to FFCF without the tables DHT (C4), JPG (C8) and DAC (CC).
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SEQUENTIAL = frozenset({0xC0, 0xC1})
@@ -235,10 +234,18 @@ def _is_usual(data: bytes, header: Header, recipe: Recipe) -> bool:
     scans = 1
     # B.2.3: a scan begins with the number of its components. With all of them in one, a sequential JPEG has no other.
     if data[frame - 1] not in _SEQUENTIAL or data[scan + 2] != data[frame + 7]:
-        scans += data.count(_SCAN_BEGIN, begin, data.find(_JPEG_END, begin))
+        scans += _scans_after(data, begin)
     if scans > recipe.max_jpeg_scans:
         raise BadImageError(f"too many scans: it has {scans}, the limit is {recipe.max_jpeg_scans}")
     return data[frame - 1] in _USUAL_FRAMES and scans * header.width * header.height <= _USUAL_WORK_PIXELS
+
+
+def _scans_after(data: bytes, begin: int) -> int:
+    """Return how many scans of a JPEG begin after ``begin``. No marker stands in the data of a scan (B.1.1.5)."""
+    found = np.frombuffer(data, np.uint8, offset=begin)
+    markers = found[1:][found[:-1] == 0xFF]
+    ends = np.flatnonzero(markers == _JPEG_END[1])
+    return int(np.count_nonzero(markers[: ends[0] if ends.size else None] == _START_OF_SCAN))
 
 
 def apply(data: bytes, plan: Plan | BadImageError, recipe: Recipe) -> Outcome:
