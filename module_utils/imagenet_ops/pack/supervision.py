@@ -41,8 +41,15 @@ def supervised(work: Work, state_dir: str, seconds: float, warn: Warn) -> dict[s
     traceback of any other exception.
     """
     tried: set[str] = set()
+    said: set[str] = set()
+
+    def warn_once(text: str) -> None:  # packing that is started again finds again what it warned of
+        if text not in said:
+            said.add(text)
+            warn(text)
+
     for _ in range(_MOST_STARTS):
-        answer, death = _run(work, state_dir, seconds, warn)
+        answer, death = _run(work, state_dir, seconds, warn_once)
         if "result" in answer:
             return dict(answer["result"])
         if "error" in answer:
@@ -53,7 +60,9 @@ def supervised(work: Work, state_dir: str, seconds: float, warn: Warn) -> dict[s
         if death not in _FAULTS or names <= tried:
             raise OpsError("Packing", f"its process was ended by {_name(death)}", _TODO)
         tried |= names
-        warn(f"The decoder was ended by {_name(death)}; the images that it had in hand are decoded apart from now on")
+        warn_once(
+            f"The decoder was ended by {_name(death)}; the images that it had in hand are decoded apart from now on"
+        )
     raise OpsError("Packing", f"the decoder crashed {_MOST_STARTS} times", _TODO)
 
 
