@@ -159,7 +159,7 @@ options:
       - This and O(max_image_memory_mib) hold for images that are decoded in a process of their own. These are all but
         sound PNGs and JPEGs of the usual kinds, whose work is bounded by their size and number of scans.
     type: int
-    default: 30
+    default: 15
   max_image_memory_mib:
     description: An image whose decoding takes more memory than this, in MiB, is bad.
     type: int
@@ -391,7 +391,7 @@ def main() -> None:
             "max_image_pixels": {"type": "int", "default": 100_000_000},
             "max_jpeg_scans": {"type": "int", "default": 500},
             "jpeg_check": {"type": "str", "choices": ["lenient", "strict"], "default": "lenient"},
-            "max_image_seconds": {"type": "int", "default": 30},
+            "max_image_seconds": {"type": "int", "default": 15},
             "max_image_memory_mib": {"type": "int", "default": 4096},
             "shuffle": {"type": "bool", "default": True},
             "shuffle_seed": {"type": "int", "default": 100},

@@ -60,7 +60,7 @@ importlib.import_module("ansible.module_utils.imagenet_ops.pack.decoder").serve(
 class Limits(NamedTuple):
     """What decoding one image may take in a process of its own: seconds of the processor, and memory."""
 
-    seconds: int = 30
+    seconds: int = 15
     memory_mib: int = 4096
 
 
@@ -103,16 +103,15 @@ class Transformer:
             write_name(name)
             return apply(data, plan, self.recipe)
         write_name("")
-        outcome = None
+        outcome, death = None, 0
         if self._idle:
             with contextlib.suppress(IndexError):  # another thread may have taken the last one
-                outcome, _ = self._ask(self._idle.pop(), data)
-        if outcome is None:
+                outcome, death = self._ask(self._idle.pop(), data)
+        if outcome is None and death != signal.SIGPROF:
             outcome, death = self._ask(self._start(), data)
             if death == signal.SIGKILL:  # the kernel's choice where memory ran out, which may be another's fault
                 outcome, death = self._ask(self._start(), data)
-            outcome = outcome or BadImageError(self._reason(death))
-        return outcome
+        return outcome or BadImageError(self._reason(death))
 
     def _is_contained(self, name: str, plan: Plan) -> bool:
         if self.recipe.pass_through:
