@@ -15,8 +15,10 @@ ansible.module_utils.__path__.append(str(Path(__file__).resolve().parent.parent 
 
 # Ansible finds module_utils of a checkout only inside a playbook; hence the line above, and the imports after it.
 from ansible.module_utils.imagenet_ops.archive.images import ArchiveRules  # noqa: E402
+from ansible.module_utils.imagenet_ops.core.state_file import Warn  # noqa: E402
 from ansible.module_utils.imagenet_ops.pack.image import Recipe  # noqa: E402
 from ansible.module_utils.imagenet_ops.pack.pack import PackRequest, SplitRequest, pack_dataset  # noqa: E402
+from ansible.module_utils.imagenet_ops.pack.supervision import supervised  # noqa: E402
 
 
 def main() -> None:
@@ -27,10 +29,14 @@ def main() -> None:
     split = SplitRequest("train", job.get("source"), job.get("archive"), rules)
     root = job["root"]
     request = PackRequest("bench", root, f"{root}/.state", [split], recipe, workers=job["workers"])
-    pack_dataset(request, check=False, warn=sys.exit)
-    # The peak of this program alone; what wait4 reports to a parent starts with the parent's own size.
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    print(status["VmHWM"].split()[0])
+
+    def pack(warn: Warn) -> dict[str, str]:
+        pack_dataset(request, check=False, warn=warn)
+        # The peak of this program alone; what wait4 reports to a parent starts with the parent's own size.
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return {"peak_kib": status["VmHWM"].split()[0]}
+
+    print(supervised(pack, request.state_dir, 300.0, sys.exit)["peak_kib"])
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ description:
   - Can be killed at any time and rerun. It resumes from its last checkpoint, at most a few seconds back, and gives the
     same bytes. Completed splits are not read again while names and sizes of the images, the settings and the record
     files are unchanged.
+  - An image that crashes its decoder, or takes too long or too much memory, is a bad image like any other.
   - If settings or source have changed, the split is packed again and a warning says what changed. Old and new records
     are never mixed, and files are replaced only when their successors are complete. This takes space for both.
   - If a finished file was damaged or deleted, the split is packed again, with a warning.
@@ -137,6 +138,32 @@ options:
       image.
     type: int
     default: 100000000
+  max_jpeg_scans:
+    description: A JPEG with more scans than this is bad. Each scan costs as much time as a whole image; encoders write
+      about ten.
+    type: int
+    default: 500
+  jpeg_check:
+    description:
+      - V(lenient) packs a JPEG as far as it decodes, as C(im2rec.py) does. One without the end of the file, or with
+        nothing in its scan, is bad.
+      - V(strict) makes each JPEG bad that the decoder calls corrupt, such as one with half of its scan. Each image then
+        goes through another process, which takes somewhat longer. O(pass_through) decodes nothing, so there it has no
+        effect.
+    type: str
+    choices: [lenient, strict]
+    default: lenient
+  max_image_seconds:
+    description:
+      - An image whose decoding takes more seconds of the processor than this is bad.
+      - This and O(max_image_memory_mib) hold for images that are decoded in a process of their own. These are all but
+        sound PNGs and JPEGs of the usual kinds, whose work is bounded by their size and number of scans.
+    type: int
+    default: 15
+  max_image_memory_mib:
+    description: An image whose decoding takes more memory than this, in MiB, is bad.
+    type: int
+    default: 4096
   shuffle:
     description: Whether to shuffle the records, as C(im2rec.py) does. Otherwise they are in sorted order.
     type: bool
@@ -161,7 +188,7 @@ options:
   on_bad_image:
     description:
       - What to do with a file that is not a JPEG or PNG, is truncated, empty or damaged, or exceeds
-        O(max_image_pixels).
+        O(max_image_pixels) or another limit, or crashes the decoder.
       - V(fail) stops at the first one and reports it. Packing resumes there when it was replaced in the tree, or when
         this option was changed.
       - V(skip) leaves it out of the records and lists it in the manifest with the reason. All other ids stay the same.
@@ -294,15 +321,17 @@ samples:
 """
 
 import traceback
-from typing import Any
+from typing import Any, Callable
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible.module_utils.imagenet_ops.core.module import run
 
 try:
     from ansible.module_utils.imagenet_ops.archive.images import ArchiveRules
+    from ansible.module_utils.imagenet_ops.pack.decoder import CLOCK_SECONDS, Limits
     from ansible.module_utils.imagenet_ops.pack.image import Recipe
     from ansible.module_utils.imagenet_ops.pack.pack import PackRequest, SplitRequest, pack_dataset
+    from ansible.module_utils.imagenet_ops.pack.supervision import supervised
 except ImportError:
     IMPORT_ERROR = traceback.format_exc()
 else:
@@ -360,6 +389,10 @@ def main() -> None:
             "pass_through": {"type": "bool", "default": False, "no_log": False},
             "resize_filter": {"type": "str", "choices": ["linear", "area"], "default": "linear"},
             "max_image_pixels": {"type": "int", "default": 100_000_000},
+            "max_jpeg_scans": {"type": "int", "default": 500},
+            "jpeg_check": {"type": "str", "choices": ["lenient", "strict"], "default": "lenient"},
+            "max_image_seconds": {"type": "int", "default": 15},
+            "max_image_memory_mib": {"type": "int", "default": 4096},
             "shuffle": {"type": "bool", "default": True},
             "shuffle_seed": {"type": "int", "default": 100},
             "shards": {"type": "int", "default": 1},
@@ -373,8 +406,10 @@ def main() -> None:
     if IMPORT_ERROR:
         module.fail_json(msg=missing_required_lib("numpy and opencv-python-headless"), exception=IMPORT_ERROR)
 
-    def work() -> dict[str, Any]:
-        options = module.params
+    options = module.params
+    limits = Limits(options["max_image_seconds"], options["max_image_memory_mib"])
+
+    def pack(warn: Callable[[str], None]) -> dict[str, Any]:
         request = PackRequest(
             dataset=options["dataset"],
             root=options["root"],
@@ -390,8 +425,14 @@ def main() -> None:
             workers=options["workers"],
             scratch_dir=options["scratch_dir"],
             bucket_bytes=options["shuffle_memory_mib"] * 1024 * 1024,
+            limits=limits,
         )
-        return pack_dataset(request, check=module.check_mode, warn=module.warn)
+        return pack_dataset(request, check=module.check_mode, warn=warn)
+
+    def work() -> dict[str, Any]:
+        if module.check_mode:
+            return pack(module.warn)
+        return supervised(pack, options["state_dir"], limits.seconds * CLOCK_SECONDS, module.warn)
 
     run(module, work)
 

@@ -65,10 +65,39 @@ def rotated_jpeg(orientation: int, width: int = 48, height: int = 36, seed: int 
 def huge_png(width: int, height: int) -> bytes:
     """Return a PNG of some hundred bytes that says that it has ``width`` x ``height`` pixels: a decompression bomb."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return png_of((b"IHDR", header), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b""))
+
+
+def png_of(*chunks: tuple[bytes, bytes]) -> bytes:
+    """Return a PNG of ``chunks``, type and data of each, with their lengths and checksums."""
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b""))
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
     )
+
+
+def animated_png(width: int = 16, height: int = 12, frame: bytes | None = None, note: bytes = b"") -> bytes:
+    """Return a PNG with two frames, the default image grey on the left and the second one white.
+
+    ``frame`` is the data of its second frame, if not that of a sound one; ``note`` is a text in the file.
+    """
+    grey = zlib.compress((b"\0" + bytes(range(3 * width))) * height)
+    white = zlib.compress((b"\0" + b"\xff" * 3 * width) * height)
+    control = struct.pack(">IIIIHHBB", width, height, 0, 0, 1, 10, 0, 0)
+    return png_of(
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+        (b"tEXt", b"Comment\0" + note),
+        (b"acTL", struct.pack(">II", 2, 0)),
+        (b"fcTL", struct.pack(">I", 0) + control),
+        (b"IDAT", grey),
+        (b"fcTL", struct.pack(">I", 1) + control),
+        (b"fdAT", struct.pack(">I", 2) + white if frame is None else frame),
+        (b"IEND", b""),
+    )
+
+
+def with_comment(data: bytes, text: bytes) -> bytes:
+    """Return the JPEG ``data`` with a comment."""
+    return data[:2] + b"\xff\xfe" + struct.pack(">H", len(text) + 2) + text + data[2:]
 
 
 def write_tree(root: Path, images: Mapping[str, bytes]) -> Path:

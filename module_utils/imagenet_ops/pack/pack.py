@@ -6,6 +6,7 @@ source are packed again, with a warning; files in use are replaced only when the
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -35,7 +36,9 @@ from ansible.module_utils.imagenet_ops.dataset.manifest import (
     read_manifest,
 )
 from ansible.module_utils.imagenet_ops.download.verified import read_verified
-from ansible.module_utils.imagenet_ops.pack.image import MAX_SIDE_PIXELS, Recipe
+from ansible.module_utils.imagenet_ops.pack.decoder import DEFAULT_LIMITS, Limits, Transformer
+from ansible.module_utils.imagenet_ops.pack.image import LENIENT, MAX_SIDE_PIXELS, STRICT, Recipe
+from ansible.module_utils.imagenet_ops.pack.in_hand import InHand
 from ansible.module_utils.imagenet_ops.pack.listing import (
     Expected,
     choose_classes,
@@ -48,6 +51,7 @@ from ansible.module_utils.imagenet_ops.pack.writer import FinishedSplit, Packed
 QUARANTINE_FOLDER = "quarantine"
 SCRATCH_FOLDER = ".scratch"
 MAX_SHARDS = 99_999  # that five digits can name
+LEAST_MEMORY_MIB = 256  # a decoder with its libraries needs part of it before the first image
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class PackRequest:
     ``label_order`` is a file that lists the classes in the order of their labels; without it they are sorted.
     ``devkit`` lists the classes too; where there is neither, they are those of the first split. ``shuffle_seed`` None
     keeps the sorted order. ``workers`` 0 means all processors that may be used. ``scratch_dir`` is where archives are
-    spooled, ``bucket_bytes`` how much of the page cache shuffling them may take.
+    spooled, ``bucket_bytes`` how much of the page cache shuffling them may take. ``limits`` are those for one image.
     """
 
     dataset: str
@@ -95,6 +99,7 @@ class PackRequest:
     workers: int = 0
     scratch_dir: str | None = None
     bucket_bytes: int = 256 * 1024 * 1024
+    limits: Limits = DEFAULT_LIMITS
 
     def settings(self) -> dict[str, Any]:
         """Return the settings, under the names of the manifest."""
@@ -130,12 +135,17 @@ def pack_dataset(request: PackRequest, check: bool, warn: Callable[[str], None])
     reuse_memory()
     cv2.setNumThreads(0)  # the images are divided among our threads; OpenCV's own would compete with them
     if check:
-        return _pack(request, None, warn)
+        return _pack(request, None, Transformer(request.recipe), warn)
     try:
         os.makedirs(request.state_dir, exist_ok=True)
-        with exclusive(os.path.join(request.state_dir, "recordio_pack.lock")):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(exclusive(os.path.join(request.state_dir, "recordio_pack.lock")))
+            in_hand = InHand(request.state_dir, _workers(request), warn)
+            stack.callback(in_hand.close)
+            transformer = Transformer(request.recipe, request.limits, in_hand)
+            stack.callback(transformer.close)
             progress = Progress(request.state_dir, "recordio_pack")
-            result = _pack(request, progress, warn)
+            result = _pack(request, progress, transformer, warn)
             progress.finish()
             return result
     except OSError as error:
@@ -146,8 +156,12 @@ def pack_dataset(request: PackRequest, check: bool, warn: Callable[[str], None])
         ) from error
 
 
+def _workers(request: PackRequest) -> int:
+    return request.workers or usable_processors()
+
+
 def _validate(request: PackRequest) -> None:
-    recipe = request.recipe
+    recipe, limits = request.recipe, request.limits
     names = [split.name for split in request.splits]
     faults = [
         (not names, "splits is empty"),
@@ -162,6 +176,16 @@ def _validate(request: PackRequest) -> None:
             f"short_side_pixels is {recipe.short_side_pixels}, it must be 0 to {MAX_SIDE_PIXELS}",
         ),
         (recipe.max_image_pixels < 1, f"max_image_pixels is {recipe.max_image_pixels}, it must be at least 1"),
+        (recipe.max_jpeg_scans < 1, f"max_jpeg_scans is {recipe.max_jpeg_scans}, it must be at least 1"),
+        (
+            recipe.jpeg_check not in (LENIENT, STRICT),
+            f"jpeg_check is {recipe.jpeg_check}, it must be lenient or strict",
+        ),
+        (limits.seconds < 1, f"max_image_seconds is {limits.seconds}, it must be at least 1"),
+        (
+            limits.memory_mib < LEAST_MEMORY_MIB,
+            f"max_image_memory_mib is {limits.memory_mib}, it must be at least {LEAST_MEMORY_MIB}",
+        ),
         (request.workers < 0, f"workers is {request.workers}, it must be 0 (all) or more"),
         (not 1 <= request.shards <= MAX_SHARDS, f"shards is {request.shards}, it must be 1 to {MAX_SHARDS}"),
         (recipe.channels not in (1, 3), f"channels is {recipe.channels}, it must be 3 (colour) or 1 (grey)"),
@@ -186,11 +210,13 @@ def _lacks_labels(split: SplitRequest) -> bool:
     return split.rules.layout == LABELLED_FILES and not (split.rules.labels or split.rules.devkit)
 
 
-def _pack(request: PackRequest, progress: Progress | None, warn: Callable[[str], None]) -> dict[str, Any]:
+def _pack(
+    request: PackRequest, progress: Progress | None, transformer: Transformer, warn: Callable[[str], None]
+) -> dict[str, Any]:
     """Pack the splits; without ``progress`` (check mode) only check them."""
     before = _identity_before(request.root)
     words = None if request.devkit is None else read_words(request.devkit)
-    context = _context(request, progress, warn)
+    context = _context(request, progress, transformer, warn)
     inputs = [_input(request, split, context) for split in request.splits]
     # All images are listed and counted before the first record is written.
     if progress:
@@ -207,7 +233,9 @@ def _pack(request: PackRequest, progress: Progress | None, warn: Callable[[str],
     return {**result, "diff": {"before": before, "after": after if result["changed"] else before}}
 
 
-def _context(request: PackRequest, progress: Progress | None, warn: Callable[[str], None]) -> PackContext:
+def _context(
+    request: PackRequest, progress: Progress | None, transformer: Transformer, warn: Callable[[str], None]
+) -> PackContext:
     # on_bad_image is not part of the settings: it decides whether to continue, not what the bytes are.
     settings = {
         **request.recipe.settings(),
@@ -219,11 +247,11 @@ def _context(request: PackRequest, progress: Progress | None, warn: Callable[[st
     quarantine = partial(_quarantine, request, check=progress is None)
     return PackContext(
         state_dir=request.state_dir,
-        recipe=request.recipe,
+        transformer=transformer,
         settings=settings,
         shuffle_seed=request.shuffle_seed,
         shards=request.shards,
-        workers=request.workers or usable_processors(),
+        workers=_workers(request),
         stop_at_bad=request.on_bad_image == "fail",
         quarantine=quarantine if request.on_bad_image == "quarantine" else None,
         progress=progress,

@@ -21,7 +21,7 @@ from ansible.module_utils.imagenet_ops.core.files import canonical_json
 from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.dataset.manifest import ENGINE_VERSION
 from ansible.module_utils.imagenet_ops.download.verified import find_verified
-from ansible.module_utils.imagenet_ops.pack.image import Recipe
+from ansible.module_utils.imagenet_ops.pack.decoder import Transformer
 from ansible.module_utils.imagenet_ops.pack.listing import ImageNames, Listing, Tree
 from ansible.module_utils.imagenet_ops.pack.spool import ArchiveSpool, SpooledImages
 from ansible.module_utils.imagenet_ops.pack.spool_source import SpoolSource, bad_archive_image
@@ -37,7 +37,7 @@ class PackContext(NamedTuple):
     """
 
     state_dir: str
-    recipe: Recipe
+    transformer: Transformer
     settings: Mapping[str, Any]
     shuffle_seed: int | None
     shards: int
@@ -156,7 +156,7 @@ class PreparedTree(PreparedSplit):
         packed = self._find(packer.key())
         if packed is not None or self._context.progress is None:
             return packed, packed is None or self._renamed
-        source = TreeSource(packer.listing, self._context.recipe)
+        source = TreeSource(packer.listing, self._context.transformer)
         return self._write(packer, source, self._context.progress), True
 
     def bad_image(self, path: str, reason: str) -> OpsError:
@@ -171,7 +171,7 @@ class PreparedTree(PreparedSplit):
 
     def rec_bytes(self) -> int:
         """Return the length if images are passed through."""
-        return rec_bytes(self._tree) if self._context.recipe.pass_through else 0
+        return rec_bytes(self._tree) if self._context.transformer.recipe.pass_through else 0
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,8 @@ class ArchiveInput(SplitInput):
         state_dir = os.path.dirname(self.finished.checkpoint_path)
         checkpoint_path = os.path.join(state_dir, f"recordio_pack.{self.name}.spool.json")
         made_by = {**origin, "opencv": cv2.__version__, "engine": ENGINE_VERSION}
-        spool = ArchiveSpool(self.spool_folder, checkpoint_path, {**context.recipe.settings(), **made_by}, context.warn)
+        settings = {**context.transformer.recipe.settings(), **made_by}
+        spool = ArchiveSpool(self.spool_folder, checkpoint_path, settings, context.warn)
         reader = _ArchiveReader(self, labels, spool)
         packed, _ = self.finished.find({**context.settings, **origin})
         if packed is not None:
@@ -231,7 +232,7 @@ class _ArchiveReader:
         source, context = self.source, self.source.context
         try:
             self.spool.fill(
-                self._archive(), context.recipe, context.workers, self._on_bad, source.finished.folder, progress
+                self._archive(), context.transformer, context.workers, self._on_bad, source.finished.folder, progress
             )
         except OSError as error:
             raise disk_error(source.spool_folder, error) from error

@@ -27,7 +27,8 @@ from ansible.module_utils.imagenet_ops.core.files import fsync_directory
 from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.core.state_file import Kind, StateFile, Warn, fits, natural
 from ansible.module_utils.imagenet_ops.formats.recordio import write_all
-from ansible.module_utils.imagenet_ops.pack.image import BadImageError, Recipe, transform, transform_all
+from ansible.module_utils.imagenet_ops.pack.decoder import Transformer
+from ansible.module_utils.imagenet_ops.pack.image import BadImageError
 from ansible.module_utils.imagenet_ops.pack.listing import ImageNames
 
 READING, READ, DEALING, DEALT = "reading", "read", "dealing", "dealt"
@@ -153,7 +154,7 @@ class ArchiveSpool:
     def fill(
         self,
         archive: ImageArchive,
-        recipe: Recipe,
+        transformer: Transformer,
         workers: int,
         on_bad: Callable[[str, str, bytes], None],
         records_folder: str,
@@ -175,7 +176,7 @@ class ArchiveSpool:
             position = SpoolPosition()
         self.write_checkpoint(READING, position=asdict(position))
         with archive:
-            scratch_bytes = self._require_space(archive, recipe, position, records_folder)
+            scratch_bytes = self._require_space(archive, transformer, position, records_folder)
         stage = f"reading {os.path.basename(archive.path)} (up to {scratch_bytes / _GIB:.1f} GiB of scratch space)"
         progress.start(stage, archive.size_bytes, "bytes", position.file_position)
         with archive, contextlib.ExitStack() as stack:
@@ -183,7 +184,7 @@ class ArchiveSpool:
             index = stack.enter_context(open_part(self._index_path, position.index_bytes))
             fsync_directory(self.folder)
             batches = _batches(archive, position.after, self._classes())
-            transformed = ordered_map(lambda batch: _transform(batch, recipe), batches, workers)
+            transformed = ordered_map(lambda batch: _transform(archive.path, batch, transformer), batches, workers)
             stack.enter_context(contextlib.closing(transformed))
             checkpoint = SyncJournal(self._save_position, (spool, index))
             stack.enter_context(checkpoint.running())
@@ -220,14 +221,14 @@ class ArchiveSpool:
         self.write_checkpoint(READING, position=asdict(position))
 
     def _require_space(
-        self, archive: ImageArchive, recipe: Recipe, position: SpoolPosition, records_folder: str
+        self, archive: ImageArchive, transformer: Transformer, position: SpoolPosition, records_folder: str
     ) -> float:
         """Return the bytes that the spool will take at most. Raises OpsError if there is not enough space.
 
         The spool is deleted only after it was dealt into buckets, or the records were written: at most there are two
         copies. The size is estimated from the first images of the archive.
         """
-        sample = _sample(archive, recipe)
+        sample = _sample(archive, transformer)
         expected_bytes = archive.size_bytes * sample * _ESTIMATE_MARGIN
         other_disk = os.stat(self.folder).st_dev != os.stat(os.path.dirname(records_folder)).st_dev
         if other_disk:
@@ -311,10 +312,11 @@ def _batches(archive: ImageArchive, start: ResumePoint, finished: set[str]) -> I
         yield _Batch(images, archive.file_position)
 
 
-def _transform(batch: _Batch, recipe: Recipe) -> _Transformed:
-    """Transform a batch; runs in the worker threads."""
+def _transform(archive: str, batch: _Batch, transformer: Transformer) -> _Transformed:
+    """Transform a batch of the ``archive``; runs in the worker threads."""
     result = _Transformed([], [], [], batch.images[-1].after, batch.file_position)
-    made = transform_all([image.content for image in batch.images], recipe)
+    names = [f"{archive}/{image.class_name}/{image.name}" for image in batch.images]
+    made = transformer.transform_all(names, [image.content for image in batch.images])
     for (class_name, name, content, *_), outcome in zip(batch.images, made):
         image: bytes | memoryview = b""
         if isinstance(outcome, BadImageError):
@@ -340,12 +342,14 @@ def _append(spool: int, index: int, images: _Transformed, position: SpoolPositio
     )
 
 
-def _sample(archive: ImageArchive, recipe: Recipe) -> float:
+def _sample(archive: ImageArchive, transformer: Transformer) -> float:
     """Return the bytes of the spool per byte of the archive, estimated from its first images."""
     spooled = 0
     for number, image in enumerate(archive.images()):
-        with contextlib.suppress(BadImageError):
-            spooled += len(transform(image.content, recipe)[0])
+        name = f"{archive.path}/{image.class_name}/{image.name}"
+        (outcome,) = transformer.transform_all([name], [image.content])
+        if not isinstance(outcome, BadImageError):
+            spooled += len(outcome[0])
         if number + 1 == _SAMPLE_IMAGES:
             break
     return spooled / max(1, archive.file_position)

@@ -9,7 +9,8 @@ from typing import NamedTuple, Protocol
 from ansible.module_utils.imagenet_ops.core.concurrency import ordered_map
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.formats.recordio import frame_images, image_record_bytes
-from ansible.module_utils.imagenet_ops.pack.image import BadImageError, Recipe, transform_all
+from ansible.module_utils.imagenet_ops.pack.decoder import Transformer
+from ansible.module_utils.imagenet_ops.pack.image import BadImageError
 from ansible.module_utils.imagenet_ops.pack.listing import ImageNames, Listing
 
 # The work of a thread at a time: single images cost a third more, and a few huge ones must not fill the memory.
@@ -78,9 +79,9 @@ class RecordSource(Protocol):
 class TreeSource:
     """Reads the images of ``listing``, that of a tree, in the order of the records, and transforms them."""
 
-    def __init__(self, listing: Listing, recipe: Recipe) -> None:
+    def __init__(self, listing: Listing, transformer: Transformer) -> None:
         self._listing = listing
-        self._recipe = recipe
+        self._transformer = transformer
 
     def batches(self, begin: int, stop: int, workers: int) -> Generator[RecordBatch, None, None]:
         """Yield the records; see `RecordSource`."""
@@ -90,7 +91,7 @@ class TreeSource:
 
     def rec_bytes(self) -> int | None:
         """Return the length if the images are passed through: it follows from the sizes of the files."""
-        return rec_bytes(self._listing.names) if self._recipe.pass_through else None
+        return rec_bytes(self._listing.names) if self._transformer.recipe.pass_through else None
 
     def release(self, place: int) -> None:
         """Do nothing: the tree is not ours to delete."""
@@ -105,8 +106,9 @@ class TreeSource:
         builder = BatchBuilder(listing)
         rows = listing.order[places.start : places.stop]
         paths = [listing.names.path(row) for row in rows]
-        contents = [self._read(row, path) for row, path in zip(rows, paths)]
-        for row, path, result in zip(rows, paths, transform_all(contents, self._recipe)):
+        full_paths = [self._full_path(path) for path in paths]
+        contents = [self._read(row, path) for row, path in zip(rows, full_paths)]
+        for row, path, result in zip(rows, paths, self._transformer.transform_all(full_paths, contents)):
             if isinstance(result, BadImageError):
                 builder.add_bad(path, str(result))
             else:
@@ -116,8 +118,7 @@ class TreeSource:
     def _full_path(self, path: str) -> str:
         return os.path.join(self._listing.names.where, path)
 
-    def _read(self, row: int, path: str) -> bytes:
-        full_path = self._full_path(path)
+    def _read(self, row: int, full_path: str) -> bytes:
         todo = "Check the disk and that no other process changes the tree, then rerun: packing resumes here"
         size = self._listing.names.sizes[row]
         try:

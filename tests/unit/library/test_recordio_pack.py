@@ -8,6 +8,7 @@ import pytest
 import recordio_pack
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.imagenet_ops.archive.images import ArchiveRules
+from ansible.module_utils.imagenet_ops.pack.decoder import Limits
 from ansible.module_utils.imagenet_ops.pack.image import Recipe
 from ansible.module_utils.imagenet_ops.pack.pack import PackRequest, SplitRequest
 from ansible.module_utils.testing import patch_module_args
@@ -43,6 +44,7 @@ def test_options_reach_the_engine(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         return {"changed": False}
 
     monkeypatch.setattr(recordio_pack, "pack_dataset", fake)
+    monkeypatch.setattr(recordio_pack, "supervised", lambda pack, _state_dir, _seconds, warn: pack(warn))
     run_module(capsys, dataset="a", root="/r", state_dir="/s", splits=[{"name": "train", "source": "/t"}])
     run_module(
         capsys,
@@ -66,6 +68,10 @@ def test_options_reach_the_engine(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         quality=90,
         resize_filter="area",
         max_image_pixels=1000,
+        max_jpeg_scans=9,
+        jpeg_check="strict",
+        max_image_seconds=8,
+        max_image_memory_mib=700,
         shuffle_seed=7,
         on_bad_image="skip",
         workers=5,
@@ -95,7 +101,17 @@ def test_options_reach_the_engine(monkeypatch: pytest.MonkeyPatch, capsys: pytes
                 SplitRequest("validation", None, "/v.tar", ArchiveRules("validation", "labelled_files", "/d")),
                 SplitRequest("alias", None, "/a.tar", ArchiveRules("train", "class_archives", "/d")),
             ],
-            Recipe(480, 90, "area", 1000, enlarge=False, channels=1, pass_through=True),
+            Recipe(
+                480,
+                90,
+                "area",
+                1000,
+                enlarge=False,
+                channels=1,
+                pass_through=True,
+                max_jpeg_scans=9,
+                jpeg_check="strict",
+            ),
             devkit="/d",
             expected_classes=3,
             shuffle_seed=7,
@@ -105,6 +121,7 @@ def test_options_reach_the_engine(monkeypatch: pytest.MonkeyPatch, capsys: pytes
             shards=4,
             scratch_dir="/x",
             bucket_bytes=3 << 20,
+            limits=Limits(8, 700),
         ),
         PackRequest("a", "/r", "/s", [], Recipe(256, 95, "linear", 100_000_000), shuffle_seed=None),
     ]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import os
 import random
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 from ansible.module_utils.imagenet_ops.pack import image
 from ansible.module_utils.imagenet_ops.pack.image import (
@@ -15,6 +17,7 @@ from ansible.module_utils.imagenet_ops.pack.image import (
     Header,
     Recipe,
     inspect,
+    plan_all,
     resized,
     transform,
     transform_all,
@@ -22,7 +25,19 @@ from ansible.module_utils.imagenet_ops.pack.image import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.fakes.images import CMYK_JPEG, Picture, encode, grey_jpeg, huge_png, jpeg, pixels, png, rotated_jpeg
+from tests.fakes.images import (
+    CMYK_JPEG,
+    Picture,
+    animated_png,
+    encode,
+    grey_jpeg,
+    huge_png,
+    jpeg,
+    pixels,
+    png,
+    rotated_jpeg,
+    with_comment,
+)
 
 RECIPE = Recipe(short_side_pixels=32, quality=95, resize_filter="linear", max_image_pixels=100_000_000)
 
@@ -147,6 +162,95 @@ def test_filter_and_quality_are_those_of_the_recipe(name: str, filter_number: in
     small = cv2.resize(decoded(jpeg(300, 200)), (48, 32), interpolation=filter_number)
     expected = encode(".jpg", small, cv2.IMWRITE_JPEG_QUALITY, 71)
     assert transform(jpeg(300, 200), RECIPE._replace(resize_filter=name, quality=71)) == (expected, "")
+
+
+# --- animations and scans --------------------------------------------------------------------------------------------
+
+
+def scans(data: bytes) -> int:
+    return data.count(b"\xff\xda")
+
+
+def progressive(width: int = 64, height: int = 48) -> bytes:
+    return encode(".jpg", pixels(width, height, 1), cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
+
+
+def test_of_an_animation_the_default_image_is_packed() -> None:
+    data = animated_png(40, 30)
+    picture = decoded(transform(data, RECIPE._replace(short_side_pixels=0, quality=100))[0])
+    with PIL.Image.open(io.BytesIO(data)) as judge:
+        expected = np.asarray(judge.convert("RGB"))[:, :, ::-1]
+    assert np.abs(picture.astype(int) - expected).max() < 20
+    assert picture.mean() < 100
+
+
+def test_what_follows_the_end_of_a_png_is_not_looked_at() -> None:
+    assert transform(png() + animated_png(), RECIPE) == transform(png(), RECIPE)
+
+
+@pytest.mark.parametrize(
+    ("frame", "text"),
+    [(b"", "damaged: its chunk fdAT is too short"), (b"\0\0\0", "damaged: its chunk fdAT is too short")],
+)
+def test_a_damaged_animation_is_a_bad_image(frame: bytes, text: str) -> None:
+    assert reason(animated_png(frame=frame)) == text
+    assert reason(animated_png(frame=frame), RECIPE._replace(pass_through=True)) == text
+
+
+def test_a_wrong_checksum_in_an_animation_is_damage() -> None:
+    data = bytearray(animated_png())
+    data[data.find(b"fdAT") + 10] ^= 1
+    assert reason(bytes(data)) == "damaged: its chunk fdAT is damaged"
+
+
+def test_the_number_of_scans_is_limited() -> None:
+    data = progressive()
+    recipe = RECIPE._replace(max_jpeg_scans=scans(data))
+    assert transform(data, recipe) == transform(data, RECIPE)
+    text = f"too many scans: it has {scans(data)}, the limit is {scans(data) - 1}"
+    assert reason(data, recipe._replace(max_jpeg_scans=scans(data) - 1)) == text
+
+
+def test_bytes_that_look_like_a_scan_are_not_counted_beside_the_scans() -> None:
+    data = with_comment(jpeg(), b"\xff\xda" * 1000)
+    assert transform(data + b"\xff\xda" * 1000, RECIPE) == transform(jpeg(), RECIPE)
+    data = with_comment(progressive(), b"\xff\xda" * 1000)
+    assert transform(data + b"\xff\xda" * 1000, RECIPE) == transform(progressive(), RECIPE)
+
+
+@pytest.mark.parametrize("data", [jpeg(), progressive(), grey_jpeg(), CMYK_JPEG, rotated_jpeg(6)])
+def test_a_jpeg_with_nothing_in_its_scan_is_bad(data: bytes) -> None:
+    at = data.find(b"\xff\xda")
+    begin = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    empty = data[:begin] + b"\xff\xd9"
+    assert reason(empty) == "damaged: its scan is empty"
+    assert reason(empty, RECIPE._replace(pass_through=True)) == "damaged: its scan is empty"
+
+
+@pytest.mark.parametrize(
+    ("data", "is_usual"),
+    [
+        (jpeg(), True),
+        (progressive(), True),
+        (CMYK_JPEG, True),
+        (png(), True),
+        (animated_png(), False),
+        (png()[:-1] + b"\0", False),
+        (jpeg().replace(b"\xff\xc0\0\x11", b"\xff\xc9\0\x11"), False),
+        (progressive(4000, 3000), True),
+        (progressive(6000, 4000), False),
+    ],
+)
+def test_what_is_usual(data: bytes, *, is_usual: bool) -> None:
+    (plan,) = plan_all([data], RECIPE)
+    assert not isinstance(plan, BadImageError)
+    assert plan.is_usual == is_usual
+
+
+def test_earlier_manifests_stay_as_they_are() -> None:
+    assert not {"max_jpeg_scans", "jpeg_check"} & RECIPE.settings().keys()
+    changed = RECIPE._replace(max_jpeg_scans=100, jpeg_check="strict").settings()
+    assert (changed["max_jpeg_scans"], changed["jpeg_check"]) == (100, "strict")
 
 
 # --- bad images ------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from ansible.module_utils.imagenet_ops.dataset.manifest import SUFFIXES
 from ansible.module_utils.imagenet_ops.dataset.verify import verify_dataset
 from ansible.module_utils.imagenet_ops.formats.recordio import RecordReader, parse_image_data
 from ansible.module_utils.imagenet_ops.pack import tree_source
+from ansible.module_utils.imagenet_ops.pack.decoder import Transformer
 from ansible.module_utils.imagenet_ops.pack.image import Recipe
 from ansible.module_utils.imagenet_ops.pack.listing import Listing, Tree
 from ansible.module_utils.imagenet_ops.pack.tree_source import TreeSource
@@ -69,7 +70,7 @@ class Workplace:
     def pack(self, workers: int = 2, *, stop_at_bad: bool = False, recipe: Recipe = RECIPE, **key: Any) -> Packed:
         packer = self.packer(**key)
         progress = Progress(str(self.root / "state"), "recordio_pack")
-        source = TreeSource(packer.listing, recipe)
+        source = TreeSource(packer.listing, Transformer(recipe))
         return packer.pack(source, workers, stop_at_bad, progress, self.warnings.append)
 
     def contents(self) -> dict[str, bytes]:
@@ -327,7 +328,7 @@ def test_an_image_that_changes_while_packing_is_an_error(
     change(path)
     progress = Progress(str(workplace.root / "state"), "recordio_pack")
     with pytest.raises(OpsError) as caught:
-        packer.pack(TreeSource(packer.listing, RECIPE), 2, False, progress, workplace.warnings.append)
+        packer.pack(TreeSource(packer.listing, Transformer(RECIPE)), 2, False, progress, workplace.warnings.append)
     todo = "Check the disk and that no other process changes the tree, then rerun: packing resumes here"
     assert str(caught.value) == f"Image {path}: {why.replace('1234', str(size))}. {todo}"
 
