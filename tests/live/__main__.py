@@ -119,9 +119,12 @@ class Live:
         self.deadline = time.monotonic() + TEARDOWN_SECONDS
         with contextlib.suppress(FailedError):  # there may be no bucket yet, and teardown says so if objects stay
             self.playbook(str(SOURCE), "-e", "live_state=absent")
-        limit = ":".join(["localhost", *self.hosts()])
+        # Named, for a limit may leave no other host.
+        here = self.archive.with_name("here.json")
+        here.write_text(json.dumps({"ungrouped": {"hosts": {"localhost": {"ansible_connection": "local"}}}}))
+        limit = ("-i", str(here), "--limit", ":".join(["localhost", *self.hosts()]))
         confirmed = ("-e", f"project_removal_confirm={DATASET}", "-e", "project_removal_bucket=true")
-        self.playbook("playbooks/teardown.yml", *confirmed, "--limit", limit)
+        self.playbook("playbooks/teardown.yml", *confirmed, *limit)
         return self.left()
 
     def left(self) -> list[str]:
@@ -163,11 +166,10 @@ class Live:
         done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=True)
         listed = json.loads(done.stdout)
         variables = listed["_meta"]["hostvars"]
-        return [
-            name
-            for name in listed.get("download_host", {}).get("hosts", [])
-            if variables[name].get("ec2_tags", {}).get("Dataset") == DATASET
-        ]
+        tagged = {name: variables[name].get("ec2_tags", {}).get("Dataset") for name in variables}
+        # ansible-inventory marks what comes from outside, so that nobody takes it for a template.
+        ours = (DATASET, {"__ansible_unsafe": DATASET})
+        return [name for name in listed.get("download_host", {}).get("hosts", []) if tagged.get(name) in ours]
 
     def playbook(self, *arguments: str) -> None:
         """Run ansible-playbook, with its output; raises FailedError where it fails or the time is over."""
