@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import io
 import os
-import tarfile
 from dataclasses import dataclass
 from typing import Any
 
+from ansible.module_utils.imagenet_ops.archive.member import FILE, DamagedArchiveError
+from ansible.module_utils.imagenet_ops.archive.tar import TarReader
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 
 _META = "data/meta.mat"
@@ -95,14 +96,17 @@ def _read(devkit: str, name: str) -> bytes:
         if os.path.isdir(devkit):
             with open(os.path.join(devkit, name), "rb") as file:
                 return file.read(_LARGEST_FILE_BYTES)
-        with tarfile.open(devkit) as archive:
-            for member in archive:
-                if member.isfile() and (member.name == name or member.name.endswith(f"/{name}")):
-                    content = archive.extractfile(member)
-                    return b"" if content is None else content.read(_LARGEST_FILE_BYTES)
-    except (OSError, EOFError, tarfile.TarError) as error:
+        found = None
+        with TarReader(devkit) as archive:
+            # To the end in any case, for the checksum of the compressed file is there.
+            for member in archive.members(0):
+                if found is None and member.kind == FILE and f"/{member.name}".endswith(f"/{name}"):
+                    found = archive.read(min(member.size, _LARGEST_FILE_BYTES))
+    except (OSError, DamagedArchiveError) as error:
         raise _broken(devkit, f"it cannot be read ({error})") from error
-    raise _broken(devkit, f"it has no {name}")
+    if found is None:
+        raise _broken(devkit, f"it has no {name}")
+    return found
 
 
 def _broken(devkit: str, why: str) -> OpsError:

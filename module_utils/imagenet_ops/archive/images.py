@@ -315,7 +315,7 @@ class Refusals:
         return OpsError(
             f"Archive {self.archive}",
             f"{place} is damaged at byte {error.offset}: {error}",
-            "Fetch it again (archive_fetch compares its MD5); the images before that byte are kept",
+            error.todo or "Fetch it again (archive_fetch compares its MD5); the images before that byte are kept",
         )
 
     def content(self, reader: TarReader | ZipReader, member: Member) -> bytes:

@@ -3,28 +3,37 @@
 The standard library's tarfile silently takes a damaged header for the end of the archive, cannot read a nested
 archive without a copy, and cannot start in the middle; all three matter here. This reader knows the ustar
 format and what GNU tar and pax added for long names and large sizes (POSIX.1-2017, pax, "ustar Interchange Format";
-GNU tar manual, "Basic Tar Format"). The caller rejects what is neither a file nor a directory.
+GNU tar manual, "Basic Tar Format" and "Dumpdir"). The caller rejects what is neither a file nor a directory.
+
+The end of an archive is a block of zeros, and so is a header that was overwritten. So the stream is read on from there:
+zeros to its end are padding, anything else is an error. It also takes that for the checksums of gzip, bzip2 and xz.
 """
 
 from __future__ import annotations
 
 import bz2
-import gzip
 import io
 import lzma
 import os
 import zlib
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Callable, Protocol
 
 from ansible.module_utils.imagenet_ops.archive.member import DIRECTORY, FILE, DamagedArchiveError, Member
 
 BLOCK_BYTES = 512
 # Large reads, for the throughput of spinning disks.
 _BUFFER_BYTES = 1024 * 1024
-# A longer name or set of attributes is not genuine.
-_LARGEST_EXTENSION_BYTES = 1024 * 1024
+# What is unpacked at once.
+_PACKED_BYTES = 128 * 1024
+# Longer names, attributes and lists of a directory's files are not genuine.
+_LARGEST_EXTENSION_BYTES = 16 * 1024 * 1024
 _ZERO_BLOCK = bytes(BLOCK_BYTES)
+# Where the unpacked files of joined archives come from.
+_JOINED_TODO = (
+    "Fetch it again (archive_fetch compares its MD5). If archives were joined on purpose, unpack them with"
+    " tar --ignore-zeros and use the directory"
+)
 # What the standard library's decompressors raise for damaged data.
 _UNPACKING_ERRORS = (EOFError, zlib.error, lzma.LZMAError, OSError)
 
@@ -39,6 +48,7 @@ _KINDS = {
     b"4": "block device",
     b"6": "named pipe",
     b"S": "sparse file",
+    b"M": "part of a file of another volume",
 }
 
 
@@ -60,7 +70,7 @@ class TarReader:
     def __init__(self, path: str) -> None:
         self.position = 0
         self._raw: io.BufferedReader = io.BufferedReader(io.FileIO(path), _BUFFER_BYTES)
-        self._file: io.BufferedIOBase = _unpacked(self._raw)
+        self._file = _unpacked(self._raw)
         self.compressed = self._file is not self._raw
         os.posix_fadvise(self._raw.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
@@ -80,12 +90,7 @@ class TarReader:
 
     def read(self, count: int) -> bytes:
         """Return exactly ``count`` bytes. Raises DamagedArchiveError where the archive ends earlier."""
-        try:
-            data = self._file.read(count)
-        except _UNPACKING_ERRORS as error:
-            if getattr(error, "errno", None) is not None:
-                raise  # an error of the disk, not of bz2 or gzip
-            raise DamagedArchiveError(self.position, f"its compressed data is damaged ({error})") from error
+        data = self._read_up_to(count)
         if len(data) < count:
             # What was skipped may have been beyond the end already.
             end = self.position + len(data) if self.compressed else os.fstat(self._raw.fileno()).st_size
@@ -93,14 +98,29 @@ class TarReader:
         self.position += count
         return data
 
+    def _read_up_to(self, count: int) -> bytes:
+        """Return ``count`` bytes, fewer at the end. Raises DamagedArchiveError where they cannot be unpacked."""
+        try:
+            return self._file.read(count)
+        except _UNPACKING_ERRORS as error:
+            if getattr(error, "errno", None) is not None:
+                raise  # an error of the disk, not of the data
+            raise DamagedArchiveError(self.position, f"its compressed data is damaged ({error})") from error
+
     def remaining_bytes(self, position: int) -> int | None:
         """Return how many bytes there are from ``position`` on; None if only unpacking could show it."""
         return None if self.compressed else os.fstat(self._raw.fileno()).st_size - position
 
     def members(self, position: int) -> Iterator[Member]:
-        """Yield the members from ``position`` on, where one of them begins; see `read_members`."""
+        """Yield the members from ``position`` on, where one of them begins; see `read_members`.
+
+        Raises DamagedArchiveError where anything but zeros follows the end of the archive.
+        """
         self.skip_to(position)
         yield from read_members(self)
+        while data := self._read_up_to(_BUFFER_BYTES):
+            _require_zeros(data, self.position)
+            self.position += len(data)
 
     def content(self, member: Member) -> bytes:
         """Return the data of the ``member`` that was yielded last. Raises DamagedArchiveError."""
@@ -116,21 +136,107 @@ class TarReader:
             self.position = position
 
 
-def _unpacked(raw: io.BufferedReader) -> io.BufferedIOBase:
+def _unpacked(raw: io.BufferedReader) -> io.BufferedReader:
     """Return a reader of the content of ``raw``, by its magic number (RFC 1952; the bzip2 and xz file formats)."""
     begin = raw.peek(6)[:6]
-    if begin.startswith(b"\x1f\x8b"):
-        return gzip.GzipFile(fileobj=raw)
-    if begin.startswith(b"BZh"):
-        return bz2.BZ2File(raw)
-    return lzma.LZMAFile(raw) if begin == b"\xfd7zXZ\0" else raw
+    for magic, decompressor in ((b"\x1f\x8b", _Gzip), (b"BZh", bz2.BZ2Decompressor), (b"\xfd7zXZ\0", _xz)):
+        if begin.startswith(magic):
+            return io.BufferedReader(_Unpacked(raw, decompressor), _BUFFER_BYTES)
+    return raw
+
+
+class _Unpacked(io.RawIOBase):
+    """What the compressed streams of ``raw`` hold, one after another, each with its checksum; zeros may follow them.
+
+    Other than the readers of bz2 and lzma it takes nothing else for padding: that could be half of the archive.
+    """
+
+    def __init__(self, raw: io.BufferedReader, decompressor: Callable[[], Any]) -> None:
+        self._raw = raw
+        self._decompressor = decompressor
+        self._stream = decompressor()
+
+    def readable(self) -> bool:
+        """Return that it can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a part of ``buffer`` and return how much; 0 at the end. Raises EOFError and what decompressors raise."""
+        while True:
+            packed = b""
+            if self._stream.eof:
+                packed = self._following()
+                if not packed:
+                    return 0
+                self._stream = self._decompressor()
+            elif self._stream.needs_input:
+                packed = self._raw.read(_PACKED_BYTES)
+            data = self._stream.decompress(packed, len(buffer))
+            if data:
+                buffer[: len(data)] = data
+                return len(data)
+            if not packed and not self._stream.eof:
+                raise EOFError("Compressed file ended before the end-of-stream marker was reached")
+
+    def _following(self) -> bytes:
+        """Return what follows the finished stream and its padding; b"" at the end of the file."""
+        packed: bytes = self._stream.unused_data.lstrip(b"\0")
+        while not packed:
+            block = self._raw.read(_PACKED_BYTES)
+            if not block:
+                break
+            packed = block.lstrip(b"\0")
+        return packed
+
+
+class _Gzip:
+    """A decompressor of gzip (RFC 1952), with the interface of those of bz2 and lzma."""
+
+    def __init__(self) -> None:
+        self._stream = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+
+    @property
+    def eof(self) -> bool:
+        """Whether the stream is complete and its checksum was compared."""
+        return self._stream.eof
+
+    @property
+    def needs_input(self) -> bool:
+        """Whether all that was given is unpacked."""
+        return not self._stream.unconsumed_tail
+
+    @property
+    def unused_data(self) -> bytes:
+        """What was given and comes after the stream."""
+        return self._stream.unused_data
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        """Return what ``data`` unpacks to, at most ``max_length`` bytes at a time. Raises zlib.error."""
+        return self._stream.decompress(self._stream.unconsumed_tail + data, max_length)
+
+
+def _xz() -> lzma.LZMADecompressor:
+    return lzma.LZMADecompressor(lzma.FORMAT_XZ)
+
+
+def _require_zeros(data: bytes, offset: int) -> None:
+    """Raise DamagedArchiveError where ``data``, which begins at ``offset`` after the end of an archive, has others."""
+    following = data.lstrip(b"\0")
+    if following:
+        raise DamagedArchiveError(
+            offset + len(data) - len(following),
+            "data follows a block of zeros, which is the end of an archive: a header was overwritten, or archives were"
+            " joined",
+            _JOINED_TODO,
+        )
 
 
 def read_members(reader: ForwardReader, end: int | None = None) -> Iterator[Member]:
     """Yield the members of the archive that begins at the reader's position and ends before ``end`` (None: anywhere).
 
     The caller may read a member's data or not. Raises DamagedArchiveError for a header with a wrong checksum or an
-    impossible value, and where the two zero blocks that end an archive are missing.
+    impossible value, where the block of zeros that ends an archive is missing, and where anything but zeros is between
+    it and ``end``.
     """
     name: str | None = None
     size: int | None = None
@@ -139,6 +245,9 @@ def read_members(reader: ForwardReader, end: int | None = None) -> Iterator[Memb
         offset = reader.position
         header = _read_header(reader, end)
         if header is None:
+            while end is not None and reader.position < end:
+                position = reader.position
+                _require_zeros(reader.read(min(_BUFFER_BYTES, end - position)), position)
             return
         kind = header[156:157]
         data_size = _number(header[124:136], offset)

@@ -55,6 +55,16 @@ class ZipReader:
         self._infos = sorted(self._zip.infolist(), key=lambda info: info.header_offset)
         # Where the central directory begins, and the last member ends.
         self._end = self._zip.start_dir
+        # zipfile takes what comes before the first member for a program that unpacks the rest.
+        first = min((info.header_offset for info in self._infos), default=self._end)
+        if first:
+            self._zip.close()
+            raise DamagedArchiveError(
+                0,
+                f"its central directory does not list what the first {first} bytes hold: archives were joined",
+                "Fetch it again (archive_fetch compares its MD5). If archives were joined on purpose, split the file"
+                f" after byte {first}",
+            )
         self._current: zipfile.ZipInfo | None = None
 
     def __enter__(self) -> ZipReader:  # noqa: PYI034 (Self is newer than Python 3.9)

@@ -151,3 +151,9 @@ def test_the_real_labels() -> None:
     assert len(labels) == 50_000
     assert len(set(labels.values())) == 1_000
     assert truth.items() <= labels.items()
+
+
+def test_the_whole_kit_is_checked(tmp_path: Path) -> None:
+    path = Path(usual(tmp_path))
+    path.write_bytes(path.read_bytes()[:-8])
+    assert "it cannot be read (its compressed data is damaged (Compressed file ended" in failure(str(path))
