@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import shutil
 import subprocess
 import tarfile
@@ -15,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.imagenet_ops.archive.images import open_archive
-from ansible.module_utils.imagenet_ops.archive.member import FILE, DamagedArchiveError
+from ansible.module_utils.imagenet_ops.archive.images import Refusals, open_archive
+from ansible.module_utils.imagenet_ops.archive.member import DamagedArchiveError
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 
 Files = dict[str, bytes]
@@ -43,6 +44,19 @@ def by_tar(folder: Path, *options: str) -> bytes:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(content)
     return subprocess.run(["tar", *options, "-cf", "-", *FILES], cwd=folder, check=True, capture_output=True).stdout
+
+
+def dump(folder: Path, form: str, level: int) -> bytes:
+    """What GNU tar makes of the files as a dump of this level: the second one lacks what the first one has."""
+    folder.mkdir()
+    directories = sorted({name.partition("/")[0] for name in FILES})
+    options = ["tar", f"--format={form}", "--listed-incremental=state", "-cf", "-", *directories]
+    for name, content in FILES.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+        os.utime(folder / name, (0, 0))
+    dumps = [subprocess.run(options, cwd=folder, check=True, capture_output=True).stdout for _ in range(level + 1)]
+    return dumps[level]
 
 
 def zipped(files: Files) -> bytes:
@@ -95,6 +109,10 @@ def archives(folder: Path) -> dict[str, bytes]:
         "zip": zipped(FILES),
         "one block of zeros at the end": tar(FILES, 512),
         "no block of zeros at the end": tar(FILES, 0),
+        "a volume label": by_tar(folder, "--label=pets"),
+        "an incremental dump, complete": dump(folder / "dump0", "gnu", 0),
+        "an incremental dump, the second": dump(folder / "dump1", "gnu", 1),
+        "an incremental dump, the second, pax": dump(folder / "dump2", "pax", 1),
         "joined": tar(first) + tar(second),
         "a header of zeros": without_second_header(whole),
         "text after the end": tar(FILES, 10240) + b"signed by nobody\n" * 32,
@@ -115,7 +133,8 @@ def archives(folder: Path) -> dict[str, bytes]:
 def ours(path: Path) -> Files | None:
     try:
         with open_archive(str(path)) as reader:
-            return {m.name: reader.content(m) for m in reader.members(0) if m.kind == FILE}
+            members = reader.members(0)
+            return {m.name: reader.content(m) for m in Refusals(str(path)).files(members)}
     except (OpsError, DamagedArchiveError):
         return None
 
@@ -126,7 +145,7 @@ def of_python(path: Path) -> Files | None:
             with zipfile.ZipFile(path) as archive:
                 return {name: archive.read(name) for name in archive.namelist()}
         with tarfile.open(path) as tarred:
-            return {member.name: tarred.extractfile(member).read() for member in tarred}  # type: ignore[union-attr]
+            return {m.name: tarred.extractfile(m).read() for m in tarred if m.isfile()}  # type: ignore[union-attr]
     except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError):
         return None
 
@@ -142,7 +161,9 @@ def of_program(path: Path, program: str) -> Files | None:
 
 
 def in_words(files: Files | None) -> str:
-    return REFUSED if files is None else f"{len(files)} files"
+    if files is None:
+        return REFUSED
+    return f"{len(files)} files" if files.items() <= FILES.items() else "wrong files"
 
 
 def table() -> dict[str, list[str]]:
@@ -157,8 +178,6 @@ def test_every_verdict_is_that_of_the_table(tmp_path: Path) -> None:
         path.write_bytes(content)
         program = "unzip" if name.startswith("zip") else "tar"
         verdicts = [ours(path), of_program(path, program), of_python(path)]
-        read = [files for files in verdicts if files is not None]
-        assert all(files.items() <= FILES.items() for files in read if "wrong checksum" not in name), name
         found[name] = [in_words(files) for files in verdicts]
         expected[name] = table()[name][:3]
     assert found == expected

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import csv
 import re
+import unicodedata
+from collections.abc import Mapping
 
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 
@@ -31,6 +33,15 @@ def read_label_file(path: str) -> dict[str, str]:
     if _WNID.fullmatch(lines[0].strip()):
         return _synset_list(path, lines)
     return _table(path, lines)
+
+
+def find_label(labels: Mapping[str, str], name: str) -> str | None:
+    """Return the label of the image ``name``; None where there is none.
+
+    A name that was typed on one system and unpacked on another may be the same text in another Unicode form.
+    """
+    forms = (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))
+    return next((labels[form] for form in forms if form in labels), None)
 
 
 def _lines(path: str) -> list[str]:

@@ -42,6 +42,7 @@ _KINDS = {
     b"\0": FILE,
     b"7": FILE,
     b"5": DIRECTORY,
+    b"D": DIRECTORY,
     b"1": "hard link",
     b"2": "symbolic link",
     b"3": "character device",
@@ -240,6 +241,7 @@ def read_members(reader: ForwardReader, end: int | None = None) -> Iterator[Memb
     """
     name: str | None = None
     size: int | None = None
+    dumped = b""
     first = reader.position
     while True:
         offset = reader.position
@@ -251,23 +253,30 @@ def read_members(reader: ForwardReader, end: int | None = None) -> Iterator[Memb
             return
         kind = header[156:157]
         data_size = _number(header[124:136], offset)
-        if kind in (b"L", b"x"):
+        if kind == b"V":  # the label of the volume, a name without a file
+            name, size, dumped, first = None, None, b"", reader.position
+        elif kind == b"D":
+            dumped = _extension(reader, data_size)
+            yield _dumped(_member(header, name, 0, first, reader.position), dumped)
+            name, size, dumped, first = None, None, b"", reader.position
+        elif kind in (b"L", b"x"):
             data = _extension(reader, data_size)
             if kind == b"L":
                 name = _text(data.rstrip(b"\0"))
             else:
                 attributes = _pax(data, offset)
                 name = attributes.get("path", name)
+                dumped = attributes.get("GNU.dumpdir", "").encode("utf-8", errors="surrogateescape")
                 size = int(attributes["size"]) if "size" in attributes else size
         elif kind in (b"K", b"g"):
             _extension(reader, data_size)
         else:
-            member = _member(header, name, data_size if size is None else size, first, reader.position)
+            member = _dumped(_member(header, name, data_size if size is None else size, first, reader.position), dumped)
             if end is not None and member.end > end:
                 raise DamagedArchiveError(offset, f"a member of {member.size} bytes exceeds the end of the archive")
             yield member
             reader.skip_to(member.end)
-            name, size, first = None, None, reader.position
+            name, size, dumped, first = None, None, b"", reader.position
 
 
 def _read_header(reader: ForwardReader, end: int | None) -> bytes | None:
@@ -299,6 +308,18 @@ def _member(header: bytes, name: str | None, size: int, offset: int, data_offset
     if kind != FILE:
         size = 0
     return Member(name, kind, size, offset, data_offset, data_offset + -(-size // BLOCK_BYTES) * BLOCK_BYTES)
+
+
+def _dumped(member: Member, names: bytes) -> Member:
+    """Return ``member``, a directory whose files the ``names`` of an incremental dump list, by its kind.
+
+    Each name follows a letter, and N is for a file that is not in this archive, but in an earlier one.
+    """
+    earlier = [_text(name[1:]) for name in names.split(b"\0") if name.startswith(b"N")]
+    if not earlier:
+        return member
+    kind = f"directory of an incremental dump that leaves out {len(earlier)} of its files, such as {earlier[0]!r}"
+    return member._replace(kind=kind)
 
 
 def _number(field: bytes, offset: int) -> int:
