@@ -13,7 +13,13 @@ from typing import Callable, NamedTuple, TypeVar
 
 from ansible.module_utils.imagenet_ops.archive.devkit import read_validation_labels
 from ansible.module_utils.imagenet_ops.archive.labels import find_label, read_label_file
-from ansible.module_utils.imagenet_ops.archive.member import DIRECTORY, FILE, DamagedArchiveError, Member
+from ansible.module_utils.imagenet_ops.archive.member import (
+    DIRECTORY,
+    FILE,
+    DamagedArchiveError,
+    Member,
+    UnsupportedArchiveError,
+)
 from ansible.module_utils.imagenet_ops.archive.tar import BLOCK_BYTES, TarReader, read_members
 from ansible.module_utils.imagenet_ops.archive.zip import ZipReader, is_zip
 from ansible.module_utils.imagenet_ops.core.errors import SAMPLES, OpsError
@@ -366,11 +372,24 @@ class ImageArchive:
 
 
 def open_archive(path: str) -> TarReader | ZipReader:
-    """Return a reader of the archive at ``path``. Raises OpsError if its first or last bytes are damaged."""
+    """Return a reader of the archive at ``path``.
+
+    Raises OpsError if its first or last bytes are damaged, and if it is of a kind that is not read.
+    """
     try:
-        return ZipReader(path) if is_zip(path) else TarReader(path)
+        if is_zip(path):
+            return ZipReader(path)
+        reader = TarReader(path)
+        try:
+            reader.require_tar()
+        except UnsupportedArchiveError:
+            reader.__exit__()
+            raise
     except DamagedArchiveError as error:
         raise Refusals(path).damage(error) from error
+    except UnsupportedArchiveError as error:
+        raise OpsError(f"Archive {path}", str(error), error.todo) from error
+    return reader
 
 
 @dataclass(frozen=True)

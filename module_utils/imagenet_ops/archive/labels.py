@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import re
 import unicodedata
@@ -55,7 +56,9 @@ def _lines(path: str) -> list[str]:
     try:
         return content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise _broken(path, f"it is not UTF-8 text (byte {error.start})") from error
+        is_utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        found = " but UTF-16" if is_utf_16 else ""
+        raise _broken(path, f"it is not UTF-8 text{found} (byte {error.start})") from error
 
 
 def _synset_list(path: str, lines: list[str]) -> dict[str, str]:

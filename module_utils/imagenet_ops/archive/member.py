@@ -20,6 +20,14 @@ class DamagedArchiveError(Exception):
         super().__init__(reason)
 
 
+class UnsupportedArchiveError(Exception):
+    """The archive is sound and cannot be read; ``str()`` says why, ``todo`` what to do about it."""
+
+    def __init__(self, reason: str, todo: str) -> None:
+        self.todo = todo
+        super().__init__(reason)
+
+
 class Member(NamedTuple):
     """A member of an archive: ``kind`` is FILE, DIRECTORY, or the name of another type.
 

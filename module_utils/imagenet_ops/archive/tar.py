@@ -19,7 +19,14 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, Callable, Protocol
 
-from ansible.module_utils.imagenet_ops.archive.member import DIRECTORY, FILE, DamagedArchiveError, Member
+from ansible.module_utils.imagenet_ops.archive.member import (
+    DIRECTORY,
+    FILE,
+    DamagedArchiveError,
+    Member,
+    UnsupportedArchiveError,
+)
+from ansible.module_utils.imagenet_ops.archive.signature import signature_of
 
 BLOCK_BYTES = 512
 # Large reads, for the throughput of spinning disks.
@@ -88,6 +95,16 @@ class TarReader:
     def file_position(self) -> int:
         """How far the file itself is read; that is `position`, but for a compressed one."""
         return self._raw.tell() if self.compressed else self.position
+
+    def require_tar(self) -> None:
+        """Raise UnsupportedArchiveError where the file begins as another known kind of file does, and not as a tar."""
+        try:
+            begin = self._file.peek(BLOCK_BYTES)[:BLOCK_BYTES]
+        except _UNPACKING_ERRORS:
+            return  # reading says what is wrong
+        found = signature_of(begin)
+        if found is not None and not _is_header(begin):
+            raise UnsupportedArchiveError(f"it is {found.kind}, not a tar or zip", found.todo)
 
     def read(self, count: int) -> bytes:
         """Return exactly ``count`` bytes. Raises DamagedArchiveError where the archive ends earlier."""
@@ -287,11 +304,21 @@ def _read_header(reader: ForwardReader, end: int | None) -> bytes | None:
     header = reader.read(BLOCK_BYTES)
     if header == _ZERO_BLOCK:
         return None
-    # The sum of all bytes, with the checksum's own eight taken as spaces.
-    total = sum(header) - sum(header[148:156]) + 8 * 0x20
-    if total != _number(header[148:156], offset):
+    if _checksum(header) != _number(header[148:156], offset):
         raise DamagedArchiveError(offset, "header checksum mismatch")
     return header
+
+
+def _checksum(header: bytes) -> int:
+    """Return the sum of all bytes, with the checksum's own eight taken as spaces."""
+    return sum(header) - sum(header[148:156]) + 8 * 0x20
+
+
+def _is_header(block: bytes) -> bool:
+    try:
+        return len(block) == BLOCK_BYTES and _checksum(block) == _number(block[148:156], 0)
+    except DamagedArchiveError:
+        return False
 
 
 def _member(header: bytes, name: str | None, size: int, offset: int, data_offset: int) -> Member:

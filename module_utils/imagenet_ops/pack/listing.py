@@ -272,7 +272,7 @@ def read_label_order(path: str) -> list[str]:
     ImageNet's synsets. Raises OpsError for a duplicate class, or if there is none at all.
     """
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             lines = [line.rstrip("\r\n") for line in file]
     except (OSError, UnicodeDecodeError) as error:
         raise OpsError(f"Label order {path}", f"it cannot be read ({error})", "Use a text file") from error

@@ -300,3 +300,8 @@ def test_a_mismatch_names_only_a_few_classes() -> None:
     names = [f"n{number:03d}" for number in range(100)]
     with pytest.raises(OpsError, match=r"100 classes do not have 50 images: n000 \(1\), .*, n004 \(1\), \.\.\.\."):
         Expected(0, 50, 50).check("validation", "/data/validation", dict.fromkeys(names, 1), names)
+
+
+def test_a_label_order_that_an_editor_of_windows_wrote(tmp_path: Path) -> None:
+    (tmp_path / "order.txt").write_bytes(b"\xef\xbb\xbfn2 words\r\nn1\r\n")
+    assert read_label_order(str(tmp_path / "order.txt")) == ["n2", "n1"]
