@@ -179,12 +179,14 @@ class PreparedTree(PreparedSplit):
 class ArchiveInput(SplitInput):
     """A split in the archive ``where``, read by ``rules``.
 
-    The spool is in ``spool_folder``; shuffling it may take ``bucket_bytes`` of the page cache.
+    The spool is in ``spool_folder``; shuffling it may take ``bucket_bytes`` of the page cache. ``is_counted`` is
+    whether the number of images is compared with an expected one anyway.
     """
 
     rules: ArchiveRules
     spool_folder: str
     bucket_bytes: int
+    is_counted: bool
 
     def prepare(self) -> PreparedArchive:
         """Read the archive into the spool, unless its records are there; see `SplitInput`."""
@@ -244,7 +246,7 @@ class _ArchiveReader:
 
     def _without_image(self, names: ImageNames) -> str | None:
         """Return a sentence about labels whose images are not among ``names``; None where there are none."""
-        if len(self._labels) <= len(names):
+        if len(self._labels) <= len(names) or self.source.is_counted:
             return None
         found = {unicodedata.normalize("NFC", names.path(row).partition("/")[2]) for row in range(len(names))}
         missing = sorted(name for name in self._labels if unicodedata.normalize("NFC", name) not in found)

@@ -329,7 +329,9 @@ def test_a_truncated_archive(data: Path, tmp_path: Path, archives: Path, cut: in
 
 def test_a_file_that_is_no_archive(data: Path, tmp_path: Path) -> None:
     (tmp_path / "page.tar").write_bytes(b"<html>" * 500)
-    assert "the archive is damaged at byte 0" in failure(train(data, tmp_path / "page.tar"))
+    assert "it is an HTML page, not a tar or zip. Fetch the archive itself" in failure(
+        train(data, tmp_path / "page.tar")
+    )
     assert "there is no such file. Fetch it first" in failure(train(data, tmp_path / "none.tar"))
 
 

@@ -153,6 +153,9 @@ def test_labels_of_images_that_are_missing(tmp_path: Path) -> None:
     assert pack_dataset(request, False, warnings.append)["records"] == {"train": 4}
     samples = "4.jpg, 5.jpg, 6.jpg, 7.jpg, 8.jpg"
     assert warnings == [f"Split train: 5 images that have labels are not in {tmp_path}/a.tar (such as {samples})"]
+    root = tmp_path / "counted"
+    counted = replace(split, expected_images=4)
+    pack_dataset(PackRequest("test", str(root), str(root / ".state"), [counted], RECIPE), False, warn=pytest.fail)
 
 
 def test_labels_follow_the_order_of_a_file(workplace: Workplace) -> None:
