@@ -43,7 +43,7 @@ contract: setup ## consistency tests: names, options, documentation
 	$(PYTEST) tests/contract
 
 .PHONY: conformance
-conformance: setup ## records against MXNet 1.9.1's own im2rec.py and readers, S3 against OpenStack Swift, S3 and EC2 against two emulators
+conformance: setup ## records against MXNet 1.9.1's own im2rec.py and readers, archives against GNU tar and unzip, S3 against OpenStack Swift, S3 and EC2 against two emulators
 	@bin/setup conformance
 	@bin/setup strict-s3
 	@bin/setup ministack

@@ -30,6 +30,9 @@ MAGIC = b"\x0a\x23\xd7\xce"
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
 _PART = struct.Struct("<4sI")
 _HEADER = struct.Struct("<IfQQ")
+_LABEL = struct.Struct("<f")
+_LENGTH_MASK = (1 << 29) - 1
+_LARGEST_OFFSET = (1 << 63) - 1  # of any file
 _BUFFER_BYTES = 1 << 20
 
 PathLike = Union[str, "os.PathLike[str]"]
@@ -94,14 +97,27 @@ class RecordIODataset(Sequence[Any]):
         return parse(_read_record(read, offset, path)[0], path, offset)
 
     def labels(self) -> list[int]:
-        """Return the class index of every record, from the headers alone; for samplers. Raises ValueError."""
+        """Return the class index of every record, from the headers alone; for samplers. Raises ValueError.
+
+        It is the first label of a record that has several, as in ``dataset[n]``.
+        """
         found = []
+        place = 0
         for shard, offsets in enumerate(self._offsets):
             for offset in offsets:
-                head = os.pread(self._descriptor(shard), _PART.size + _HEADER.size, offset)
+                head = os.pread(self._descriptor(shard), _PART.size + _HEADER.size + _LABEL.size, offset)
                 if len(head) < _PART.size + _HEADER.size or not head.startswith(MAGIC):
                     raise ValueError(f"{self.paths[shard]}, byte {offset}: no image record begins here")
-                found.append(int(_HEADER.unpack_from(head, _PART.size)[1]))
+                count, label, _, _ = _HEADER.unpack_from(head, _PART.size)
+                if count:
+                    length = _PART.unpack_from(head)[1] & _LENGTH_MASK
+                    # The record may be split before its first label.
+                    is_here = min(length + _PART.size, len(head)) == _PART.size + _HEADER.size + _LABEL.size
+                    label = (
+                        _LABEL.unpack_from(head, _PART.size + _HEADER.size)[0] if is_here else self.record(place).label
+                    )
+                found.append(int(label))
+                place += 1
         return found
 
     def _descriptor(self, shard: int) -> int:
@@ -154,6 +170,8 @@ def read_index(path: PathLike) -> Iterator[tuple[int, int]]:
             fields = line.split()
             if len(fields) != 2 or not all(field.isdigit() for field in fields):
                 raise ValueError(f"{os.fspath(path)}, line {number}: expected an id and an offset, got {line[:80]!r}")
+            if int(fields[1]) > _LARGEST_OFFSET:
+                raise ValueError(f"{os.fspath(path)}, line {number}: no file has a byte {fields[1][:40]}")
             yield int(fields[0]), int(fields[1])
 
 
@@ -190,7 +208,7 @@ def _read_record(read: Callable[[int, int], bytes], offset: int, path: str) -> t
     while True:
         head = read(_PART.size, position)
         magic, word = _PART.unpack(head) if len(head) == _PART.size else (b"", 0)
-        flag, length = word >> 29, word & ((1 << 29) - 1)
+        flag, length = word >> 29, word & _LENGTH_MASK
         allowed = (_MIDDLE, _LAST) if parts else (_WHOLE, _FIRST)
         if magic != MAGIC or flag not in allowed:
             raise ValueError(f"{path}, byte {position}: no record begins here")

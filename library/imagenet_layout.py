@@ -48,8 +48,8 @@ options:
     description:
       - The directory of the split in the archive, such as V(imagenette2/train); other directories are ignored. The
         whole archive by default.
-      - With O(name_rules=any), metadata files of desktops (C(.DS_Store), C(__MACOSX), C(Thumbs.db)) and files
-        directly in the folder that are not images (a read-me) are ignored.
+      - With O(name_rules=any), files that are not images by their names, and metadata of desktops (C(.DS_Store),
+        C(__MACOSX)), are left out of the tree, and a warning counts them.
     type: str
     default: ""
   directory:
@@ -237,7 +237,7 @@ def main() -> None:
     request = LayoutRequest(**options)
 
     def work() -> dict[str, Any]:
-        return lay_out(request, check_mode=module.check_mode)
+        return lay_out(request, check_mode=module.check_mode, warn=module.warn)
 
     run(module, work)
 

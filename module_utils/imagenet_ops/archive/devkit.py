@@ -52,7 +52,7 @@ def read_words(devkit: str) -> dict[str, str]:
 def read_validation_labels(devkit: str) -> dict[str, str]:
     """Return the WNID of each validation image by its file name; ``devkit`` as in `read_synsets`. Raises OpsError."""
     wnids = {synset.ilsvrc_id: synset.wnid for synset in read_synsets(devkit)}
-    lines = _read(devkit, _GROUND_TRUTH).decode("ascii", errors="replace").split()
+    lines = _read(devkit, _GROUND_TRUTH).decode("utf-8-sig", errors="replace").split()
     labels = {}
     for number, line in enumerate(lines, start=1):
         wnid = wnids.get(int(line)) if line.isdigit() else None

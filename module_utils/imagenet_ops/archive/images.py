@@ -7,22 +7,29 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Callable, NamedTuple, TypeVar
 
 from ansible.module_utils.imagenet_ops.archive.devkit import read_validation_labels
-from ansible.module_utils.imagenet_ops.archive.labels import read_label_file
-from ansible.module_utils.imagenet_ops.archive.member import DIRECTORY, FILE, DamagedArchiveError, Member
+from ansible.module_utils.imagenet_ops.archive.labels import find_label, read_label_file
+from ansible.module_utils.imagenet_ops.archive.member import (
+    DIRECTORY,
+    FILE,
+    DamagedArchiveError,
+    Member,
+    UnsupportedArchiveError,
+)
 from ansible.module_utils.imagenet_ops.archive.tar import BLOCK_BYTES, TarReader, read_members
 from ansible.module_utils.imagenet_ops.archive.zip import ZipReader, is_zip
-from ansible.module_utils.imagenet_ops.core.errors import OpsError
+from ansible.module_utils.imagenet_ops.core.errors import SAMPLES, OpsError
 
 _Item = TypeVar("_Item")
 
 CLASS_ARCHIVES = "class_archives"
 LABELLED_FILES = "labelled_files"
 
+IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")  # im2rec.py --exts
 # What lies beside an image and belongs to it: its annotation, X.xml of X.JPEG.
 ANNOTATION_SUFFIX = ".xml"
 
@@ -48,6 +55,24 @@ class ResumePoint(NamedTuple):
 BEGIN = ResumePoint()
 
 
+class Beside(NamedTuple):
+    """What an archive holds beside its images, as far as it was read; serializable as JSON.
+
+    ``empty_classes`` have a directory and no image in this pass. ``files`` is how many files were left out because they
+    are no images by their names, ``samples`` has a few of them.
+    """
+
+    empty_classes: Sequence[str] = ()
+    files: int = 0
+    samples: Sequence[str] = ()
+
+    def warning(self, where: str) -> str | None:
+        """Return a sentence about the files that were left out of ``where``; None where there are none."""
+        if not self.files:
+            return None
+        return f"{self.files} files in {where} are not images by their names ({', '.join(self.samples)})"
+
+
 class ArchiveImage(NamedTuple):
     """An image: its class, its plain file name and its bytes.
 
@@ -60,6 +85,20 @@ class ArchiveImage(NamedTuple):
     content: bytes
     offset: int
     after: ResumePoint
+
+
+NOTHING_BESIDE = Beside()
+
+
+def has_image_suffix(name: str) -> bool:
+    """Return whether ``name`` ends as those of images do."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def is_desktop_file(path: str) -> bool:
+    """Return whether ``path``, in an archive or a tree, is one of those that desktops leave behind unasked."""
+    name = path.rpartition("/")[2]
+    return path.startswith("__MACOSX/") or name.startswith("._") or name in (".DS_Store", "Thumbs.db", "desktop.ini")
 
 
 @dataclass(frozen=True)
@@ -101,17 +140,17 @@ class ArchiveRules:
     def passes_over(self, path: str) -> bool:
         """Return whether ``path``, below ``folder``, is not part of the data set and yet no error.
 
-        These are the files that desktops leave behind, and in unknown data sets also a read-me beside the images.
+        These are the files of unknown data sets that are not images by their names, and those that desktops leave
+        behind.
         """
         if self.name_rules != "any" or self.layout == CLASS_ARCHIVES:
             return False
-        parts = path.split("/")
-        left_behind = parts[-1].startswith(".") or parts[0] == "__MACOSX" or parts[-1] in ("Thumbs.db", "desktop.ini")
-        return left_behind or (len(parts) == 1 and not self.is_image("", path))
+        name = path.rpartition("/")[2]
+        return is_desktop_file(path) or name.startswith(".") or not has_image_suffix(name)
 
     def label_of(self, labels: Mapping[str, str], name: str) -> str:
         """Return the class that ``labels`` have for the image ``name``. Raises OpsError where they have none."""
-        label = labels.get(name)
+        label = find_label(labels, name)
         if label is None or not self.is_class(label):
             place = "development kit" if self.labels is None else "file with labels"
             why = "has no label for it" if label is None else f"labels it {label!r}, which is not a valid class name"
@@ -133,6 +172,12 @@ def labels_for(rules: ArchiveRules) -> dict[str, str]:
     return read_validation_labels(rules.devkit or "") if rules.labels is None else read_label_file(rules.labels)
 
 
+def missing_images(names: Sequence[str], where: str) -> str:
+    """Return a sentence about the images ``names``, which have labels and are not in ``where``."""
+    samples = ", ".join(names[:SAMPLES])
+    return f"{len(names)} images that have labels are not in {where} (such as {samples})"
+
+
 def require_archive(path: str) -> int:
     """Return the size of the archive at ``path`` in bytes. Raises OpsError where there is none."""
     if not os.path.isfile(path):
@@ -152,6 +197,24 @@ class ImageArchive:
         self.size_bytes = require_archive(path)
         self._rules = rules
         self._labels = labels or {}
+        self._beside: Beside | None = NOTHING_BESIDE
+        self._empty_classes: set[str] = set()
+        self._left_out = 0
+        self._samples: list[str] = []
+
+    @property
+    def beside(self) -> Beside:
+        """What the pass found beside the images; before a pass that resumes, set it to what was kept with the point."""
+        if self._beside is None:
+            self._beside = Beside(tuple(sorted(self._empty_classes)), self._left_out, tuple(self._samples))
+        return self._beside
+
+    @beside.setter
+    def beside(self, found: Beside) -> None:
+        self._beside = found
+        self._empty_classes = set(found.empty_classes)
+        self._left_out = found.files
+        self._samples = list(found.samples)
 
     def __enter__(self) -> ImageArchive:  # noqa: PYI034 (Self is newer than Python 3.9)
         """Open the file. Raises OpsError where it is a zip archive with a damaged central directory."""
@@ -250,14 +313,38 @@ class ImageArchive:
     def _of_files(self, start: ResumePoint, refusals: Refusals) -> Iterator[ArchiveImage]:
         """Yield the images that lie in the archive itself, in the directories of their classes or by their labels."""
         names: dict[str, set[str]] = {}
-        for member in refusals.files(self._reader.members(start.offset)):
+
+        def see_class(class_name: str) -> None:
+            if self._rules.layout != LABELLED_FILES and self._rules.is_class(class_name) and class_name not in names:
+                self._empty_classes.add(class_name)
+                self._beside = None
+
+        def see_directory(path: str) -> None:
+            see_class(self._rules.path_within(path).partition("/")[0])
+
+        for member in refusals.files(self._reader.members(start.offset), see_directory):
             path = self._rules.path_within(member.name)
-            if not path or self._rules.passes_over(path):
+            if not path:
+                continue
+            if self._rules.passes_over(path):
+                see_class(path.rpartition("/")[0].partition("/")[0])
+                self._leave_out(path)
                 continue
             class_name, name = self._place(refusals, member, path)
+            if class_name not in names and class_name in self._empty_classes:
+                self._empty_classes.remove(class_name)
+                self._beside = None
             self._refuse_twice_or_too_large(refusals, member, name, names.setdefault(class_name, set()))
             content = self._reader.content(member)
             yield ArchiveImage(class_name, name, content, member.data_offset, ResumePoint(member.end))
+
+    def _leave_out(self, path: str) -> None:
+        if path.endswith(ANNOTATION_SUFFIX) or is_desktop_file(path):
+            return  # annotations come from an archive of their own
+        self._left_out += 1
+        if len(self._samples) < SAMPLES:
+            self._samples.append(os.fsencode(path).decode(errors="backslashreplace"))
+        self._beside = None
 
     def _place(self, refusals: Refusals, member: Member, path: str) -> tuple[str, str]:
         """Return the class and the name of the image at ``path`` below the split's folder."""
@@ -285,11 +372,24 @@ class ImageArchive:
 
 
 def open_archive(path: str) -> TarReader | ZipReader:
-    """Return a reader of the archive at ``path``. Raises OpsError if its first or last bytes are damaged."""
+    """Return a reader of the archive at ``path``.
+
+    Raises OpsError if its first or last bytes are damaged, and if it is of a kind that is not read.
+    """
     try:
-        return ZipReader(path) if is_zip(path) else TarReader(path)
+        if is_zip(path):
+            return ZipReader(path)
+        reader = TarReader(path)
+        try:
+            reader.require_tar()
+        except UnsupportedArchiveError:
+            reader.__exit__()
+            raise
     except DamagedArchiveError as error:
         raise Refusals(path).damage(error) from error
+    except UnsupportedArchiveError as error:
+        raise OpsError(f"Archive {path}", str(error), error.todo) from error
+    return reader
 
 
 @dataclass(frozen=True)
@@ -315,7 +415,7 @@ class Refusals:
         return OpsError(
             f"Archive {self.archive}",
             f"{place} is damaged at byte {error.offset}: {error}",
-            "Fetch it again (archive_fetch compares its MD5); the images before that byte are kept",
+            error.todo or "Fetch it again (archive_fetch compares its MD5); the images before that byte are kept",
         )
 
     def content(self, reader: TarReader | ZipReader, member: Member) -> bytes:
@@ -332,8 +432,8 @@ class Refusals:
         except DamagedArchiveError as error:
             raise self.damage(error) from error
 
-    def files(self, members: Iterator[Member]) -> Iterator[Member]:
-        """Yield the files among ``members``, their paths in plain form.
+    def files(self, members: Iterator[Member], see_directory: Callable[[str], None] | None = None) -> Iterator[Member]:
+        """Yield the files among ``members``, their paths in plain form; those of directories go to ``see_directory``.
 
         Raises OpsError for a path outside of the archive, and for what is neither a file nor a directory.
         """
@@ -342,9 +442,12 @@ class Refusals:
             if member.name.startswith("/") or ".." in parts or "\0" in member.name:
                 raise self.error(member, "has a path outside of the archive")
             if member.kind == DIRECTORY:
+                if see_directory:
+                    see_directory("/".join(parts))
                 continue
             if member.kind != FILE or not parts:
-                raise self.error(member, f"is a {member.kind}" if parts else "has no name")
+                article = "an" if member.kind[0] in "aeiou" else "a"
+                raise self.error(member, f"is {article} {member.kind}" if parts else "has no name")
             yield member._replace(name="/".join(parts))
 
     def plain(self, member: Member, path: str) -> str:

@@ -10,8 +10,11 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import re
+import unicodedata
+from collections.abc import Mapping
 
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 
@@ -33,6 +36,15 @@ def read_label_file(path: str) -> dict[str, str]:
     return _table(path, lines)
 
 
+def find_label(labels: Mapping[str, str], name: str) -> str | None:
+    """Return the label of the image ``name``; None where there is none.
+
+    A name that was typed on one system and unpacked on another may be the same text in another Unicode form.
+    """
+    forms = (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))
+    return next((labels[form] for form in forms if form in labels), None)
+
+
 def _lines(path: str) -> list[str]:
     try:
         with open(path, "rb") as file:
@@ -44,7 +56,9 @@ def _lines(path: str) -> list[str]:
     try:
         return content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise _broken(path, f"it is not UTF-8 text (byte {error.start})") from error
+        is_utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        found = " but UTF-16" if is_utf_16 else ""
+        raise _broken(path, f"it is not UTF-8 text{found} (byte {error.start})") from error
 
 
 def _synset_list(path: str, lines: list[str]) -> dict[str, str]:

@@ -9,10 +9,22 @@ DIRECTORY = "directory"
 
 
 class DamagedArchiveError(Exception):
-    """The archive is damaged or ends too early at byte ``offset`` (of the unpacked stream); ``str()`` says how."""
+    """The archive is damaged or ends too early at byte ``offset`` (of the unpacked stream); ``str()`` says how.
 
-    def __init__(self, offset: int, reason: str) -> None:
+    ``todo`` is what to do about it; "" where fetching it again is all.
+    """
+
+    def __init__(self, offset: int, reason: str, todo: str = "") -> None:
         self.offset = offset
+        self.todo = todo
+        super().__init__(reason)
+
+
+class UnsupportedArchiveError(Exception):
+    """The archive is sound and cannot be read; ``str()`` says why, ``todo`` what to do about it."""
+
+    def __init__(self, reason: str, todo: str) -> None:
+        self.todo = todo
         super().__init__(reason)
 
 

@@ -11,7 +11,13 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 
-from ansible.module_utils.imagenet_ops.archive.member import DIRECTORY, FILE, DamagedArchiveError, Member
+from ansible.module_utils.imagenet_ops.archive.member import (
+    DIRECTORY,
+    FILE,
+    DamagedArchiveError,
+    Member,
+    UnsupportedArchiveError,
+)
 
 # The "version made by" of systems that keep a mode in a member (PKWARE's APPNOTE.TXT, 4.4.2.2).
 _UNIX_SYSTEMS = (3, 19)
@@ -26,6 +32,9 @@ _KINDS = {
     stat.S_IFSOCK: "socket",
 }
 _ENCRYPTED = 0x1  # of the general purpose bit flag (APPNOTE.TXT, 4.4.4)
+# Compression methods that every Python reads, and the names of others (4.4.5).
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+_METHOD_NAMES = {1: "Shrink", 6: "Implode", 9: "Deflate64", 93: "Zstandard", 95: "XZ", 96: "JPEG", 98: "PPMd"}
 _SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")  # of a first member, and of an archive without one
 
 
@@ -44,7 +53,7 @@ class ZipReader:
     compressed = True
 
     def __init__(self, path: str) -> None:
-        """Read the central directory. Raises DamagedArchiveError."""
+        """Read the central directory. Raises DamagedArchiveError and UnsupportedArchiveError."""
         self.file_position = 0
         with open(path, "rb") as file:
             size = file.seek(0, 2)
@@ -66,6 +75,15 @@ class ZipReader:
                 f" after byte {first}",
             )
         self._current: zipfile.ZipInfo | None = None
+
+        for info in self._infos:
+            if info.compress_type not in _METHODS and not info.flag_bits & _ENCRYPTED:
+                self._zip.close()
+                method = _METHOD_NAMES.get(info.compress_type, "an unknown way")
+                raise UnsupportedArchiveError(
+                    f"{info.orig_filename!r} in it is compressed in {method} (method {info.compress_type})",
+                    "Unpack it with 7z x and use the directory",
+                )
 
     def __enter__(self) -> ZipReader:  # noqa: PYI034 (Self is newer than Python 3.9)
         """Return the reader."""

@@ -178,6 +178,8 @@ class Fetch:
         self._warn = warn
         # What the archive must be; of one that was verified before and is damaged, what it was then.
         self._wanted = request.wanted
+        # The compressions that servers used unasked.
+        self._encodings: set[str] = set()
 
     def run(self, *, check_mode: bool) -> FetchResult:
         """Do what `fetch` says."""
@@ -412,7 +414,14 @@ class Fetch:
             return FileSource(path)
         if url.startswith("s3://"):
             return named_object(url, self._s3_client(), request.timeout_seconds)
-        return HttpSource(url, request.username, request.password, request.headers, request.timeout_seconds)
+        return HttpSource(
+            url,
+            request.username,
+            request.password,
+            request.headers,
+            request.timeout_seconds,
+            bytes_decide=self._wanted.has_hash,
+        )
 
     def _s3_client(self) -> Any:
         request = self._request
@@ -456,6 +465,8 @@ class Fetch:
         expected_bytes = self._wanted.size_bytes
         with contextlib.closing(source.session()) as session:
             facts = session.facts()
+        if facts.encoding:
+            self._encodings.add(facts.encoding)
         if facts.size_bytes is None:
             if expected_bytes is None:
                 raise OpsError(
@@ -467,10 +478,17 @@ class Fetch:
         if expected_bytes not in (None, facts.size_bytes):
             raise OpsError(
                 f"Download from {source.name}",
-                f"the server has a file of {facts.size_bytes} bytes, and {expected_bytes} were expected",
+                f"the server has a file of {facts.size_bytes} bytes, and {expected_bytes} were expected"
+                f"{self._encoded()}",
                 "Check the URL and size_bytes",
             )
         return facts
+
+    def _encoded(self) -> str:
+        """Return what to add to an error about the bytes where a server encoded them; "" where none did."""
+        if not self._encodings:
+            return ""
+        return f"; the server used the Content-Encoding {', '.join(sorted(self._encodings))}, which was not requested"
 
     def _no_source(self, refusals: list[OpsError]) -> OpsError:
         if len(refusals) == 1:
@@ -551,7 +569,8 @@ class Fetch:
         where = f"; {ranges_text(ranges)} have changed since it was verified" if ranges else ""
         raise OpsError(
             f"Archive {self._request.dest}",
-            f"the downloaded file is not the expected one ({difference}{where}); it was moved to {aside}",
+            f"the downloaded file is not the expected one ({difference}{where}{self._encoded()}); it was moved to"
+            f" {aside}",
             "Check the URL and the expected values, remove the file that was moved aside, and run again",
         )
 

@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ansible.module_utils.imagenet_ops.core.errors import OpsError, SourceChangedError, TransientError
-from ansible.module_utils.imagenet_ops.download.source import Facts, Session, Source, StallWatch, Stream
+from ansible.module_utils.imagenet_ops.download.source import Facts, Session, Source, StallWatch, Stream, split_url
 
 USER_AGENT = "imagenet-ops archive_fetch"
 # What is asked for first: enough to tell an archive from a page.
@@ -40,9 +40,20 @@ _MAXIMUM_REDIRECTS = 10
 _LONGEST_PAUSE_SECONDS = 3600.0
 _REDIRECTS = {301, 302, 303, 307, 308}
 # Answers that may be another in a minute.
-_PASSING = {408, 425, 429, 500, 502, 503, 504}
+_PASSING = {
+    408,
+    425,
+    429,
+    500,
+    502,
+    503,
+    504,
+    *range(520, 525),
+}  # from 520 on those of Cloudflare for the server behind
 # What a redirect's target answers when its own permission has run out.
-_STALE = {401, 403, 404, 410}
+_STALE = {400, 401, 403, 404, 410}
+# Encodings that are part of a file rather than of its transfer where its name ends so: servers confuse the two.
+_SUFFIXES = {"gzip": (".gz", ".tgz"), "x-gzip": (".gz", ".tgz"), "bzip2": (".bz2", ".tbz"), "xz": (".xz", ".txz")}
 
 
 @dataclass(frozen=True)
@@ -55,7 +66,7 @@ class _Origin:
 
     @staticmethod
     def of(url: str) -> _Origin:
-        parts = urllib.parse.urlsplit(url)
+        parts = split_url(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise OpsError(f"Source {printable(url)}", "is no http, https, s3 or file URL", "Correct it and run again")
         try:
@@ -64,10 +75,14 @@ class _Origin:
             raise OpsError(f"Source {printable(url)}", "its port is no number", "Correct it and run again") from None
         return _Origin(parts.scheme, parts.hostname, port or {"http": 80, "https": 443}[parts.scheme])
 
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
 
 def printable(url: str) -> str:
     """Return ``url`` without what may be secret: user, password, and the query, where signed URLs hold their token."""
-    parts = urllib.parse.urlsplit(url)
+    parts = split_url(url)
     host = parts.netloc.rpartition("@")[2]
     return f"{parts.scheme}://{host}{parts.path}" + ("?..." if parts.query else "")
 
@@ -76,7 +91,8 @@ class HttpSource(Source):
     """The file at ``url``.
 
     ``username`` and ``password`` (or those in the URL, or those that ~/.netrc has for the host) and ``headers`` are
-    sent to the host of ``url`` alone. ``timeout_seconds`` is how long the server may say nothing.
+    sent to the host of ``url`` alone. ``timeout_seconds`` is how long the server may say nothing. ``bytes_decide`` is
+    whether a hash will tell right bytes from wrong ones, so that no header needs to.
     """
 
     parallel = True
@@ -88,12 +104,18 @@ class HttpSource(Source):
         password: str | None,
         headers: Mapping[str, str],
         timeout_seconds: float,
+        *,
+        bytes_decide: bool = False,
     ) -> None:
-        parts = urllib.parse.urlsplit(url)
+        parts = split_url(url)
         self.name = printable(url)
         self.origin = _Origin.of(url)
         self.url = urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment=""))
         self.timeout_seconds = timeout_seconds
+        self.bytes_decide = bytes_decide
+        # Whether the server takes If-Range for what it is, and the date of the file, as far as is known.
+        self.heeds_if_range = True
+        self.modified = ""
         self.private_headers = dict(headers)
         _check_headers(self.private_headers)
         self._login: tuple[str, ...] = ()
@@ -108,7 +130,7 @@ class HttpSource(Source):
 
     def is_secret_in(self, text: str) -> bool:
         """Return whether ``text`` of the server repeats something that was given to prove who asks."""
-        query = urllib.parse.parse_qsl(urllib.parse.urlsplit(self.url).query)
+        query = urllib.parse.parse_qsl(split_url(self.url).query)
         secrets = [*self.private_headers.values(), *(value for _, value in query), *self._login]
         words = {word for secret in secrets for word in (secret, *secret.split())}
         return any(len(word) >= _SHORTEST_SECRET and word in text for word in words)
@@ -128,6 +150,9 @@ def _check_headers(headers: Mapping[str, str]) -> None:
     for name, value in headers.items():
         if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or re.search(r"[\r\n\0]", value):
             raise OpsError("Option headers", f"the header {name!r} is not one line", "Correct it and run again")
+        if not all(ord(character) < 256 for character in value):
+            why = f"the header {name!r} has a character that no header can have"
+            raise OpsError("Option headers", why, "Correct it and run again")
 
 
 def _login(
@@ -143,6 +168,10 @@ def _login(
         found = netrc.netrc(path).authenticators(host)
     except OSError:
         return None
+    except UnicodeDecodeError as error:
+        raise OpsError(
+            f"Credentials file {path}", f"it is not UTF-8 text (byte {error.start})", "Save it as UTF-8 and run again"
+        ) from None
     except netrc.NetrcParseError as error:
         # Only where and what, for the line itself holds a password.
         raise OpsError(
@@ -175,22 +204,46 @@ class _HttpSession(Session):
         self._check_status(response, {200, 206})
         length = response.length  # of all that comes now; reading changes it
         self._check_no_page(response, self._read_head(response))
+        encoding = self._encoding(response)
+        self._source.modified = response.getheader("Last-Modified") or ""
         if response.status == 200:
-            return Facts(size_bytes=length, ranges=False, validator=_validator(response))
+            return Facts(size_bytes=length, ranges=False, validator=_validator(response), encoding=encoding)
         text = response.getheader("Content-Range") or ""
         match = re.fullmatch(r"bytes 0-(\d+)/(\d+)", text)
         if match is None or int(match.group(1)) != min(_SNIFFED_BYTES, int(match.group(2))) - 1:
             raise TransientError(f"requested bytes 0-{_SNIFFED_BYTES - 1}, the server sent Content-Range {text!r}")
-        return Facts(size_bytes=int(match.group(2)), ranges=True, validator=_validator(response))
+        return Facts(int(match.group(2)), ranges=True, validator=_validator(response), encoding=encoding)
+
+    def _encoding(self, response: http.client.HTTPResponse) -> str:
+        """Return the encoding that the server uses unasked. Raises OpsError where no hash will tell what it did."""
+        encoding = (response.getheader("Content-Encoding") or "").strip().lower()
+        if encoding in ("", "identity") or split_url(self._source.url).path.lower().endswith(
+            _SUFFIXES.get(encoding, ())
+        ):
+            return ""
+        if not self._source.bytes_decide:
+            raise OpsError(
+                f"Download from {self._source.name}",
+                f"the server sends the file in the Content-Encoding {encoding!r}, which was not requested: what arrives"
+                " is not the file",
+                "Use another URL; or set md5 or sha256, if they are those of what arrives",
+            )
+        return encoding
 
     def open(self, start: int, end: int, facts: Facts) -> Stream:
         """Ask for the bytes from ``start`` to ``end``, of that very file, and check that the answer holds just them."""
         headers = {}
         if facts.ranges:
             headers["Range"] = f"bytes={start}-{end - 1}"
-            if facts.validator and not facts.validator.startswith("W/"):
+            if facts.validator and not facts.validator.startswith("W/") and self._source.heeds_if_range:
                 headers["If-Range"] = facts.validator
         response = self._get(headers)
+        if "If-Range" in headers and self._is_same_whole(response, facts):
+            # It takes its own validator for another one. What it sends without is compared all the same.
+            self._source.heeds_if_range = False
+            self.close()
+            del headers["If-Range"]
+            response = self._get(headers)
         if response.status == 416:
             raise self._changed("it is shorter now")
         self._check_status(response, {200, 206})
@@ -221,21 +274,38 @@ class _HttpSession(Session):
         match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", text)
         if match and int(match.group(3)) != facts.size_bytes:
             raise self._changed(f"its size was {facts.size_bytes} bytes and is {match.group(3)}")
-        if _validator(response) not in ("", facts.validator):
-            raise self._changed(f"its ETag or date was {facts.validator} and is {_validator(response)}")
+        self._check_version(response, facts)
         if text != f"bytes {start}-{end - 1}/{facts.size_bytes}" or response.length not in (None, end - start):
             raise self._odd(f"requested bytes {start}-{end - 1}, the server sent Content-Range {text!r}")
 
     def _check_whole(self, response: http.client.HTTPResponse, facts: Facts) -> None:
         """Judge an answer that holds the whole file: fine where no part was asked for, else changed or odd."""
-        if _validator(response) not in ("", facts.validator):
-            raise self._changed(f"its ETag or date was {facts.validator} and is {_validator(response)}")
+        self._check_version(response, facts)
         if (response.getheader("Content-Type") or "").startswith("text/html"):
             self._check_no_page(response, self._read_head(response))
         if response.status == 200 and response.length not in (None, facts.size_bytes):
             raise self._changed(f"its size was {facts.size_bytes} bytes and is {response.length}")
         if facts.ranges or response.status != 200:
             raise self._odd(f"it answered a request for a part with HTTP {response.status} and the whole file")
+
+    def _is_same_whole(self, response: http.client.HTTPResponse, facts: Facts) -> bool:
+        """Return whether an answer holds the whole of the file that ``facts`` describes, by its size and version."""
+        is_whole = response.status == 200 and response.length == facts.size_bytes
+        return is_whole and _validator(response) != "" and not self._is_another(response, facts)
+
+    def _is_another(self, response: http.client.HTTPResponse, facts: Facts) -> bool:
+        """Return whether an answer is of another version of the file.
+
+        The servers behind one name may have different ETags for it. With a hash known, the date is enough.
+        """
+        if _validator(response) in ("", facts.validator):
+            return False
+        modified = response.getheader("Last-Modified") or ""
+        return not (self._source.bytes_decide and modified != "" and modified == self._source.modified)
+
+    def _check_version(self, response: http.client.HTTPResponse, facts: Facts) -> None:
+        if self._is_another(response, facts):
+            raise self._changed(f"its ETag or date was {facts.validator} and is {_validator(response)}")
 
     def _changed(self, how: str) -> SourceChangedError:
         self.close()
@@ -266,7 +336,12 @@ class _HttpSession(Session):
                 self._location = url
                 return response
             self.close()
-            url = urllib.parse.urljoin(url, target)
+            try:
+                url = urllib.parse.urljoin(url, target)
+            except ValueError:
+                why = "the server redirects to a URL that is broken"
+                todo = "Open the URL in a browser to see where the file went"
+                raise OpsError(f"Download from {self._source.name}", why, todo) from None
         raise OpsError(
             f"Download from {self._source.name}",
             f"the server redirects more than {_MAXIMUM_REDIRECTS} times, at last to {printable(url)}",
@@ -292,6 +367,9 @@ class _HttpSession(Session):
                 "Check the URL and the clock of the host; a private authority belongs into the host's store of"
                 " certificates",
             ) from error
+        except UnicodeError:
+            # Raised where the name is prepared for the DNS.
+            raise OpsError(f"Download from {printable(url)}", "its host cannot be a name", "Correct the URL") from None
         except (http.client.HTTPException, OSError) as error:
             self.close()
             raise TransientError(_describe(error, self._source.timeout_seconds)) from error
@@ -301,7 +379,7 @@ class _HttpSession(Session):
         if origin == self._source.origin:
             sent.update(self._source.private_headers)
         proxy = _proxy_for(origin)
-        parts = urllib.parse.urlsplit(url)
+        parts = split_url(url)
         target = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
         if proxy is not None and origin.scheme == "http":
             target = urllib.parse.urlunsplit(("http", parts.netloc.rpartition("@")[2], parts.path, parts.query, ""))
@@ -338,6 +416,15 @@ class _HttpSession(Session):
         reason = refusal_reason(response.getheader("WWW-Authenticate") or "", self._read_refusal(response))
         if reason and not self._source.is_secret_in(reason):
             said += f", {reason!r}"
+        origin = _Origin.of(self._location)
+        if response.status in (400, 401, 403) and self._source.has_credentials and origin != self._source.origin:
+            raise OpsError(
+                f"Download from {self._source.name}",
+                f"the server redirects to {printable(self._location)}, which refused it ({said}); the credentials are"
+                f" for {self._source.origin} and were not sent to {origin}",
+                "If you trust that server with them, or have others for it, set its URL and run again; what has arrived"
+                " is kept",
+            )
         why, todo = _refusal(response.status, said, self._source)
         raise OpsError(f"Download from {self._source.name}", why, todo)
 
@@ -426,14 +513,18 @@ def _proxy_for(origin: _Origin) -> _Proxy | None:
     url = urllib.request.getproxies().get(origin.scheme)
     if not url or urllib.request.proxy_bypass(f"{origin.host}:{origin.port}"):
         return None
-    parts = urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
+    try:
+        parts = split_url(url if "://" in url else f"http://{url}")
+        port = parts.port or 3128
+    except (ValueError, OpsError):
+        raise OpsError(f"Proxy for {origin.scheme}", "it is no URL", f"Correct {origin.scheme}_proxy") from None
     if not parts.hostname:
         raise OpsError(f"Proxy for {origin.scheme}", "it names no host", f"Correct {origin.scheme}_proxy")
     headers = {}
     if parts.username is not None:
         password = urllib.parse.unquote(parts.password or "")
         headers["Proxy-Authorization"] = basic_authorization(urllib.parse.unquote(parts.username), password)
-    return _Proxy(parts.hostname, parts.port or 3128, headers)
+    return _Proxy(parts.hostname, port, headers)
 
 
 @contextlib.contextmanager
@@ -503,7 +594,7 @@ def refusal_reason(challenge: str, body: bytes) -> str:
 def _refusal(status: int, said: str, source: HttpSource) -> tuple[str, str]:
     """Return why the server refused, and what to do."""
     kept = "what has arrived is kept"
-    if status in (401, 403) and source.is_signed and not source.has_credentials:
+    if status in (400, 401, 403) and source.is_signed and not source.has_credentials:
         return (
             f"the server refused the URL ({said}): a signed URL is valid for a time, and this one may have expired",
             f"Get a new URL of the same file and run again; {kept}",

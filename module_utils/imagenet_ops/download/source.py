@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import os
+import re
 import time
 import urllib.parse
 from collections.abc import Callable
@@ -20,12 +21,14 @@ class Facts:
     """What a source says of its file before the first byte is taken.
 
     ``size_bytes`` is None where it does not say. ``ranges`` tells whether it gives parts. ``validator`` changes with
-    the file's content (an ETag, a modification time); it is empty where there is none.
+    the file's content (an ETag, a modification time); it is empty where there is none. ``encoding`` is a compression
+    for the transfer that was not asked for.
     """
 
     size_bytes: int | None
     ranges: bool
     validator: str
+    encoding: str = ""
 
 
 class Stream(abc.ABC):
@@ -157,9 +160,18 @@ class _FileStream(Stream):
         self._file.close()
 
 
+def split_url(url: str) -> urllib.parse.SplitResult:
+    """Return the parts of ``url``. Raises OpsError where it has none; the text holds no credential."""
+    try:
+        return urllib.parse.urlsplit(url)
+    except ValueError as error:
+        shown = re.sub(r"//[^/]*@", "//", url.partition("?")[0])
+        raise OpsError(f"URL {shown}", f"it is broken ({error})", "Correct it and run again") from None
+
+
 def local_path(url: str) -> str | None:
     """Return the path that ``url`` is, or that a ``file:`` URL names; None for a URL of another kind."""
-    parts = urllib.parse.urlsplit(url)
+    parts = split_url(url)
     if parts.scheme == "file":
         return urllib.parse.unquote(parts.path)
     return url if "://" not in url else None

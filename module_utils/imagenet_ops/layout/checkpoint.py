@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from ansible.module_utils.imagenet_ops.archive.images import ANNOTATION_SUFFIX
+from ansible.module_utils.imagenet_ops.archive.images import ANNOTATION_SUFFIX, NOTHING_BESIDE, Beside
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.core.files import canonical_json
 from ansible.module_utils.imagenet_ops.core.progress import Progress
@@ -47,6 +47,12 @@ _FIELDS = {
     "class_bytes": {str: natural},
     "annotations": _is_annotated,
 }
+# Written only where there is something.
+_OPTIONAL_FIELDS = {"beside": ([str], natural, [str])}
+
+
+def _is_checkpoint(value: Any) -> bool:
+    return fits(value, _FIELDS) or fits(value, {**_FIELDS, **_OPTIONAL_FIELDS})
 
 
 @dataclass
@@ -56,6 +62,7 @@ class Checkpoint:
     ``class_bytes`` has the bytes of each class's images. ``class_name`` and ``class_end`` are those of a `ResumePoint`.
     ``source`` identifies the archive, ``labels`` the labels (a SHA-256): work that was done with others is discarded.
     ``annotations`` is empty, or has the ``source`` of the annotations and, once they are all there, their counts.
+    ``beside`` is what the archive has before that byte and is no image. A class may have a directory and no image.
     """
 
     state: str
@@ -68,6 +75,7 @@ class Checkpoint:
     classes: dict[str, int] = field(default_factory=dict)
     class_bytes: dict[str, int] = field(default_factory=dict)
     annotations: dict[str, Any] = field(default_factory=dict)
+    beside: Beside = NOTHING_BESIDE
 
     @property
     def images(self) -> int:
@@ -97,12 +105,19 @@ def read_checkpoint(request: LayoutRequest) -> Checkpoint | None:
         return None
     if found["classes"].keys() != found["class_bytes"].keys():
         file.discard("it is damaged: the classes with images are not those with bytes")
-    return Checkpoint(**found)
+    return Checkpoint(**{**found, "beside": Beside(*found.get("beside", ()))})
 
 
 def write_checkpoint(request: LayoutRequest, checkpoint: Checkpoint) -> None:
     """Write ``checkpoint`` durably."""
-    _state_file(request.dest, request.state_dir).write(asdict(checkpoint))
+    _state_file(request.dest, request.state_dir).write(_fields(checkpoint))
+
+
+def _fields(checkpoint: Checkpoint) -> dict[str, Any]:
+    fields = asdict(checkpoint)
+    if checkpoint.beside == NOTHING_BESIDE:
+        del fields["beside"]
+    return fields
 
 
 def _state_file(dest: str, state_dir: str) -> StateFile:
@@ -115,7 +130,7 @@ def checkpoint_kind(dest: str) -> Kind:
     Nothing else says which files of a tree are ours, so if it is damaged a person decides.
     """
     todo = f"Delete it, and {dest} and {dest}.partial if they exist, and rerun"
-    return Kind("imagenet_layout checkpoint", 2, _FIELDS, todo=todo)
+    return Kind("imagenet_layout checkpoint", 2, _is_checkpoint, todo=todo)
 
 
 def is_complete(request: LayoutRequest, checkpoint: Checkpoint) -> bool:
@@ -269,7 +284,7 @@ def count_as_laid_out(tree: str, dest: str, state_dir: str) -> None:
         for found in classes:
             if not found.is_dir(follow_symlinks=False) or not _count_class(checkpoint, found):
                 return
-    _state_file(dest, state_dir).write(asdict(checkpoint))
+    _state_file(dest, state_dir).write(_fields(checkpoint))
 
 
 def _count_class(checkpoint: Checkpoint, folder: os.DirEntry[str]) -> bool:

@@ -12,6 +12,7 @@ import contextlib
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -24,12 +25,15 @@ from ansible.module_utils.imagenet_ops.archive.images import (
     ImageArchive,
     ResumePoint,
     labels_for,
+    missing_images,
     require_archive,
 )
+from ansible.module_utils.imagenet_ops.archive.labels import find_label
 from ansible.module_utils.imagenet_ops.core.disk import disk_error, require_space, sync_filesystem
-from ansible.module_utils.imagenet_ops.core.errors import OpsError
+from ansible.module_utils.imagenet_ops.core.errors import SAMPLES, OpsError
 from ansible.module_utils.imagenet_ops.core.files import exclusive, fsync_directory
 from ansible.module_utils.imagenet_ops.core.progress import Progress
+from ansible.module_utils.imagenet_ops.core.state_file import Warn
 from ansible.module_utils.imagenet_ops.layout.annotations import annotate
 from ansible.module_utils.imagenet_ops.layout.checkpoint import (
     COMPLETE,
@@ -57,8 +61,12 @@ _CHECKPOINT_SECONDS = 5.0
 _CHECKPOINT_BYTES = 128 * 1024**2
 
 
-def lay_out(request: LayoutRequest, *, check_mode: bool = False) -> dict[str, Any]:
-    """Ensure that the tree is at ``request.dest``; return the result of the module imagenet_layout. Raises OpsError."""
+def lay_out(request: LayoutRequest, *, check_mode: bool = False, warn: Warn = warnings.warn) -> dict[str, Any]:
+    """Ensure that the tree is at ``request.dest``; return the result of the module imagenet_layout. Raises OpsError.
+
+    ``warn`` is called with a sentence about what a new tree does not hold: files that are no images, images that only
+    have labels, and classes without an image.
+    """
     request = _checked(request)
     try:
         if check_mode:
@@ -66,6 +74,9 @@ def lay_out(request: LayoutRequest, *, check_mode: bool = False) -> dict[str, An
         os.makedirs(request.state_dir, exist_ok=True)
         with exclusive(os.path.join(request.state_dir, "imagenet_layout.lock")):
             checkpoint, changed = _images(request)
+            if changed:
+                for warning in _left_out(request, checkpoint):
+                    warn(f"Tree {request.dest}: {warning}")
             before = "not laid out" if changed else _describe(checkpoint)
             if request.annotations is not None and not _is_annotated(request, checkpoint, request.annotations):
                 _annotate(request, checkpoint, request.annotations)
@@ -85,6 +96,27 @@ def _images(request: LayoutRequest) -> tuple[Checkpoint, bool]:
     if request.directory is not None:
         return move(request, request.directory)
     return _extract(request, checkpoint), True
+
+
+def _left_out(request: LayoutRequest, checkpoint: Checkpoint) -> Iterator[str]:
+    """Yield a sentence for each kind of thing that the new tree does not hold."""
+    where = request.archive or request.directory or ""
+    files = checkpoint.beside.warning(where)
+    if files:
+        yield files
+    labels = labels_for(request.rules)
+    if len(labels) > checkpoint.images and not request.expected_images:
+        names = {
+            name for class_name in checkpoint.classes for name in os.listdir(os.path.join(request.dest, class_name))
+        }
+        found = dict.fromkeys(names, "")
+        missing = sorted(name for name in labels if find_label(found, name) is None)
+        if missing:
+            yield missing_images(missing, where)
+    empty = sorted(name for name, images in checkpoint.classes.items() if not images)
+    if empty:
+        samples = ", ".join(empty[:SAMPLES])
+        yield f"{len(empty)} classes have no image ({samples}); to pack them, set devkit or label_order"
 
 
 def _checked(request: LayoutRequest) -> LayoutRequest:
@@ -219,6 +251,7 @@ class _Extraction:
         self._last_time = time.monotonic()
         self._last_offset = checkpoint.offset
         self._point = ResumePoint(checkpoint.offset, checkpoint.class_name, checkpoint.class_end)
+        self._archive.beside = self._beside = checkpoint.beside
         self._saving: Future[None] | None = None
         self._progress = Progress(request.state_dir, "imagenet_layout")
 
@@ -245,12 +278,18 @@ class _Extraction:
             self._writer.make_directory(image.class_name)
             self._writer.write(image.class_name, image.name, image.content)
             checkpoint.count(image.class_name, len(image.content))
-            self._point = image.after
+            self._point, self._beside = image.after, self._archive.beside
             self._progress.update(self._archive.file_position)
             self._save_when_due()
+        beside = self._archive.beside
+        for class_name in beside.empty_classes:
+            self._writer.make_directory(class_name)
+            checkpoint.classes.setdefault(class_name, 0)
+            checkpoint.class_bytes.setdefault(class_name, 0)
         self._save_last()
         self._require_all_files()
         checkpoint.state = EXTRACTED
+        checkpoint.beside = beside
         write_checkpoint(self._request, checkpoint)
         self._progress.finish()
 
@@ -283,6 +322,7 @@ class _Extraction:
     def _snapshot(self) -> Checkpoint:
         """Return a copy of the checkpoint that the continuing work does not change."""
         self._checkpoint.offset, self._checkpoint.class_name, self._checkpoint.class_end = self._point
+        self._checkpoint.beside = self._beside
         classes, class_bytes = dict(self._checkpoint.classes), dict(self._checkpoint.class_bytes)
         return replace(self._checkpoint, classes=classes, class_bytes=class_bytes)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ansible.module_utils.imagenet_ops.archive.images import ANNOTATION_SUFFIX, LABELLED_FILES, labels_for
+from ansible.module_utils.imagenet_ops.archive.labels import find_label
 from ansible.module_utils.imagenet_ops.core.disk import existing_parent, sync_filesystem
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.core.progress import Progress
@@ -87,11 +88,12 @@ def plan_moves(request: LayoutRequest, directory: str) -> MovePlan:
     arriving = {move.target for move in moves}
     for class_name, name, size_bytes in _tree_files(request, request.dest, apart=directory if flat else None):
         path = os.path.join(request.dest, class_name, name)
-        if flat and labels.get(name) != class_name:
+        if flat and find_label(labels, name) != class_name:
             raise _misplaced(path, "its directory is not the class of its label")
         if path in arriving or os.path.dirname(path) in arriving:
             raise _misplaced(path, f"{directory} has it too")
         checkpoint.count(class_name, size_bytes)
+    _count_empty(request.dest, checkpoint)
     checkpoint.classes, checkpoint.class_bytes = (
         dict(sorted(kept.items())) for kept in (checkpoint.classes, checkpoint.class_bytes)
     )
@@ -125,9 +127,21 @@ def _class_moves(request: LayoutRequest, directory: str, checkpoint: Checkpoint)
         return []
     for class_name, _, size_bytes in _tree_files(request, directory):
         checkpoint.count(class_name, size_bytes)
+    _count_empty(directory, checkpoint)
     return [
         Move(os.path.join(directory, name), os.path.join(request.dest, name)) for name in sorted(checkpoint.classes)
     ]
+
+
+def _count_empty(tree: str, checkpoint: Checkpoint) -> None:
+    """Count the class directories of ``tree`` that have no image: later labels would shift without them."""
+    if not os.path.isdir(tree):
+        return
+    with os.scandir(tree) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                checkpoint.classes.setdefault(entry.name, 0)
+                checkpoint.class_bytes.setdefault(entry.name, 0)
 
 
 def _is_tree(request: LayoutRequest, directory: str) -> bool:

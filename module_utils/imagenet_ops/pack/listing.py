@@ -14,6 +14,7 @@ import hashlib
 import os
 import random
 import re
+import unicodedata
 from array import array
 from bisect import bisect_right
 from collections import Counter
@@ -21,10 +22,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from ansible.module_utils.imagenet_ops.archive.images import ANNOTATION_SUFFIX
+from ansible.module_utils.imagenet_ops.archive.images import (
+    ANNOTATION_SUFFIX,
+    has_image_suffix,
+    is_desktop_file,
+)
 from ansible.module_utils.imagenet_ops.core.errors import SAMPLES, OpsError
-
-IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")  # im2rec.py --exts
 
 _LINES_AT_ONCE = 1000
 # What the .lst reader of im2rec.py would split or strip, and what is not UTF-8.
@@ -154,6 +157,8 @@ class Tree(ImageNames):
 
     def _refuse_images_within(self, directory: str) -> None:
         for path, _, files in os.walk(directory, followlinks=True):
+            for name in files:
+                self._ignore(os.path.relpath(os.path.join(path, name), self.directory))
             if any(_is_image(name) for name in files):
                 raise OpsError(
                     f"Tree {self.directory}",
@@ -162,6 +167,8 @@ class Tree(ImageNames):
                 )
 
     def _ignore(self, path: str) -> None:
+        if is_desktop_file(path):
+            return
         self.ignored += 1
         if len(self.ignored_samples) < SAMPLES:
             self.ignored_samples.append(os.fsencode(path).decode(errors="backslashreplace"))
@@ -219,9 +226,12 @@ def refuse_unknown_classes(where: str, found: Iterable[str], classes: Collection
     known = set(classes)
     unknown = [name for name in found if name not in known]
     if unknown:
+        forms = {_form(name): name for name in classes}
+        alike = [f"{name!a} is {forms[_form(name)]!a} there" for name in unknown if _form(name) in forms]
+        form = f" (in another Unicode form: {_some(alike)})" if alike else ""
         raise OpsError(
             f"Images of {where}",
-            f"{len(unknown)} of their classes are unknown: {_some(unknown)}",
+            f"{len(unknown)} of their classes are unknown: {_some(unknown)}{form}",
             "Move them away, or check the list of classes (label_order, the devkit, or the first split)",
         )
 
@@ -231,7 +241,8 @@ def choose_classes(first: Mapping[str, int], where: str, known: Sequence[str] | 
 
     They are the ``known`` ones or, where that is None, those of the ``first`` split (the number of images of each) in
     sorted order. A class without an image is an error then, because im2rec.py would skip it and shift all
-    following labels; ``where`` is the location of the first split. Raises OpsError.
+    following labels, and so is one that comes twice in different Unicode forms; ``where`` is the location of the first
+    split. Raises OpsError.
     """
     if known is not None:
         return list(known)
@@ -242,6 +253,15 @@ def choose_classes(first: Mapping[str, int], where: str, known: Sequence[str] | 
             f"{len(empty)} classes have no image: {_some(empty)}; the labels of the data set come from this split",
             "Add images or delete the directories, or set devkit or label_order",
         )
+    forms: dict[str, str] = {}
+    for name in sorted(first):
+        other = forms.setdefault(_form(name), name)
+        if other != name:
+            raise OpsError(
+                f"Images of {where}",
+                f"the classes {other!a} and {name!a} differ in their Unicode form alone, and would get two labels",
+                "Give both directories the same name, or list both classes in label_order",
+            )
     return sorted(first)
 
 
@@ -252,7 +272,7 @@ def read_label_order(path: str) -> list[str]:
     ImageNet's synsets. Raises OpsError for a duplicate class, or if there is none at all.
     """
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             lines = [line.rstrip("\r\n") for line in file]
     except (OSError, UnicodeDecodeError) as error:
         raise OpsError(f"Label order {path}", f"it cannot be read ({error})", "Use a text file") from error
@@ -296,8 +316,13 @@ class Expected:
             )
 
 
+def _form(name: str) -> str:
+    """Return ``name`` in the Unicode form that texts have in common."""
+    return unicodedata.normalize("NFC", name)
+
+
 def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+    return has_image_suffix(name) and not is_desktop_file(name)
 
 
 def _some(names: Sequence[str]) -> str:

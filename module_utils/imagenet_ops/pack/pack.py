@@ -267,7 +267,8 @@ def _input(request: PackRequest, split: SplitRequest, context: PackContext) -> S
     scratch_dir = request.scratch_dir or os.path.join(request.root, SCRATCH_FOLDER)
     spool_folder = os.path.join(scratch_dir, split.name)
     rules = split.rules or ArchiveRules("any", "class_archives")
-    return ArchiveInput(finished, context, split.archive or "", rules, spool_folder, request.bucket_bytes)
+    is_counted = bool(split.expected_images)
+    return ArchiveInput(finished, context, split.archive or "", rules, spool_folder, request.bucket_bytes, is_counted)
 
 
 def _classes(request: PackRequest, words: Mapping[str, str] | None, first: PreparedSplit) -> list[str] | None:

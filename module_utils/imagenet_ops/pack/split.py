@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, NamedTuple
 
 import cv2
-from ansible.module_utils.imagenet_ops.archive.images import ArchiveRules, ImageArchive, labels_for
+from ansible.module_utils.imagenet_ops.archive.images import ArchiveRules, ImageArchive, labels_for, missing_images
 from ansible.module_utils.imagenet_ops.core.disk import disk_error
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.core.files import canonical_json
@@ -178,12 +179,14 @@ class PreparedTree(PreparedSplit):
 class ArchiveInput(SplitInput):
     """A split in the archive ``where``, read by ``rules``.
 
-    The spool is in ``spool_folder``; shuffling it may take ``bucket_bytes`` of the page cache.
+    The spool is in ``spool_folder``; shuffling it may take ``bucket_bytes`` of the page cache. ``is_counted`` is
+    whether the number of images is compared with an expected one anyway.
     """
 
     rules: ArchiveRules
     spool_folder: str
     bucket_bytes: int
+    is_counted: bool
 
     def prepare(self) -> PreparedArchive:
         """Read the archive into the spool, unless its records are there; see `SplitInput`."""
@@ -236,7 +239,19 @@ class _ArchiveReader:
             )
         except OSError as error:
             raise disk_error(source.spool_folder, error) from error
-        return self.spool.images(source.where)
+        spooled = self.spool.images(source.where)
+        for warning in (spooled.beside.warning(source.where), self._without_image(spooled.names)):
+            if warning:
+                context.warn(f"Split {source.name}: {warning}")
+        return spooled
+
+    def _without_image(self, names: ImageNames) -> str | None:
+        """Return a sentence about labels whose images are not among ``names``; None where there are none."""
+        if len(self._labels) <= len(names) or self.source.is_counted:
+            return None
+        found = {unicodedata.normalize("NFC", names.path(row).partition("/")[2]) for row in range(len(names))}
+        missing = sorted(name for name in self._labels if unicodedata.normalize("NFC", name) not in found)
+        return missing_images(missing, self.source.where) if missing else None
 
     def contents(self, paths: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         """Read the archive again and yield some of its images. Raises OpsError."""

@@ -3,12 +3,15 @@
 The order of the records depends on all names, so it is known only at the end of the archive; then `spool_source`
 shuffles the spool. ``folder`` has ``spool`` (the transformed images, one after another) and ``index.tsv`` (a line for
 each image: class, name, bytes in the archive, bytes in the spool, and a note: a kind of `Header.converted`, or ``!``
-and the reason why it is bad). Every few seconds both are synced, and then a checkpoint says how far they are valid.
+and the reason why it is bad; at its end a line without a name for each class that has no image, and one without a class
+that has the number of files left out and a few of them, as JSON). Every few seconds both are synced, and then a
+checkpoint says how far they are valid.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import warnings
@@ -18,7 +21,14 @@ from dataclasses import asdict, dataclass
 from typing import Any, Callable, NamedTuple
 
 import numpy as np
-from ansible.module_utils.imagenet_ops.archive.images import BEGIN, ArchiveImage, ImageArchive, ResumePoint
+from ansible.module_utils.imagenet_ops.archive.images import (
+    BEGIN,
+    NOTHING_BESIDE,
+    ArchiveImage,
+    Beside,
+    ImageArchive,
+    ResumePoint,
+)
 from ansible.module_utils.imagenet_ops.core.checkpoint import SyncJournal, open_part
 from ansible.module_utils.imagenet_ops.core.concurrency import ordered_map
 from ansible.module_utils.imagenet_ops.core.disk import require_space
@@ -39,16 +49,21 @@ _BATCH_BYTES = 8 * 1024 * 1024
 _SAMPLE_IMAGES = 256
 _ESTIMATE_MARGIN = 1.1
 _GIB = 1024**3
+_POSITION = {
+    "images": natural,
+    "spool_bytes": natural,
+    "index_bytes": natural,
+    "file_position": natural,
+    "after": (natural, str, natural),
+}
+
+
+def _is_position(value: Any) -> bool:
+    return fits(value, _POSITION) or fits(value, {**_POSITION, "beside": ([str], natural, [str])})
+
+
 _SHAPES: dict[str, dict[str, Any]] = {
-    READING: {
-        "position": {
-            "images": natural,
-            "spool_bytes": natural,
-            "index_bytes": natural,
-            "file_position": natural,
-            "after": (natural, str, natural),
-        }
-    },
+    READING: {"position": _is_position},
     READ: {},
     DEALING: {"order": str, "buckets": natural, "done": natural, "offset": natural, "lengths": [natural]},
     DEALT: {"order": str, "buckets": natural},
@@ -72,20 +87,25 @@ CHECKPOINT = Kind(
 
 @dataclass
 class SpoolPosition:
-    """How far the archive is read: the number of images, the lengths of the two files, and where reading resumes."""
+    """How far the archive is read: the number of images, the lengths of the two files, and where reading resumes.
+
+    ``beside`` is what came before that point and is no image.
+    """
 
     images: int = 0
     spool_bytes: int = 0
     index_bytes: int = 0
     file_position: int = 0
     after: ResumePoint = BEGIN
+    beside: Beside = NOTHING_BESIDE
 
 
 class SpooledImages(NamedTuple):
     """The content of a spool, by the image's number in the order of the archive.
 
     ``lengths`` has the bytes of each in the spool (uint32; 0 for a bad one), ``bad`` the reason by number,
-    ``converted`` the kind by number. ``numbers`` has the number of each row of ``names`` (uint32).
+    ``converted`` the kind by number. ``numbers`` has the number of each row of ``names`` (uint32). ``beside`` is what
+    else the archive holds.
     """
 
     names: ImageNames
@@ -93,13 +113,15 @@ class SpooledImages(NamedTuple):
     lengths: np.ndarray[Any, np.dtype[np.uint32]]
     bad: dict[int, str]
     converted: dict[int, str]
+    beside: Beside
 
 
 class _Batch(NamedTuple):
-    """Images from the archive, and how far its file was read for them."""
+    """Images from the archive, how far its file was read for them, and what was beside them."""
 
     images: list[ArchiveImage]
     file_position: int
+    beside: Beside
 
 
 class _Transformed(NamedTuple):
@@ -110,6 +132,7 @@ class _Transformed(NamedTuple):
     bad: list[tuple[str, str, bytes]]
     after: ResumePoint
     file_position: int
+    beside: Beside
 
 
 class ArchiveSpool:
@@ -183,6 +206,7 @@ class ArchiveSpool:
             spool = stack.enter_context(open_part(self.spool_path, position.spool_bytes))
             index = stack.enter_context(open_part(self._index_path, position.index_bytes))
             fsync_directory(self.folder)
+            archive.beside = position.beside
             batches = _batches(archive, position.after, self._classes())
             transformed = ordered_map(lambda batch: _transform(archive.path, batch, transformer), batches, workers)
             stack.enter_context(contextlib.closing(transformed))
@@ -195,6 +219,8 @@ class ArchiveSpool:
                     position = _append(spool, index, images, position)
                     checkpoint.offer(position)
                     progress.update(position.file_position)
+                # Without a position of its own: a run that is killed here reads the end of the archive again.
+                write_all(index, [_beside_lines(archive.beside)])
             finally:
                 checkpoint.close(position)
         self.write_checkpoint(READ)
@@ -209,7 +235,9 @@ class ArchiveSpool:
         checkpoint = self.checkpoint()
         if checkpoint is None:
             return None
-        position = SpoolPosition(**{**checkpoint["position"], "after": ResumePoint(*checkpoint["position"]["after"])})
+        fields = checkpoint["position"]
+        after, beside = ResumePoint(*fields["after"]), Beside(*fields.get("beside", ()))
+        position = SpoolPosition(**{**fields, "after": after, "beside": beside})
         try:
             sizes = os.path.getsize(self.spool_path), os.path.getsize(self._index_path)
         except FileNotFoundError:
@@ -251,10 +279,14 @@ class ArchiveSpool:
         bad: dict[int, str] = {}
         converted: dict[int, str] = {}
         names = bytearray()
+        beside = NOTHING_BESIDE
         with open(self._index_path, "rb") as file:
             for number, line in enumerate(file):
                 try:
                     class_name, name, size, length, note = line[:-1].split(b"\t", 4)
+                    if not name:
+                        beside = _with_line(beside, _text(class_name), int(size), note)
+                        continue
                     sizes.append(int(size))
                     lengths.append(int(length))
                 except (ValueError, OverflowError) as error:
@@ -273,11 +305,13 @@ class ArchiveSpool:
         begins = array("Q", [0])
         begins.extend(ends)
         by_class = np.argsort(np.frombuffer(classes, np.uint32), kind="stable").astype(np.uint32)
-        bounds = np.searchsorted(np.frombuffer(classes, np.uint32)[by_class], range(len(class_numbers) + 1))
+        bounds = np.searchsorted(np.frombuffer(classes, np.uint32)[by_class], range(len(class_numbers) + 2))
         numbers = array("I")
 
         def images_of_classes() -> Iterator[tuple[str, list[tuple[str, int]]]]:
-            for class_name, index in sorted(class_numbers.items()):
+            # A class without an image has the number of none.
+            empty = dict.fromkeys(beside.empty_classes, len(class_numbers))
+            for class_name, index in sorted({**empty, **class_numbers}.items()):
                 members = by_class[bounds[index] : bounds[index + 1]].tolist()
                 images = sorted((_text(bytes(names[begins[number] : ends[number]])), number) for number in members)
                 numbers.extend(number for _, number in images)
@@ -291,7 +325,22 @@ class ArchiveSpool:
                 yield class_name, [(name, sizes[number]) for name, number in images]
 
         listed = ImageNames(where, images_of_classes())
-        return SpooledImages(listed, np.array(numbers, np.uint32), np.array(lengths, np.uint32), bad, converted)
+        return SpooledImages(listed, np.array(numbers, np.uint32), np.array(lengths, np.uint32), bad, converted, beside)
+
+
+def _beside_lines(beside: Beside) -> bytes:
+    """Return the lines of the index that hold ``beside``; none where there is nothing."""
+    lines = [f"{class_name}\t\t0\t0\t\n" for class_name in beside.empty_classes]
+    if beside.files:
+        lines.append(f"\t\t{beside.files}\t0\t{json.dumps(beside.samples)}\n")
+    return "".join(lines).encode("utf-8", errors="surrogateescape")
+
+
+def _with_line(beside: Beside, class_name: str, files: int, note: bytes) -> Beside:
+    """Return ``beside`` with what a line of `_beside_lines` says."""
+    if class_name:
+        return beside._replace(empty_classes=[*beside.empty_classes, class_name])
+    return beside._replace(files=files, samples=json.loads(note))
 
 
 def _text(name: bytes) -> str:
@@ -306,15 +355,15 @@ def _batches(archive: ImageArchive, start: ResumePoint, finished: set[str]) -> I
         images.append(image)
         size_bytes += len(image.content)
         if len(images) == _BATCH_IMAGES or size_bytes >= _BATCH_BYTES:
-            yield _Batch(images, archive.file_position)
+            yield _Batch(images, archive.file_position, archive.beside)
             images, size_bytes = [], 0
     if images:
-        yield _Batch(images, archive.file_position)
+        yield _Batch(images, archive.file_position, archive.beside)
 
 
 def _transform(archive: str, batch: _Batch, transformer: Transformer) -> _Transformed:
     """Transform a batch of the ``archive``; runs in the worker threads."""
-    result = _Transformed([], [], [], batch.images[-1].after, batch.file_position)
+    result = _Transformed([], [], [], batch.images[-1].after, batch.file_position, batch.beside)
     names = [f"{archive}/{image.class_name}/{image.name}" for image in batch.images]
     made = transformer.transform_all(names, [image.content for image in batch.images])
     for (class_name, name, content, *_), outcome in zip(batch.images, made):
@@ -339,6 +388,7 @@ def _append(spool: int, index: int, images: _Transformed, position: SpoolPositio
         position.index_bytes + len(lines),
         images.file_position,
         images.after,
+        images.beside,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -215,6 +216,41 @@ def test_a_record_that_is_no_image_is_an_error(tmp_path: Path) -> None:
         list(iterate(tmp_path / "a.rec"))
     with pytest.raises(ValueError, match="no image record begins here"):
         RecordIODataset(tmp_path / "a.rec").labels()
+
+
+def record_of(labels: list[float], image: bytes) -> bytes:
+    """A record with several labels, as im2rec.py --pack-label writes it."""
+    header = struct.pack("<IfQQ", len(labels), 0.0, 7, 0)
+    return frame(header + struct.pack(f"<{len(labels)}f", *labels) + image)
+
+
+def test_labels_are_those_of_the_items(tmp_path: Path) -> None:
+    # The second label is the magic number as a float: its record is split there.
+    magic = struct.unpack("<f", recordio_reader.MAGIC)[0]
+    split = struct.pack("<IfQQ", 1, 0.0, 7, 0)
+    parts = recordio_reader.MAGIC + struct.pack("<I", 1 << 29 | len(split)) + split
+    parts += recordio_reader.MAGIC + struct.pack("<I", 3 << 29 | 4) + b"last"
+    records = [record_of([3.0], b"aa"), record_of([7.0, 1.0], b"bbb"), parts, record_of([], b"")]
+    offsets = [sum(map(len, records[:number])) for number in range(len(records))]
+    (tmp_path / "a.rec").write_bytes(b"".join(records))
+    (tmp_path / "a.idx").write_text("".join(f"{number}\t{offset}\n" for number, offset in enumerate(offsets)))
+    dataset = RecordIODataset([tmp_path / "a.rec", tmp_path / "a.rec"])
+    assert dataset.labels()[:4] == [3, 7, int(magic), 0]
+    assert dataset.labels() == [dataset[place][1] for place in range(len(dataset))]
+
+
+@pytest.mark.parametrize("offset", [2**63, 2**64 - 1, 2**64, 10**4000])
+def test_an_offset_beyond_any_file_names_the_index(rec: Path, tmp_path: Path, offset: int) -> None:
+    path = copy(rec, tmp_path)
+    index = path.with_suffix(".idx")
+    index.write_text(f"0\t0\n1\t{offset}\n")
+    for use in (
+        RecordIODataset,
+        lambda path: list(iterate(path, 0, 2)),
+        lambda path: recordio_reader.dali_index([path]),
+    ):
+        with pytest.raises(ValueError, match=re.escape(f"{index}, line 2: no file has a byte ")):
+            use(path)
 
 
 # --- DALI ------------------------------------------------------------------------------------------------------------

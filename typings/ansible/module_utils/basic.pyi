@@ -3,6 +3,7 @@ from typing import Any, NoReturn
 
 class AnsibleModule:
     params: dict[str, Any]
+    argument_spec: dict[str, dict[str, Any]]
     check_mode: bool
     tmpdir: str
     def __init__(

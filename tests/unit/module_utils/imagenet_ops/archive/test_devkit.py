@@ -151,3 +151,14 @@ def test_the_real_labels() -> None:
     assert len(labels) == 50_000
     assert len(set(labels.values())) == 1_000
     assert truth.items() <= labels.items()
+
+
+def test_the_whole_kit_is_checked(tmp_path: Path) -> None:
+    path = Path(usual(tmp_path))
+    path.write_bytes(path.read_bytes()[:-8])
+    assert "it cannot be read (its compressed data is damaged (Compressed file ended" in failure(str(path))
+
+
+def test_a_ground_truth_that_an_editor_of_windows_wrote(tmp_path: Path) -> None:
+    labels = read_validation_labels(usual(tmp_path, b"\xef\xbb\xbf2\r\n1\r\n"))
+    assert list(labels.values()) == ["n01000000", "n03000000"]

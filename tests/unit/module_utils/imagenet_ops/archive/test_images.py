@@ -14,6 +14,7 @@ import pytest
 from ansible.module_utils.imagenet_ops.archive.images import (
     ArchiveImage,
     ArchiveRules,
+    Beside,
     ImageArchive,
     ResumePoint,
     labels_for,
@@ -196,7 +197,7 @@ def link_in(folder: str) -> bytes:
         (tar([("set/cat/more/1.png", b"")]), "is not in a class directory (<class>/<image>)"),
         (tar([("set/-rf/1.png", b"")]), "is in a directory whose name is not a valid class"),
         (tar([("set/cat /1.png", b"")]), "is in a directory whose name is not a valid class"),
-        (tar([("set/cat/1.sh", b"")]), "'set/cat/1.sh' at byte 0 is not a valid image name for class cat"),
+        (tar([("set/cat/\n.png", b"")]), "'set/cat/\\n.png' at byte 0 is not a valid image name for class cat"),
         (tar([("set/cat/1.png", b""), ("set/cat/1.png", b"")]), "'set/cat/1.png' at byte 512 is a duplicate"),
         (tar([("set/cat/1.png", b""), ("./set//cat/1.png", b"")]), "is a duplicate"),
     ],
@@ -260,3 +261,52 @@ def test_damage_in_a_zip_has_its_place(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(OpsError, match=f"the archive is damaged at byte {image.offset}: its data cannot be read"):
         read(path, imagenette("imagenette2/val"))
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_what_is_beside_the_images_is_kept_with_the_point_to_resume_from(tmp_path: Path, kind: str) -> None:
+    entries = [("cat/1.png", b"1"), ("cat/notes.txt", b""), ("fox/", b""), ("cat/1.xml", b""), ("dog/2.png", b"2")]
+    entries += [("cow/", b""), ("cow/deep/notes", b""), ("owl/READ.ME", b""), ("dog/.hidden.png", b"")]
+    path = tmp_path / "a.tar"
+    path.write_bytes(tar(entries))
+    path = zip_of_tar(path) if kind == "zip" else path
+    whole = Beside(("cow", "fox", "owl"), 4, ("cat/notes.txt", "cow/deep/notes", "owl/READ.ME", "dog/.hidden.png"))
+    with ImageArchive(str(path), imagenette(""), None) as archive:
+        points = [(image.after, archive.beside) for image in archive.images()]
+        assert archive.beside == whole
+    assert [beside.files for _, beside in points] == [0, 1]
+    for after, beside in points:
+        with ImageArchive(str(path), imagenette(""), None) as archive:
+            archive.beside = Beside(*json.loads(json.dumps(beside)))
+            list(archive.images(after))
+            # That the class has images, a pass that begins behind them cannot know.
+            found = archive.beside
+            assert (
+                found._replace(empty_classes=tuple(n for n in found.empty_classes if n not in ("cat", "dog"))) == whole
+            )
+    assert whole.warning("x") == (
+        "4 files in x are not images by their names (cat/notes.txt, cow/deep/notes, owl/READ.ME, dog/.hidden.png)"
+    )
+
+
+def test_a_label_in_another_unicode_form(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("file,label\ncaf\u00e9.png,cat\ncafe\u0301s.png,dog\n", encoding="utf-8")
+    rules = ArchiveRules("any", "labelled_files", labels=str(tmp_path / "labels.csv"))
+    (tmp_path / "a.tar").write_bytes(tar([("cafe\u0301.png", b"1"), ("caf\u00e9s.png", b"2")]))
+    assert [image[:2] for image in read(tmp_path / "a.tar", rules)] == [
+        ("cat", "cafe\u0301.png"),
+        ("dog", "caf\u00e9s.png"),
+    ]
+
+
+def test_a_dump_that_is_only_a_part(tmp_path: Path) -> None:
+    directory = tarfile.TarInfo("cat/")
+    directory.type = b"D"
+    names = b"Y2.png\0N1.png\0N3.png\0\0"
+    directory.size = len(names)
+    (tmp_path / "a.tar").write_bytes(
+        directory.tobuf(tarfile.GNU_FORMAT) + names.ljust(512, b"\0") + tar([("cat/2.png", b"2")])
+    )
+    why = "'cat/' at byte 0 is a directory of an incremental dump that leaves out 2 of its files, such as '1.png'"
+    with pytest.raises(OpsError, match=why):
+        read(tmp_path / "a.tar", imagenette(""))

@@ -59,6 +59,7 @@ def test_every_form(tmp_path: Path, content: str) -> None:
         ),
         (b"ImageId,PredictionString\na,\n", "line 2 must have boxes of exactly one class"),
         (b"file,label\n\xff,x\n", "it is not UTF-8 text (byte 11)"),
+        ("file,label\n1.png,x\n".encode("utf-16"), "it is not UTF-8 text but UTF-16 (byte 0)"),
     ],
 )
 def test_what_is_no_label(tmp_path: Path, content: bytes, why: str) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import lzma
 import random
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -237,3 +240,57 @@ def test_an_archive_within_that_is_cut_off_does_not_run_into_the_next(tmp_path: 
         outer = next(read_members(reader))
         with pytest.raises(DamagedArchiveError, match=reason):
             list(read_members(reader, outer.data_offset + outer.size))
+
+
+# After the end
+
+
+@pytest.mark.parametrize("tail", [b"x", bytes(3000) + b"x", bytes(3 * 1024**2) + b"x", tar([("more", b"1")])])
+def test_what_follows_the_end_is_named_by_its_byte(tmp_path: Path, tail: bytes) -> None:
+    error = damage(write(tmp_path, WHOLE + tail))
+    assert error.offset == len(WHOLE) + len(tail) - len(tail.lstrip(b"\0"))
+    assert str(error).startswith("data follows a block of zeros, which is the end of an archive: ")
+    assert "tar --ignore-zeros" in error.todo
+
+
+@pytest.mark.parametrize("entry", [0, 1])
+def test_a_header_that_was_overwritten_is_no_end(tmp_path: Path, entry: int) -> None:
+    offset = [0, 1536][entry]
+    error = damage(write(tmp_path, WHOLE[:offset] + bytes(512) + WHOLE[offset + 512 :]))
+    assert error.offset == offset + 512
+
+
+def test_the_end_of_an_archive_within_is_read_on_too(tmp_path: Path) -> None:
+    inner = tar([("a", b"a")]) + tar([("b", b"b")])
+    with TarReader(write(tmp_path, tar([("n1.tar", inner)]))) as reader:
+        outer = next(read_members(reader))
+        with pytest.raises(DamagedArchiveError, match="data follows a block of zeros") as caught:
+            list(read_members(reader, outer.data_offset + outer.size))
+    assert caught.value.offset == 512 + len(tar([("a", b"a")]))
+
+
+def test_only_the_trailer_is_read_again(tmp_path: Path) -> None:
+    """A file with a hole of 1 TiB: reading the data to get to the end would take hours."""
+    member = tarfile.TarInfo("large")
+    member.size = 1024**4
+    path = tmp_path / "a.tar"
+    with path.open("wb") as file:
+        file.write(member.tobuf(tarfile.GNU_FORMAT))
+        file.seek(member.size + 1024, 1)
+        file.write(b"x")
+    error = damage_of_headers(str(path))
+    assert error.offset == 512 + 1024**4 + 1024
+
+
+def damage_of_headers(path: str) -> DamagedArchiveError:
+    with pytest.raises(DamagedArchiveError) as caught:
+        headers(path)
+    return caught.value
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_the_checksum_is_reached_from_any_point(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    path = write(tmp_path, pack(WHOLE)[:-6])
+    for position in (0, 1536, len(WHOLE)):
+        with pytest.raises(DamagedArchiveError, match="compressed data is damaged"), TarReader(path) as reader:
+            list(reader.members(position))

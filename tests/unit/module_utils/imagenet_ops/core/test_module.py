@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -36,9 +37,22 @@ def test_an_error_becomes_its_text_without_a_traceback(capsys: pytest.CaptureFix
     assert "exception" not in answer
 
 
-def test_a_fault_of_ours_is_not_dressed_up_as_an_error_of_the_user() -> None:
+def test_a_fault_of_ours_says_so_and_what_was_in_hand(capsys: pytest.CaptureFixture[str]) -> None:
     def work() -> dict[str, Any]:
         raise KeyError("wnid")
 
-    with patch_module_args({}), pytest.raises(KeyError):
-        run(AnsibleModule(argument_spec={}), work)
+    spec: dict[str, dict[str, Any]] = {
+        "archive": {"type": "path"},
+        "dest": {"type": "path"},
+        "password": {"type": "str", "no_log": True},
+    }
+    with patch_module_args({"archive": "/data/a.tar", "password": "secret99"}), pytest.raises(SystemExit) as leaving:
+        run(AnsibleModule(argument_spec=spec), work)
+    answer = json.loads(capsys.readouterr().out)
+    assert (leaving.value.code, answer["failed"]) == (1, True)
+    assert re.fullmatch(
+        r"Fault in imagenet-ops: KeyError: 'wnid' \(test_module\.py, line \d+\), with archive /data/a\.tar\."
+        r" Completed work is kept\. Report it with this message, and what a run with"
+        r" ANSIBLE_DISPLAY_TRACEBACK=error adds",
+        answer["msg"],
+    )

@@ -552,11 +552,17 @@ def test_a_slow_loris_is_dropped(origin: Origin, dest: Path) -> None:
 
 def test_a_file_that_changes_half_way_is_never_mixed(origin: Origin, dest: Path) -> None:
     origin.faults = [Fault(after=3, etag='"new"')]
-    message = failure(of(origin, dest, connections=1))
+    message = failure(of(origin, dest, Wanted(), connections=1))
     assert "the file was changed on the server while it was downloaded" in message
     # The next run meets the new file and takes nothing of the old.
     origin.faults = [Fault(etag='"new"')]
     assert fetch(of(origin, dest))["resumed_bytes"] == 0
+    assert_complete(dest)
+
+
+def test_another_etag_of_the_same_date_is_left_to_the_hash(origin: Origin, dest: Path) -> None:
+    origin.faults = [Fault(after=3, etag='"of another server"')]
+    fetch(of(origin, dest, connections=1))
     assert_complete(dest)
 
 

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import datetime as dt
 import email.utils
+import http.server
 import ipaddress
 import ssl
 import threading
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.imagenet_ops.core.errors import OpsError, SourceChangedError, TransientError
-from ansible.module_utils.imagenet_ops.download import http
+from ansible.module_utils.imagenet_ops.download import http as http_module
 from ansible.module_utils.imagenet_ops.download.http import HttpSource, printable, quote_page, retry_after_seconds
 from ansible.module_utils.imagenet_ops.download.source import Facts, Session, Stream
 from cryptography import x509
@@ -277,12 +278,13 @@ def test_refused_credentials(origin: Origin, status: int) -> None:
 EXPIRED = "<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>"
 
 
-def test_a_signed_url_that_has_expired(origin: Origin) -> None:
-    origin.faults = [Fault(status=403, reason=EXPIRED)]
+@pytest.mark.parametrize(("status", "reason"), [(403, "Forbidden"), (400, "Bad Request")])
+def test_a_signed_url_that_has_expired(origin: Origin, status: int, reason: str) -> None:
+    origin.faults = [Fault(status=status, reason=EXPIRED)]
     assert failure(session_to(f"{origin.url}/a.tar?X-Amz-Signature=0123456789")) == (
-        f"Download from {origin.url}/a.tar?...: the server refused the URL (HTTP 403 Forbidden, 'Request has expired'):"
-        " a signed URL is valid for a time, and this one may have expired. Get a new URL of the same file and run"
-        " again; what has arrived is kept"
+        f"Download from {origin.url}/a.tar?...: the server refused the URL (HTTP {status} {reason}, 'Request has"
+        " expired'): a signed URL is valid for a time, and this one may have expired. Get a new URL of the same file"
+        " and run again; what has arrived is kept"
     )
 
 
@@ -300,11 +302,13 @@ def with_reason(origin: Origin, reason: str) -> str:
 
 
 def test_reasons() -> None:
-    assert http.refusal_reason('Bearer error="invalid_token", error_description="It expired"', b"") == "It expired"
-    assert http.refusal_reason("", EXPIRED.encode()) == "Request has expired"
-    assert http.refusal_reason("Basic", b"<html>Forbidden</html>") == ""
-    assert http.refusal_reason("", b'{"message": "' + b"a " * 500 + b'"}') == ("a " * 80)
-    assert http.refusal_reason("", b"\xff\xfe") == ""
+    assert (
+        http_module.refusal_reason('Bearer error="invalid_token", error_description="It expired"', b"") == "It expired"
+    )
+    assert http_module.refusal_reason("", EXPIRED.encode()) == "Request has expired"
+    assert http_module.refusal_reason("Basic", b"<html>Forbidden</html>") == ""
+    assert http_module.refusal_reason("", b'{"message": "' + b"a " * 500 + b'"}') == ("a " * 80)
+    assert http_module.refusal_reason("", b"\xff\xfe") == ""
 
 
 @pytest.mark.parametrize(
@@ -321,7 +325,7 @@ def test_other_refusals(origin: Origin, status: int, why: str) -> None:
     assert f"a.tar: {why}. " in failure(session_of(origin))
 
 
-@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 520, 522, 524])
 def test_what_may_pass(origin: Origin, status: int) -> None:
     origin.faults = [Fault(status=status, retry_after="17")]
     with pytest.raises(TransientError, match=f"HTTP {status}") as caught:
@@ -427,6 +431,17 @@ def test_a_netrc_that_is_not_understood_is_named_and_not_quoted(
     assert str(caught.value) == (f"Credentials file {netrc}: line 2 is not understood. Correct it and run again")
 
 
+def test_a_netrc_in_another_encoding(origin: Origin, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_bytes("machine host login me password gr\u00fcn\n".encode("latin-1"))
+    monkeypatch.setenv("NETRC", str(netrc))
+    with pytest.raises(OpsError) as caught:
+        session_of(origin)
+    assert str(caught.value) == (
+        f"Credentials file {netrc}: it is not UTF-8 text (byte 33). Save it as UTF-8 and run again"
+    )
+
+
 def test_credentials_do_not_follow_a_redirect_to_another_host(origin: Origin) -> None:
     with Origin(origin.directory) as other:
         origin.faults = [Fault(redirect=f"{other.url}/a.tar?token=1")]
@@ -437,6 +452,19 @@ def test_credentials_do_not_follow_a_redirect_to_another_host(origin: Origin) ->
         assert [("authorization" in r.headers, "cookie" in r.headers) for r in other.requests] == [(False, False)] * 2
 
 
+@pytest.mark.parametrize("status", [401, 403])
+def test_credentials_that_were_kept_back_are_not_called_wrong(origin: Origin, status: int) -> None:
+    with Origin(origin.directory) as other:
+        origin.faults = [Fault(redirect=f"{other.url}/a.tar?token=1")]
+        other.faults = [Fault(status=status)]
+        reason = {401: "Unauthorized", 403: "Forbidden"}[status]
+        assert failure(session_of(origin, username="me", password="sesame")) == (
+            f"Download from {origin.url}/a.tar: the server redirects to {other.url}/a.tar?..., which refused it"
+            f" (HTTP {status} {reason}); the credentials are for {origin.url} and were not sent to {other.url}. If you"
+            " trust that server with them, or have others for it, set its URL and run again; what has arrived is kept"
+        )
+
+
 def test_credentials_follow_a_redirect_on_their_own_host(origin: Origin) -> None:
     (origin.directory / "b.tar").write_bytes(CONTENT)
     origin.faults = [Fault(path="/a.tar", redirect="/b.tar")]
@@ -444,13 +472,14 @@ def test_credentials_follow_a_redirect_on_their_own_host(origin: Origin) -> None
     assert [(r.path, "authorization" in r.headers) for r in origin.requests] == [("/a.tar", True), ("/b.tar", True)]
 
 
-def test_a_redirect_that_has_expired_is_asked_for_again(origin: Origin) -> None:
+@pytest.mark.parametrize("status", [400, 403])
+def test_a_redirect_that_has_expired_is_asked_for_again(origin: Origin, status: int) -> None:
     (origin.directory / "b.tar").write_bytes(CONTENT)
     etag = '"the same"'
     origin.faults = [Fault(path="/a.tar", redirect="/b.tar"), Fault(path="/b.tar", etag=etag)]
     session = session_of(origin)
     facts = session.facts()
-    origin.faults.append(Fault(path="/b.tar", times=1, status=403))
+    origin.faults.append(Fault(path="/b.tar", times=1, status=status))
     assert read_all(session.open(0, 3, facts)) == CONTENT[:3]
     assert [r.path for r in origin.requests] == ["/a.tar", "/b.tar", "/b.tar", "/a.tar", "/b.tar"]
 
@@ -483,10 +512,32 @@ def test_what_is_printed_of_a_url(url: str, shown: str) -> None:
     assert source(url).name == shown
 
 
-@pytest.mark.parametrize("url", ["ftp://host/a.tar", "https:///a.tar", "http://host:port/a.tar"])
+@pytest.mark.parametrize(
+    "url", ["ftp://host/a.tar", "https:///a.tar", "http://host:port/a.tar", "http://[::1/a.tar", "http://a]/b"]
+)
 def test_urls_that_cannot_be(url: str) -> None:
     with pytest.raises(OpsError, match="Correct it and run again"):
         source(url)
+
+
+def test_a_broken_url_is_shown_without_its_secrets() -> None:
+    with pytest.raises(OpsError) as caught:
+        source("http://me:sesame@[::1/a.tar?token=0123456789")
+    assert str(caught.value) == "URL http://[::1/a.tar: it is broken (Invalid IPv6 URL). Correct it and run again"
+
+
+def test_a_redirect_to_a_broken_url(origin: Origin) -> None:
+    origin.faults = [Fault(redirect="http://[::1/a.tar")]
+    assert "the server redirects to a URL that is broken. Open the URL in a browser" in failure(session_of(origin))
+
+
+def test_a_host_that_cannot_be_a_name() -> None:
+    assert "its host cannot be a name. Correct the URL" in failure(session_to("http://a..b/a.tar"))
+
+
+def test_a_header_that_cannot_be_sent() -> None:
+    with pytest.raises(OpsError, match="the header 'Cookie' has a character that no header can have"):
+        source("http://host/a.tar", cookie="\u201csecret\u201d")
 
 
 def test_a_header_is_one_line() -> None:
@@ -508,6 +559,12 @@ def test_a_proxy_of_the_environment(origin: Origin, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("no_proxy", "not.a.host.invalid")
     with pytest.raises(TransientError, match="the name of the server cannot be resolved"):
         session_to("http://not.a.host.invalid/a.tar").facts()
+
+
+@pytest.mark.parametrize("proxy", ["http://[::1", "http://proxy:port"])
+def test_a_proxy_that_is_no_url(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    monkeypatch.setenv("http_proxy", proxy)
+    assert failure(session_to("http://host/a.tar")) == "Proxy for http: it is no URL. Correct http_proxy"
 
 
 def test_a_proxy_without_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -566,4 +623,107 @@ def test_https_and_whom_it_trusts(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_the_request_target_is_encoded(origin: Origin) -> None:
     (origin.directory / "ein name ä.tar").write_bytes(b"x")
     assert session_to(f"{origin.url}/ein name ä.tar").facts().size_bytes == 1
-    assert http._quoted("/a%20b?c=d&e=%2F") == "/a%20b?c=d&e=%2F"
+    assert http_module._quoted("/a%20b?c=d&e=%2F") == "/a%20b?c=d&e=%2F"
+
+
+# Servers as they are
+
+
+class Odd:
+    """A server that gives parts of CONTENT, and in which a test sets what is odd about it."""
+
+    def __init__(self) -> None:
+        self.headers = {"ETag": '"1"', "Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT"}
+        self.etags: list[str] = []  # one after another, for each answer
+        self.heeds_if_range = True
+        self.if_ranges: list[str | None] = []
+
+    def answer(self, handler: http.server.BaseHTTPRequestHandler) -> None:
+        begin, end = map(int, handler.headers["Range"][len("bytes=") :].split("-"))
+        self.if_ranges.append(handler.headers["If-Range"])
+        whole = handler.headers["If-Range"] is not None and not self.heeds_if_range
+        body = CONTENT if whole else CONTENT[begin : end + 1]
+        handler.send_response(200 if whole else 206)
+        headers = {**self.headers, "Content-Length": str(len(body))}
+        if not whole:
+            headers["Content-Range"] = f"bytes {begin}-{begin + len(body) - 1}/{len(CONTENT)}"
+        if self.etags:
+            headers["ETag"] = self.etags.pop(0)
+        for name, value in headers.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        with contextlib.suppress(OSError):
+            handler.wfile.write(body)
+
+
+@pytest.fixture
+def odd() -> Iterator[tuple[Odd, str]]:
+    server = Odd()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            server.answer(self)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    running.daemon_threads = True
+    thread = threading.Thread(target=running.serve_forever)
+    thread.start()
+    yield server, f"http://127.0.0.1:{running.server_port}/a.tar"
+    running.shutdown()
+    thread.join()
+    running.server_close()
+
+
+def session_with_hash(url: str) -> Session:
+    OPEN.append(HttpSource(url, None, None, {}, 10, bytes_decide=True).session())
+    return OPEN[-1]
+
+
+def test_a_server_that_refuses_its_own_etag(odd: tuple[Odd, str]) -> None:
+    server, url = odd
+    server.heeds_if_range = False
+    session = session_to(url)
+    facts = session.facts()
+    for _ in range(2):
+        assert read_all(session.open(10, 20, facts)) == CONTENT[10:20]
+    assert server.if_ranges == [None, '"1"', None, None], "it is asked so once"
+
+
+@pytest.mark.parametrize("heeds_if_range", [False, True])
+def test_servers_with_an_etag_each(odd: tuple[Odd, str], *, heeds_if_range: bool) -> None:
+    server, url = odd
+    server.heeds_if_range = heeds_if_range
+    server.etags = [f'"{number}"' for number in range(9)]
+    session = session_with_hash(url)
+    facts = session.facts()
+    assert read_all(session.open(10, 20, facts)) == CONTENT[10:20]
+    without = session_to(url)
+    facts = without.facts()
+    with pytest.raises(SourceChangedError, match="its ETag or date was"):
+        without.open(10, 20, facts)
+
+
+def test_another_date_is_another_file_whatever_is_known(odd: tuple[Odd, str]) -> None:
+    server, url = odd
+    session = session_with_hash(url)
+    facts = session.facts()
+    server.headers = {"ETag": '"2"', "Last-Modified": "Tue, 02 Jan 2024 00:00:00 GMT"}
+    with pytest.raises(SourceChangedError, match="its ETag or date was"):
+        session.open(10, 20, facts)
+
+
+def test_an_encoding_that_was_not_asked_for(odd: tuple[Odd, str]) -> None:
+    server, url = odd
+    server.headers["Content-Encoding"] = "gzip"
+    assert failure(session_to(url)) == (
+        f"Download from {url}: the server sends the file in the Content-Encoding 'gzip', which was not requested: what"
+        " arrives is not the file. Use another URL; or set md5 or sha256, if they are those of what arrives"
+    )
+    assert session_with_hash(url).facts().encoding == "gzip"
+    # What a server calls so is the file's own compression.
+    assert session_to(url.replace("a.tar", "a.tgz")).facts() == Facts(len(CONTENT), ranges=True, validator='"1"')

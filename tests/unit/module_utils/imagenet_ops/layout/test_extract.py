@@ -329,7 +329,9 @@ def test_a_truncated_archive(data: Path, tmp_path: Path, archives: Path, cut: in
 
 def test_a_file_that_is_no_archive(data: Path, tmp_path: Path) -> None:
     (tmp_path / "page.tar").write_bytes(b"<html>" * 500)
-    assert "the archive is damaged at byte 0" in failure(train(data, tmp_path / "page.tar"))
+    assert "it is an HTML page, not a tar or zip. Fetch the archive itself" in failure(
+        train(data, tmp_path / "page.tar")
+    )
     assert "there is no such file. Fetch it first" in failure(train(data, tmp_path / "none.tar"))
 
 
@@ -486,8 +488,11 @@ def test_other_labels_or_another_archive_begin_anew(
     assert list((data / "validation.partial").iterdir())
     # The archive was fetched again, in another order and with fewer images.
     bad.write_bytes(tar(list(reversed(images.items()))[:30]))
-    lay_out(validation(data, archives, archive=str(bad)))
+    warnings: list[str] = []
+    lay_out(validation(data, archives, archive=str(bad)), warn=warnings.append)
     assert len(tree(data / "validation")) == 30
+    (warning,) = warnings
+    assert f"10 images that have labels are not in {bad} (such as ILSVRC2012_val_" in warning
 
 
 def test_a_name_before_a_restart_and_again_after_it(

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.pack.listing import Expected, Listing, Tree, choose_classes, read_label_order
+from ansible.module_utils.imagenet_ops.pack.listing import (
+    Expected,
+    Listing,
+    Tree,
+    choose_classes,
+    read_label_order,
+    refuse_unknown_classes,
+)
 
 from tests.fakes.images import write_tree
 
@@ -69,7 +76,31 @@ def test_annotations_beside_their_images_are_no_reason_to_warn(tmp_path: Path) -
 
 def test_a_directory_within_a_class_may_hold_anything_but_images(tmp_path: Path) -> None:
     found = tree(tmp_path, "a/1.jpg", "a/notes/deep/readme.txt")
+    assert (len(found), found.ignored, found.ignored_samples) == (1, 1, ["a/notes/deep/readme.txt"])
+
+
+def test_what_desktops_leave_is_passed_over(tmp_path: Path) -> None:
+    found = tree(tmp_path, "a/1.jpg", "a/._1.jpg", "a/.DS_Store", ".DS_Store", "a/Thumbs.db", "a/desktop.ini")
     assert (len(found), found.ignored) == (1, 0)
+
+
+NFC, NFD = "caf\u00e9", "cafe\u0301"
+
+
+def test_classes_that_look_the_same_are_one_too_many(tmp_path: Path) -> None:
+    found = tree(tmp_path, f"{NFC}/1.jpg", f"{NFD}/2.jpg")
+    with pytest.raises(OpsError) as caught:
+        choose_classes(found.counts(), found.where, None)
+    assert str(caught.value) == (
+        f"Images of {tmp_path}: the classes 'cafe\\u0301' and 'caf\\xe9' differ in their Unicode form alone, and would"
+        " get two labels. Give both directories the same name, or list both classes in label_order"
+    )
+    assert choose_classes(found.counts(), found.where, [NFC, NFD]) == [NFC, NFD]
+
+
+def test_an_unknown_class_that_looks_like_a_known_one(tmp_path: Path) -> None:
+    with pytest.raises(OpsError, match=r"unknown: .* \(in another Unicode form: 'cafe\\u0301' is 'caf\\xe9' there\)"):
+        refuse_unknown_classes(str(tmp_path), [NFD], [NFC])
 
 
 @pytest.mark.parametrize(
@@ -269,3 +300,8 @@ def test_a_mismatch_names_only_a_few_classes() -> None:
     names = [f"n{number:03d}" for number in range(100)]
     with pytest.raises(OpsError, match=r"100 classes do not have 50 images: n000 \(1\), .*, n004 \(1\), \.\.\.\."):
         Expected(0, 50, 50).check("validation", "/data/validation", dict.fromkeys(names, 1), names)
+
+
+def test_a_label_order_that_an_editor_of_windows_wrote(tmp_path: Path) -> None:
+    (tmp_path / "order.txt").write_bytes(b"\xef\xbb\xbfn2 words\r\nn1\r\n")
+    assert read_label_order(str(tmp_path / "order.txt")) == ["n2", "n1"]

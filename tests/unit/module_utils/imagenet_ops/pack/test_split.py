@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible.module_utils.imagenet_ops.archive.images import ArchiveRules, ResumePoint
+from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.download.verified import VerifiedArchive, write_verified
 from ansible.module_utils.imagenet_ops.layout.extract import lay_out
 from ansible.module_utils.imagenet_ops.layout.request import LayoutRequest
@@ -16,7 +18,7 @@ from ansible.module_utils.imagenet_ops.pack.pack import PackRequest, SplitReques
 
 from lab.archives import DEVKIT, TRAIN, VALIDATION, prepare
 from tests.fakes.archive_packing import RECIPE, Workplace
-from tests.fakes.images import write_imagenette, zip_of_tar
+from tests.fakes.images import jpeg, tar, write_imagenette, write_tree, zip_of_tar
 
 # --- the same records ------------------------------------------------------------------------------------------------
 
@@ -87,6 +89,73 @@ def test_splits_in_one_archive_give_the_records_of_their_trees(tmp_path: Path, k
         results.append(pack_dataset(request, check=False, warn=pytest.fail))
     assert results[0] == results[1]
     assert results[0]["records"] == {"train": 16, "validation": 8}
+
+
+def request_of(kind: str, folder: Path, files: dict[str, bytes]) -> SplitRequest:
+    """Return the split of ``files`` as a tree, as an archive, or as the tree that was laid out from the archive."""
+    if kind == "tree":
+        return SplitRequest("train", str(write_tree(folder / "tree", files)))
+    archive = folder / "set.tar"
+    archive.write_bytes(tar(files.items(), folders=True))
+    archive = zip_of_tar(archive) if kind == "zip" else archive
+    if kind == "laid out":
+        tree = str(folder / "laid out")
+        request = LayoutRequest("any", "class_directories", tree, str(folder / "state"), str(archive))
+        lay_out(request, warn=lambda _: None)
+        assert lay_out(request)["changed"] is False
+        return SplitRequest("train", tree)
+    return SplitRequest("train", archive=str(archive), rules=ArchiveRules("any", "class_directories"))
+
+
+KINDS = ["tree", "tar", "zip", "laid out"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_class_without_an_image_keeps_its_label(tmp_path: Path, kind: str) -> None:
+    files = {"a/1.jpg": jpeg(), "b/notes.txt": b"", "c/1.jpg": jpeg()}
+    split = request_of(kind, tmp_path, files)
+    request = PackRequest("test", str(tmp_path / "out"), str(tmp_path / "out/.state"), [split], RECIPE)
+    warnings: list[str] = []
+    with pytest.raises(OpsError, match="1 classes have no image: b; the labels of the data set come from this split"):
+        pack_dataset(request, False, warnings.append)
+    order = tmp_path / "order.txt"
+    order.write_text("a\nb\nc\n")
+    pack_dataset(replace(request, label_order=str(order)), False, warnings.append)
+    labels = [line.split("\t")[1] for line in (tmp_path / "out/recordio/train.lst").read_text().splitlines()]
+    assert sorted(labels) == ["0.000000", "2.000000"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_left_out_is_named_and_counted(tmp_path: Path, kind: str) -> None:
+    files = {"a/1.jpg": jpeg(), "a/RENAME2": b"", "a/deep/more/x.gif": b"", "READ.ME": b"", "a/1.xml": b"<x/>"}
+    files |= {"a/.DS_Store": b"", "b/2.jpg": jpeg()}
+    split = request_of(kind, tmp_path, files)
+    request = PackRequest("test", str(tmp_path / "out"), str(tmp_path / "out/.state"), [split], RECIPE)
+    warnings: list[str] = []
+    assert pack_dataset(request, False, warnings.append)["records"] == {"train": 2}
+    if kind == "laid out":  # which said so itself, and left them behind
+        assert warnings == []
+        return
+    (warning,) = warnings
+    head, _, names = warning.rstrip(")").partition(" are not images by their names (")
+    assert head == f"Split train: 3 files in {split.source or split.archive}"
+    assert sorted(names.split(", ")) == ["READ.ME", "a/RENAME2", "a/deep/more/x.gif"]
+
+
+def test_labels_of_images_that_are_missing(tmp_path: Path) -> None:
+    labels = tmp_path / "labels.csv"
+    labels.write_text("file,label\n" + "".join(f"{number}.jpg,c{number % 2}\n" for number in range(9)))
+    (tmp_path / "a.tar").write_bytes(tar([(f"{number}.jpg", jpeg()) for number in range(4)]))
+    rules = ArchiveRules("any", "labelled_files", labels=str(labels))
+    split = SplitRequest("train", archive=str(tmp_path / "a.tar"), rules=rules)
+    request = PackRequest("test", str(tmp_path / "out"), str(tmp_path / "out/.state"), [split], RECIPE)
+    warnings: list[str] = []
+    assert pack_dataset(request, False, warnings.append)["records"] == {"train": 4}
+    samples = "4.jpg, 5.jpg, 6.jpg, 7.jpg, 8.jpg"
+    assert warnings == [f"Split train: 5 images that have labels are not in {tmp_path}/a.tar (such as {samples})"]
+    root = tmp_path / "counted"
+    counted = replace(split, expected_images=4)
+    pack_dataset(PackRequest("test", str(root), str(root / ".state"), [counted], RECIPE), False, warn=pytest.fail)
 
 
 def test_labels_follow_the_order_of_a_file(workplace: Workplace) -> None:
