@@ -102,7 +102,7 @@ class Emulator:
 
     def s3(self, access_key: str = ACCESS_KEY, secret_key: str = SECRET_KEY) -> Any:
         """Return a client of S3, as the modules make it."""
-        return s3_client(REGION, self.url, 8, "path", keys=(access_key, secret_key))
+        return s3_client(REGION, self.url, 8, "path", keys=(access_key, secret_key, ""))
 
     def client(
         self, service: str, region: str = REGION, access_key: str = ACCESS_KEY, secret_key: str = SECRET_KEY

@@ -115,7 +115,7 @@ def test_a_crash_that_comes_again_and_again_is_an_error(tmp_path: Path) -> None:
     warnings: list[str] = []
     with pytest.raises(OpsError, match="Packing: its process was ended by SIGSEGV"):
         supervised(crash, str(tmp_path), 1.0, warnings.append)
-    apart = "The decoder was ended by SIGSEGV; the images in hand are decoded apart from now on"
+    apart = "The decoder was ended by SIGSEGV; the images that it had in hand are decoded apart from now on"
     assert warnings == ["each time", apart]
     with pytest.raises(OpsError, match="Packing: its process was ended by exit status 3"):
         supervised(lambda _: os._exit(3), str(tmp_path), 1.0, pytest.fail)
