@@ -119,9 +119,10 @@ class Live:
         self.deadline = time.monotonic() + TEARDOWN_SECONDS
         with contextlib.suppress(FailedError):  # there may be no bucket yet, and teardown says so if objects stay
             self.playbook(str(SOURCE), "-e", "live_state=absent")
-        # Named, for a limit may leave no other host.
+        # Named, for a limit may leave no other host; with what Ansible gives the one that is not.
         here = self.archive.with_name("here.json")
-        here.write_text(json.dumps({"ungrouped": {"hosts": {"localhost": {"ansible_connection": "local"}}}}))
+        local = {"ansible_connection": "local", "ansible_python_interpreter": "{{ ansible_playbook_python }}"}
+        here.write_text(json.dumps({"ungrouped": {"hosts": {"localhost": local}}}))
         limit = ("-i", str(here), "--limit", ":".join(["localhost", *self.hosts()]))
         confirmed = ("-e", f"project_removal_confirm={DATASET}", "-e", "project_removal_bucket=true")
         self.playbook("playbooks/teardown.yml", *confirmed, *limit)
