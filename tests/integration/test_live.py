@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lab.config import API_PORT, CONTROLLER_ACCESS_KEY, CONTROLLER_SECRET_KEY, LOOPBACK
 from tests.integration.harness import Lab
-from tests.live.__main__ import DATASET
+from tests.live.__main__ import remains
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {
@@ -34,27 +34,20 @@ def live(lab: Lab, *arguments: str, text: str = "") -> subprocess.CompletedProce
     )
 
 
-def remains(lab: Lab) -> list[str]:
-    filters = [{"Name": "key", "Values": ["Dataset"]}, {"Name": "value", "Values": [DATASET]}]
-    tags = lab.ec2().describe_tags(Filters=filters)["Tags"]
-    instances = {tag["ResourceId"] for tag in tags if tag["ResourceType"] == "instance"}
-    return [tag["ResourceId"] for tag in tags if tag["ResourceId"] not in instances]
-
-
 def test_it_costs_nothing_until_it_is_confirmed(lab: Lab) -> None:
     done = live(lab, text="no\n")
     assert (done.returncode, done.stderr) == (1, "")
     assert "0.0104 USD  1 host t3.micro" in done.stdout
     assert "0.0191 USD  in all" in done.stdout
     assert done.stdout.endswith("Type yes to begin: Nothing was created.\n")
-    assert remains(lab) == []
+    assert remains(lab.ec2()) == []
 
 
 def test_it_prepares_deploys_removes_and_leaves_nothing(lab: Lab) -> None:
     done = live(lab, text="yes\n")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("Prepared, deployed and removed; nothing is left.\n")
-    assert remains(lab) == []
+    assert remains(lab.ec2()) == []
 
 
 def test_what_fails_is_removed_as_well(lab: Lab) -> None:
@@ -62,4 +55,4 @@ def test_what_fails_is_removed_as_well(lab: Lab) -> None:
     assert done.returncode == 1
     assert "FAILED: playbooks/prepare.yml ended 2" in done.stdout
     assert "LEFT BEHIND" not in done.stdout
-    assert remains(lab) == []
+    assert remains(lab.ec2()) == []

@@ -39,6 +39,14 @@ DATA_VOLUME_GIB = 125  # the smallest of sc1
 DEADLINE_SECONDS = 45 * 60
 TEARDOWN_SECONDS = 15 * 60
 MONTH_HOURS = 730
+# Where to look for what is left: the operation, where its answer has the resources, and their ids.
+LOOKS = (
+    ("describe_volumes", "Volumes", "VolumeId"),
+    ("describe_snapshots", "Snapshots", "SnapshotId"),
+    ("describe_security_groups", "SecurityGroups", "GroupId"),
+    ("describe_key_pairs", "KeyPairs", "KeyPairId"),
+    ("describe_launch_templates", "LaunchTemplates", "LaunchTemplateId"),
+)
 
 
 class Cost(NamedTuple):
@@ -132,21 +140,9 @@ class Live:
         """Return what carries the tag of the data set, by the API itself, and the bucket where it is there."""
         region = self.region()
         ec2, s3 = boto3.client("ec2", region_name=region), boto3.client("s3", region_name=region)
-        tag = [{"Name": "key", "Values": ["Dataset"]}, {"Name": "value", "Values": [DATASET]}]
-        pages = ec2.get_paginator("describe_tags").paginate(Filters=tag)
-        found = {(tag["ResourceType"], tag["ResourceId"]) for page in pages for tag in page["Tags"]}
-        # A terminated instance is listed for about an hour, and costs nothing.
-        ended = {"Name": "instance-state-name", "Values": ["shutting-down", "terminated"]}
-        ours = {"Name": "tag:Dataset", "Values": [DATASET]}
-        pages = ec2.get_paginator("describe_instances").paginate(Filters=[ours, ended])
-        found -= {
-            ("instance", one["InstanceId"])
-            for page in pages
-            for entry in page["Reservations"]
-            for one in entry["Instances"]
-        }
+        found = remains(ec2)
         buckets = [one["Name"] for one in s3.list_buckets()["Buckets"] if one["Name"] == self.bucket]
-        return [" ".join(one) for one in sorted(found)] + [f"bucket {name}" for name in buckets]
+        return found + [f"bucket {name}" for name in buckets]
 
     def region(self) -> str:
         """Return the Region of the inventory."""
@@ -185,6 +181,18 @@ class Live:
             raise FailedError(f"{arguments[0]} took too long") from None
         if done.returncode != 0:
             raise FailedError(f"{arguments[0]} ended {done.returncode}")
+
+
+def remains(ec2: Any) -> list[str]:
+    """Return the ids of what carries the tag of the data set, by the API itself; a terminated instance is free."""
+    ours = {"Name": "tag:Dataset", "Values": [DATASET]}
+    live = {"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "stopped"]}
+    pages = ec2.get_paginator("describe_instances").paginate(Filters=[ours, live])
+    entries = [entry for page in pages for entry in page["Reservations"]]
+    found = [str(one["InstanceId"]) for entry in entries for one in entry["Instances"]]
+    for operation, key, name in LOOKS:
+        found += [str(one[name]) for one in getattr(ec2, operation)(Filters=[ours])[key]]
+    return found
 
 
 def environment() -> dict[str, str]:
