@@ -70,12 +70,6 @@ def policy_of(name: str, values: Mapping[str, Any] = SHOWN) -> dict[str, Any]:
     return policy
 
 
-def parts(name: str, values: Mapping[str, Any] = SHOWN) -> list[dict[str, Any]]:
-    """The statements of a template that others include."""
-    statements: list[dict[str, Any]] = json.loads(f"[{text_of(name, values)}]")
-    return statements
-
-
 def documented(document: str) -> str:
     """The document with the policies of now."""
     shown = {f"`{playbook_of(name)}`": text_of(name) for name in names()} | {HOST: text_of(HOST)}
