@@ -454,14 +454,3 @@ def policy_faults(policy: Any) -> list[str]:
             elif "aws:ResourceTag/" not in condition:
                 faults.append(f"{sid}: {action} without a condition on a tag")
     return faults
-
-
-# Everybody may ask who he is; and the lab tells apart the requests on a bucket only roughly.
-_NOT_COMPARED = re.compile(r"sts:GetCallerIdentity|s3:")
-
-
-def calls_not_granted(calls: Iterable[str], policy: Any) -> list[str]:
-    """The API calls, such as ``ec2:DescribeVolumes``, that no statement of a policy allows."""
-    actions = [statement["Action"] for statement in policy["Statement"]]
-    granted = {action for some in actions for action in (some if isinstance(some, list) else [some])}
-    return sorted(call for call in calls if not _NOT_COMPARED.match(call) and call not in granted)

@@ -439,9 +439,3 @@ def test_policies(change: dict[str, Any], count: int) -> None:
 
 def test_something_that_is_no_policy() -> None:
     assert checks.policy_faults({"Statement": []}) == ["is not a policy of version 2012-10-17"]
-
-
-def test_calls_that_a_policy_does_not_grant() -> None:
-    policy = {"Statement": [{"Action": ["ec2:RunInstances", "ec2:CreateTags"]}, {"Action": "iam:PassRole"}]}
-    calls = ["ec2:RunInstances", "iam:PassRole", "ec2:DeleteVolume", "sts:GetCallerIdentity", "s3:PutObject"]
-    assert checks.calls_not_granted(calls, policy) == ["ec2:DeleteVolume"]

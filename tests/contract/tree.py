@@ -70,11 +70,6 @@ def policies() -> dict[str, Any]:
     }
 
 
-def policy_of(playbook: str) -> Any:
-    """The policy for a playbook; the steps have that of prepare.yml."""
-    return policies()[f"`{'playbooks/prepare.yml' if playbook.startswith('playbooks/steps/') else playbook}`"]
-
-
 def run(*command: str) -> subprocess.CompletedProcess[str]:
     """Run one of Ansible's programs with this checkout's settings and nobody else's."""
     return subprocess.run(
