@@ -4,8 +4,8 @@ With the linear filter the result is, byte for byte, that of im2rec.py in mxnet 
 the EXIF orientation applied, the short side resized (small images are enlarged), encoded as JPEG. tests/conformance
 compares. A bad image is a `BadImageError` with a readable reason; im2rec.py packs a truncated one silently.
 
-Some files crash decoders. What the bytes of an image show before it is decoded is judged here: it is bad, or its decoding
-is a `Plan`, which says whether it needs a process of its own (`decoder`).
+Some files crash decoders. What the bytes of an image show before it is decoded is judged here: it is bad, or it has
+a `Plan`, which says whether its decoding needs a process of its own (`decoder`).
 """
 
 from __future__ import annotations
