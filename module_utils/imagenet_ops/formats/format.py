@@ -1,0 +1,127 @@
+"""What the record formats have in common: samples, shards, and the interface of a format.
+
+Packing decodes and encodes each image once, and hands the same samples in the same order to every format. A format
+says how a sample is framed, where one shard ends and the next begins, and what readers want beside the shards. It holds
+no state: what must survive a kill is the length of the growing file, which packing keeps in its checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol, Union
+
+Buffer = Union[bytes, memoryview]
+
+
+class Sample(NamedTuple):
+    """An image as a record holds it.
+
+    ``record_id`` is the id of im2rec.py's list, ``label`` the class index, ``name`` the path below the split
+    (``<class>/<file>``), ``image`` the encoded bytes.
+    """
+
+    record_id: int
+    label: int
+    name: str
+    image: Buffer
+
+
+class Entry(NamedTuple):
+    """What is kept of a sample without its image: ``image_bytes`` is its length, ``sha256`` its hash in hex."""
+
+    record_id: int
+    label: int
+    name: str
+    image_bytes: int
+    sha256: str
+
+
+class DatasetInfo(NamedTuple):
+    """What the metadata of a format say of the whole data set.
+
+    ``classes`` are the names (WNIDs) in the order of their labels, ``words`` has the English words of some of them.
+    """
+
+    name: str
+    classes: Sequence[str]
+    words: Mapping[str, str]
+
+
+class ShardInfo(NamedTuple):
+    """A finished shard: its path below the format's folder, its records, its size and its SHA-256 in hex.
+
+    ``image_bytes`` is the sum of the lengths of its images.
+    """
+
+    path: str
+    records: int
+    size_bytes: int
+    sha256: str
+    image_bytes: int
+
+
+class Format(Protocol):
+    """A record format. ``name`` is its name in ``data_formats``, and its folder below the root of the data set.
+
+    ``in_place`` is whether the growing file, completed by `seal`, is the shard itself; otherwise `seal` writes
+    the shard from it, for formats whose beginning depends on their end.
+    """
+
+    name: str
+    in_place: bool
+
+    def refusal(self, names: Iterable[str]) -> str:
+        """Return why the format cannot hold images of these names (``<class>/<file>``, sorted), or "" if it can."""
+
+    def encode(self, sample: Sample) -> Sequence[Buffer]:
+        """Return what is appended to the growing file for ``sample``, in pieces; the image itself is not copied.
+
+        Runs in the threads that decode. Raises OpsError for a sample that the format cannot hold.
+        """
+
+    def is_full(self, data_bytes: int, records: int, next_bytes: int, limit_bytes: int) -> bool:
+        """Return whether the next sample begins a new shard, by the rule of the format's own library.
+
+        The shard has ``records`` samples of ``data_bytes`` in all, the next would add ``next_bytes``; a shard
+        should have ``limit_bytes``. Never true of an empty shard.
+        """
+
+    def seal(self, data_path: str, shard_path: str, entries: Sequence[Entry], info: DatasetInfo) -> None:
+        """Complete a shard, and sync it: ``data_path`` is its growing file, ``entries`` are its samples.
+
+        With ``in_place`` both paths are the same, and what the shard needs is appended (a run that was killed in
+        between cuts it off before). Otherwise the shard is written to ``shard_path``. Memory is bounded by a few MiB
+        and the entries. Raises OSError and OpsError.
+        """
+
+    def sidecars(self, shard_path: str, entries: Sequence[Entry]) -> Mapping[str, bytes]:
+        """Return the small files that belong to one shard (its index), by the suffix that replaces the shard's own."""
+
+    def shard_name(self, info: DatasetInfo, split: str, shard: int, shards: int) -> str:
+        """Return the path of a shard below the format's folder; ``shards`` is how many the split has."""
+
+    def index_files(self, info: DatasetInfo, splits: Mapping[str, Sequence[ShardInfo]]) -> Mapping[str, bytes]:
+        """Return the small files that belong to the whole data set, by their path below the format's folder."""
+
+    def read(self, shard_path: str, info: DatasetInfo) -> Iterator[Sample]:
+        """Yield the samples of a shard in their order, checking all that the format has to check.
+
+        ``record_id`` is -1 where the format does not hold it. Raises OpsError, which names the file and the byte, for
+        anything that is not as the format has it; a truncated shard is never taken for the end.
+        """
+
+
+def content_lines(entries: Iterable[Entry]) -> Iterator[bytes]:
+    """Yield what the ``content_sha256`` of a split is made of: a line ``name<tab>label<tab>SHA-256`` for each record.
+
+    It names every image by its bytes and stands for the order, so that it is equal for all formats of a split.
+    """
+    for entry in entries:
+        yield f"{entry.name}\t{entry.label}\t{entry.sha256}\n".encode()
+
+
+def entry_of(sample: Sample) -> Entry:
+    """Return the entry of a sample."""
+    sha256 = hashlib.sha256(sample.image).hexdigest()
+    return Entry(sample.record_id, sample.label, sample.name, len(sample.image), sha256)
