@@ -95,8 +95,11 @@ class Format(Protocol):
         and the entries. Raises OSError and OpsError.
         """
 
-    def sidecars(self, shard_path: str, entries: Sequence[Entry]) -> Mapping[str, bytes]:
-        """Return the small files that belong to one shard (its index), by the suffix that replaces the shard's own."""
+    def sidecar(self, shard_path: str, entries: Sequence[Entry]) -> bytes:
+        """Return the small file that belongs to a sealed shard (the index that its readers want); b"" for none."""
+
+    def sidecar_name(self, shard_name: str) -> str:
+        """Return the path of a shard's sidecar below the format's folder; "" for none."""
 
     def shard_name(self, info: DatasetInfo, split: str, shard: int, shards: int) -> str:
         """Return the path of a shard below the format's folder; ``shards`` is how many the split has."""
