@@ -174,10 +174,25 @@ options:
     default: 100
   shards:
     description:
-      - Number of files for each split. V(1) makes C(train.rec), V(16) makes C(train-00000-of-00016.rec) and so on, each
+      - Number of files for each split in V(recordio). V(1) makes C(train.rec), V(16) makes C(train-00000-of-00016.rec) and so on, each
         with its own index and list.
     type: int
     default: 1
+  formats:
+    description:
+      - What to write. Every image is decoded and encoded once, and all formats get the same images in the same order.
+      - V(recordio) is C(recordio/<split>.rec) with its index and list, as C(im2rec.py) makes them.
+    type: list
+    elements: str
+    choices: [recordio, webdataset, mds, tfrecord, parquet]
+    default: [recordio]
+  shard_mib:
+    description:
+      - Size of the shards in MiB of all formats besides V(recordio). A shard ends where the format's own library ends
+        it for this size.
+      - V(0) makes as many as O(shards).
+    type: int
+    default: 256
   scratch_dir:
     description: Folder where archives are spooled; C(<root>/.scratch) by default. It is empty at the end.
     type: path
@@ -396,6 +411,13 @@ def main() -> None:
             "shuffle": {"type": "bool", "default": True},
             "shuffle_seed": {"type": "int", "default": 100},
             "shards": {"type": "int", "default": 1},
+            "formats": {
+                "type": "list",
+                "elements": "str",
+                "choices": ["recordio", "webdataset", "mds", "tfrecord", "parquet"],
+                "default": ["recordio"],
+            },
+            "shard_mib": {"type": "int", "default": 256},
             "scratch_dir": {"type": "path"},
             "shuffle_memory_mib": {"type": "int", "default": 256},
             "on_bad_image": {"type": "str", "choices": ["fail", "skip", "quarantine"], "default": "fail"},
@@ -421,6 +443,8 @@ def main() -> None:
             expected_classes=options["expected_classes"],
             shuffle_seed=options["shuffle_seed"] if options["shuffle"] else None,
             shards=options["shards"],
+            formats=options["formats"],
+            shard_bytes=options["shard_mib"] * 1024 * 1024,
             on_bad_image=options["on_bad_image"],
             workers=options["workers"],
             scratch_dir=options["scratch_dir"],
