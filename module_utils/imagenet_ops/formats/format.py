@@ -41,11 +41,13 @@ class DatasetInfo(NamedTuple):
     """What the metadata of a format say of the whole data set.
 
     ``classes`` are the names (WNIDs) in the order of their labels, ``words`` has the English words of some of them.
+    ``shard_bytes`` is the limit that `Format.is_full` gets: MDS holds it in every shard and in its index.
     """
 
     name: str
     classes: Sequence[str]
     words: Mapping[str, str]
+    shard_bytes: int = 256 << 20
 
 
 class ShardInfo(NamedTuple):
