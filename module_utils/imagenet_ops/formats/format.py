@@ -130,3 +130,17 @@ def entry_of(sample: Sample) -> Entry:
     """Return the entry of a sample."""
     sha256 = hashlib.sha256(sample.image).hexdigest()
     return Entry(sample.record_id, sample.label, sample.name, len(sample.image), sha256)
+
+
+def utf8_refusal(names: Iterable[str], container: str) -> str:
+    """Return what `Format.refusal` returns for a ``container`` whose names are UTF-8 and nothing else."""
+    odd = next((name for name in names if not _is_utf8(name)), None)
+    return "" if odd is None else f"the name {odd!a} is not UTF-8, and names in {container} are"
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # the name of a file in another encoding, as surrogates
+        return False
+    return True

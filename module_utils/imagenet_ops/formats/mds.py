@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.core.files import canonical_json
-from ansible.module_utils.imagenet_ops.formats.format import Buffer, DatasetInfo, Entry, Sample, ShardInfo
+from ansible.module_utils.imagenet_ops.formats.format import Buffer, DatasetInfo, Entry, Sample, ShardInfo, utf8_refusal
 
 # The lengths of name and x, and i. y follows x.
 _SAMPLE_HEAD = struct.Struct("<IIq")
@@ -43,9 +43,7 @@ class Mds:
 
     def refusal(self, names: Iterable[str]) -> str:
         """Return why the format cannot hold a name: a column of text is UTF-8."""
-        return next(
-            (f"the name {name!a} is not UTF-8, and names in MDS are" for name in names if not _is_utf8(name)), ""
-        )
+        return utf8_refusal(names, "MDS")
 
     def encode(self, sample: Sample) -> Sequence[Buffer]:
         """Return the columns of a sample behind their lengths. Raises OpsError for an image beyond 4 GiB."""
@@ -69,7 +67,10 @@ class Mds:
         return records > 0 and size_bytes > min(limit_bytes, _LARGEST_OFFSET)
 
     def seal(self, data_path: str, shard_path: str, entries: Sequence[Entry], info: DatasetInfo) -> None:
-        """Write the header and the samples behind it, and sync the shard; what a killed run left is overwritten."""
+        """Write the header and the samples behind it, and sync the shard; what a killed run left is overwritten.
+
+        Raises OpsError where the growing file does not have the length of the entries; OSError.
+        """
         config = _config(info.shard_bytes)
         sizes = (_FIXED_BYTES + len(entry.name.encode()) + entry.image_bytes for entry in entries)
         offsets = list(accumulate(sizes, initial=_header_bytes(len(entries), config)))
@@ -123,14 +124,6 @@ def _copy(source: int, target: int) -> int:
     while done := os.sendfile(target, source, None, _COPY_BYTES):
         copied += done
     return copied
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:  # a file name in another encoding, as surrogates
-        return False
-    return True
 
 
 def _config(limit_bytes: int) -> bytes:

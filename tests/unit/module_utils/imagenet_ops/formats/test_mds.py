@@ -17,7 +17,7 @@ from tests.fakes import formats, images
 CLASSES = ["n01440764", "n01443537", "ein Fisch 100%"]
 LIMIT = 4096
 INFO = DatasetInfo("imagenet", CLASSES, {"n01440764": "tench, Tinca tinca"}, LIMIT)
-TODO = "The file is damaged; restore it from the backup or pack the data set again"
+ADVICE = "The file is damaged; restore it from the backup or pack the data set again"
 CONFIG = (
     b'{"column_encodings": ["int", "str", "jpeg", "int"], "column_names": ["i", "name", "x", "y"], '
     b'"column_sizes": [8, null, null, 8], "compression": null, "format": "mds", "hashes": ["sha256"], '
@@ -207,7 +207,7 @@ def test_no_shard_is_longer_than_its_offsets_can_say() -> None:
     ],
 )
 def test_damage_is_named_with_its_place(tmp_path: Path, begin: int, content: bytes, error: str) -> None:
-    assert damage(tmp_path, begin, content) == (error, TODO)
+    assert damage(tmp_path, begin, content) == (error, ADVICE)
 
 
 def test_a_flipped_bit_is_noticed_unless_the_format_cannot_tell(tmp_path: Path) -> None:
