@@ -30,6 +30,9 @@ LOCKS: dict[str, tuple[list[str], list[str]]] = {
     f"{HOST_FILES}/requirements-3.9.txt": (["host", "host-pip"], ["3.9"]),
     f"{HOST_FILES}/requirements-3.10.txt": (["host", "host-pip"], ["3.10", "3.11", "3.12"]),
     f"{HOST_FILES}/requirements-3.13.txt": (["host", "host-pip"], ["3.13", "3.14"]),
+    f"{HOST_FILES}/requirements-parquet-3.9.txt": (["host", "host-parquet", "host-pip"], ["3.9"]),
+    f"{HOST_FILES}/requirements-parquet-3.10.txt": (["host", "host-parquet", "host-pip"], ["3.10", "3.11", "3.12"]),
+    f"{HOST_FILES}/requirements-parquet-3.13.txt": (["host", "host-parquet", "host-pip"], ["3.13", "3.14"]),
     f"{HOST_FILES}/requirements-mxnet-3.9.txt": (["conformance", "host-pip"], ["3.9"]),
     f"{HOST_FILES}/requirements-mxnet-3.10.txt": (["conformance", "host-pip"], ["3.10", "3.11"]),
 }

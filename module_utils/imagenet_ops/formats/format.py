@@ -41,11 +41,13 @@ class DatasetInfo(NamedTuple):
     """What the metadata of a format say of the whole data set.
 
     ``classes`` are the names (WNIDs) in the order of their labels, ``words`` has the English words of some of them.
+    ``shard_bytes`` is the limit that `Format.is_full` gets: MDS holds it in every shard and in its index.
     """
 
     name: str
     classes: Sequence[str]
     words: Mapping[str, str]
+    shard_bytes: int = 256 << 20
 
 
 class ShardInfo(NamedTuple):
@@ -155,3 +157,17 @@ def parse_entry_line(line: bytes) -> Entry:
     """Return the entry of a line by `entry_line`."""
     record_id, label, image_bytes, sha256, name = line.decode("utf-8").rstrip("\n").split("\t", 4)
     return Entry(int(record_id), int(label), name, int(image_bytes), sha256)
+
+
+def utf8_refusal(names: Iterable[str], container: str) -> str:
+    """Return what `Format.refusal` returns for a ``container`` whose names are UTF-8 and nothing else."""
+    odd = next((name for name in names if not _is_utf8(name)), None)
+    return "" if odd is None else f"the name {odd!a} is not UTF-8, and names in {container} are"
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # the name of a file in another encoding, as surrogates
+        return False
+    return True
