@@ -174,14 +174,21 @@ options:
     default: 100
   shards:
     description:
-      - Number of files for each split in V(recordio). V(1) makes C(train.rec), V(16) makes C(train-00000-of-00016.rec) and so on, each
-        with its own index and list.
+      - Number of files for each split in V(recordio). V(1) makes C(train.rec), V(16) makes C(train-00000-of-00016.rec)
+        and so on, each with its own index and list.
     type: int
     default: 1
   formats:
     description:
       - What to write. Every image is decoded and encoded once, and all formats get the same images in the same order.
       - V(recordio) is C(recordio/<split>.rec) with its index and list, as C(im2rec.py) makes them.
+      - V(webdataset) is C(webdataset/<split>-000000.tar) and so on, with members C(cls), C(jpg) and C(json), the index
+        of DALI for each, and what timm and wids read beside them.
+      - V(mds) is C(mds/<split>/) as MosaicML Streaming writes it, with the columns of its ImageNet (C(x), C(y), C(i))
+        and C(name).
+      - V(tfrecord) is C(tfrecord/<dataset>/1.0.0/) in the layout of TensorFlow Datasets, with the features of its
+        C(imagenet2012).
+      - V(parquet) is C(parquet/) as Hugging Face C(datasets) loads it, an image and a class label in each row.
     type: list
     elements: str
     choices: [recordio, webdataset, mds, tfrecord, parquet]
@@ -228,6 +235,8 @@ attributes:
 requirements:
   - numpy
   - opencv-python-headless
+  - google-crc32c
+  - pyarrow (for V(parquet) in O(formats))
   - scipy (for O(devkit))
 """
 
@@ -426,7 +435,9 @@ def main() -> None:
         supports_check_mode=True,
     )
     if IMPORT_ERROR:
-        module.fail_json(msg=missing_required_lib("numpy and opencv-python-headless"), exception=IMPORT_ERROR)
+        module.fail_json(
+            msg=missing_required_lib("numpy, opencv-python-headless and google-crc32c"), exception=IMPORT_ERROR
+        )
 
     options = module.params
     limits = Limits(options["max_image_seconds"], options["max_image_memory_mib"])

@@ -99,8 +99,8 @@ class FormatVerifier:
         for number in range(chosen):
             name, records = holding[number * len(holding) // chosen]
             share = (number + 1) * wanted // chosen - number * wanted // chosen
-            with closing(_generator(self._form.read(os.path.join(self._folder, name), self._info))) as samples:
-                yield from itertools.islice(samples, min(share, records))
+            samples = self._form.read(os.path.join(self._folder, name), self._info)
+            yield from itertools.islice(samples, min(share, records))
 
     @staticmethod
     def _choose(samples: Iterable[Sample], wanted: int, records: int) -> Iterator[Sample]:
@@ -122,8 +122,3 @@ class FormatVerifier:
                 why = f"the image {sample.name} cannot be decoded: {reason}"
                 raise OpsError(f"Shards of {self._form.name} in {self._folder}", why, ADVICE)
         return len(samples)
-
-
-def _generator(samples: Iterator[Sample]) -> Iterator[Sample]:
-    """Return ``samples`` as a generator, which can be closed."""
-    yield from samples

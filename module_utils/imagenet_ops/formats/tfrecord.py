@@ -15,13 +15,13 @@ from __future__ import annotations
 import os
 import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO
 
 import google_crc32c
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.core.files import canonical_json
-from ansible.module_utils.imagenet_ops.formats.format import Buffer, DatasetInfo, Entry, Sample, ShardInfo
+from ansible.module_utils.imagenet_ops.formats.format import Buffer, DatasetInfo, Entry, Format, Sample, ShardInfo
 
 _VERSION = "1.0.0"
 _LENGTH = struct.Struct("<Q")
@@ -39,13 +39,14 @@ _MAX_VARINT_BYTES = 10
 _FEATURES = "tensorflow_datasets.core.features"
 
 
-class TfRecord:
+class TfRecord(Format):
     """TFRecord shards; see `Format` for the methods."""
 
     name = "tfrecord"
     in_place = True
+    overhead_bytes = _FRAME_BYTES + 512  # with the name of the file and the keys of the features
 
-    def refusal(self, names: Iterable[str]) -> str:  # noqa: ARG002  the interface
+    def refusal(self, names: Iterable[str]) -> str:
         """Return "": the names are bytes of a field."""
         return ""
 
@@ -73,12 +74,12 @@ class TfRecord:
         """Return whether the next sample would exceed the limit; no library has a rule for that."""
         return records > 0 and data_bytes + next_bytes > limit_bytes
 
-    def seal(self, data_path: str, shard_path: str, entries: Sequence[Entry], info: DatasetInfo) -> None:  # noqa: ARG002  the interface
+    def seal(self, data_path: str, shard_path: str, entries: Collection[Entry], info: DatasetInfo) -> None:
         """Sync the shard: nothing follows its last record."""
         with open(shard_path, "rb+") as file:
             os.fsync(file.fileno())
 
-    def sidecar(self, shard_path: str, entries: Sequence[Entry]) -> bytes:  # noqa: ARG002  the interface
+    def sidecar(self, shard_path: str, entries: Collection[Entry]) -> bytes:
         """Return the index of DALI's tfrecord2idx: offset and length of each record."""
         lines = []
         offset = 0

@@ -255,7 +255,7 @@ def _pack(
             _check(requested.expected, split, classes)
     outcomes = {split.name: _pack_split(request, split, classes, check=progress is None) for split in splits}
     labels = labels_tsv(classes or [], words or {})
-    info = DatasetInfo(request.dataset, classes or [], words or {})
+    info = DatasetInfo(request.dataset, classes or [], words or {}, request.shard_bytes)
     result = _describe(request, info, labels, outcomes, check=progress is None)
     after = {"dataset_version": result["dataset_version"], "settings": request.settings(), "records": result["records"]}
     return {**result, "diff": {"before": before, "after": after if result["changed"] else before}}

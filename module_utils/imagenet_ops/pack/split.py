@@ -122,7 +122,7 @@ class PreparedSplit(ABC):
     def _packer(self, names: ImageNames, classes: Sequence[str], origin: Mapping[str, Any]) -> SplitPacker:
         context = self._context
         listing = Listing(names, classes, context.shuffle_seed)
-        info = DatasetInfo(context.dataset, classes, context.words)
+        info = DatasetInfo(context.dataset, classes, context.words, context.shard_bytes)
         outputs = Outputs(context.formats, info, context.shards, context.shard_bytes)
         return SplitPacker(self._finished, self._key(classes), origin, listing, outputs)
 

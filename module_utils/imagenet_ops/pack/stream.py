@@ -22,7 +22,7 @@ from ansible.module_utils.imagenet_ops.core.checkpoint import open_part, sync_al
 from ansible.module_utils.imagenet_ops.core.files import fsync_directory, write_atomic
 from ansible.module_utils.imagenet_ops.core.hashing import FollowingHash, hash_file
 from ansible.module_utils.imagenet_ops.formats.format import Buffer, DatasetInfo, Entry, Format, parse_entry_line
-from ansible.module_utils.imagenet_ops.formats.recordio import write_all
+from ansible.module_utils.imagenet_ops.formats.recordio import RECORDIO, write_all
 
 # Of the end of a growing file, as much as a checkpoint keeps a hash of: it shows that the file is the one it describes.
 _TAIL_BYTES = 64 * 1024
@@ -166,14 +166,6 @@ class ShardStream:
             for path, file in zip(self.unfinished(number), shard.files)
         )
 
-    def discard(self) -> None:
-        """Delete what an interrupted run left of the split in the folder. Raises OSError."""
-        pattern = re.compile(rf"\.({re.escape(self._split)}\b.*|shard\..*)\.(part|sealed)")
-        for folder in (self._folder, os.path.join(self._folder, self._split)):
-            for name in os.listdir(folder) if os.path.isdir(folder) else ():
-                if pattern.fullmatch(name):
-                    os.unlink(os.path.join(folder, name))
-
     def release(self, position: StreamPosition) -> None:
         """Delete the growing files of the shards before ``position``, which a durable checkpoint has as sealed.
 
@@ -187,13 +179,12 @@ class ShardStream:
             self._released += 1
 
     def _hidden(self, shard: int) -> list[str]:
-        # Where the number of shards is known from the start, so are the names.
-        if self._cut.bounds:
+        if self.form is RECORDIO:
+            # The number of its shards is known from the start, and so are their names.
             names = self.names(shard, len(self._cut.bounds))
         else:
             names = [f"{self._split}-{shard:06d}{suffix}" for suffix in ("", "-sidecar")[: len(self.names(0, 1))]]
-        folders = [os.path.split(os.path.join(self._folder, name)) for name in names]
-        return [os.path.join(folder, f".{name}.part") for folder, name in folders]
+        return [os.path.join(self._folder, f".{name}.part") for name in names]
 
     # Writing
 
@@ -296,7 +287,7 @@ class ShardStream:
         if self.form.sidecar_name("shard"):
             write_atomic(beside[-1], self.form.sidecar(shard_path, entries))
         files = [output_file(shard_path, sha256), *(output_file(path, hash_file(path)) for path in beside)]
-        fsync_directory(os.path.dirname(shard_path))
+        fsync_directory(self._folder)
         self._close()
         self.position = StreamPosition(
             shard=position.shard + 1,
@@ -310,12 +301,12 @@ class ShardStream:
         if self._descriptors:
             return
         paths = self.growing(self.position.shard)
-        os.makedirs(os.path.dirname(paths[0]), exist_ok=True)
+        os.makedirs(self._folder, exist_ok=True)
         sizes = self.position.sizes or (0,) * len(paths)
         self.position = replace(self.position, sizes=sizes)
         with self._lock:
             self._descriptors = [self._stack.enter_context(open_part(path, size)) for path, size in zip(paths, sizes)]
-        fsync_directory(os.path.dirname(paths[0]))
+        fsync_directory(self._folder)
         if self.form.in_place:
             self._hash = self._stack.enter_context(FollowingHash(paths[0]).running())
             self._hash.advance(sizes[0])
@@ -353,6 +344,14 @@ class EntryFile(Collection[Entry]):
     def __contains__(self, entry: object) -> bool:
         """Return whether an entry is among them."""
         return any(entry == other for other in self)
+
+
+def discard_unfinished(folder: str, split: str) -> None:
+    """Delete the unfinished files of a split in the folder of a format, if there are any. Raises OSError."""
+    pattern = re.compile(rf"\.{re.escape(split)}(-\d+(-of-\d+)?)?(-sidecar)?(\.(rec|idx|lst))?\.(part|sealed)")
+    for name in os.listdir(folder) if os.path.isdir(folder) else ():
+        if pattern.fullmatch(name):
+            os.unlink(os.path.join(folder, name))
 
 
 def tail(path: str, size_bytes: int) -> str:

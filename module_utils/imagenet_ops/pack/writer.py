@@ -49,6 +49,7 @@ from ansible.module_utils.imagenet_ops.pack.stream import (
     SealedShard,
     ShardStream,
     StreamPosition,
+    discard_unfinished,
     output_file,
 )
 from ansible.module_utils.imagenet_ops.pack.tree_source import RecordBatch, RecordSource
@@ -288,13 +289,16 @@ class FinishedSplit:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(self.root, path))
         fsync_directory(self.root)
-        folders = set()
+        folders = sorted({os.path.dirname(os.path.join(self.root, name)) for name in unfinished})
+        for folder in folders:
+            os.makedirs(folder, exist_ok=True)
+            fsync_directory(os.path.dirname(folder))
         for name, present in unfinished.items():
-            path = os.path.join(self.root, name)
-            folders.add(os.path.dirname(path))
             with contextlib.suppress(FileNotFoundError):
-                os.replace(os.path.join(self.root, present), path)
-        for folder in sorted(folders):
+                os.replace(os.path.join(self.root, present), os.path.join(self.root, name))
+        for folder in sorted({name.partition("/")[0] for name in unfinished}):
+            discard_unfinished(os.path.join(self.root, folder), self.name)
+        for folder in folders:
             fsync_directory(folder)
         self._record.write(packed.to_json())
         with contextlib.suppress(FileNotFoundError):
@@ -410,8 +414,8 @@ class SplitPacker:
         try:
             streams = self._streams(position)
             if position == Position():
-                for stream in streams:
-                    stream.discard()
+                for form in self._outputs.formats:
+                    discard_unfinished(os.path.join(self._finished.root, form.name), self.name)
             stage = f"packing {self.name}"
             rec_bytes = source.rec_bytes()
             if rec_bytes is not None:
