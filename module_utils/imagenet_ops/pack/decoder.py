@@ -1,9 +1,10 @@
 """Transforms images so that whatever a decoder does to one of them costs that image and nothing else.
 
 Decoders crash, loop and fill the memory where a file brings them to it. Images of the usual kind are decoded here, in
-threads. Every other image (`Plan.is_usual`), and those that were in hand when an earlier run ended (`in_hand`), go to a
-process of their own with limits for its time and its memory. One that dies is replaced. The image is bad if it ends a
-process that has decoded nothing else, so that no image is blamed for what another did.
+threads. Every other image (`Plan.is_usual`), those that were in hand when an earlier run ended (`in_hand`), and those
+during which libjpeg warned of damage (`jpeg_warnings`), go to a process of their own with limits for its time and its
+memory. One that dies is replaced. The image is bad if it ends a process that has decoded nothing else, so that no image
+is blamed for what another did.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ import cv2
 from ansible.module_utils.imagenet_ops.core.concurrency import reuse_memory
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.pack.image import (
-    STRICT,
     BadImageError,
     Outcome,
     OutOfMemoryError,
@@ -37,6 +37,7 @@ from ansible.module_utils.imagenet_ops.pack.image import (
     transform_all,
 )
 from ansible.module_utils.imagenet_ops.pack.in_hand import InHand, printable
+from ansible.module_utils.imagenet_ops.pack.jpeg_warnings import CaughtStandardError, damage
 
 _MIB = 1024 * 1024
 _READY = b"ready\n"
@@ -45,8 +46,6 @@ _START_SECONDS = 300.0
 CLOCK_SECONDS = 10
 _QUESTION = struct.Struct("<Q")  # length of the image
 _ANSWER = struct.Struct("<?BQ")  # whether it is bad; lengths of `Header.converted` and of the record or the reason
-# What libjpeg says of an image that it decodes nevertheless: messages of its jerror.h that tell of damage.
-_JPEG_WARNINGS = ("Corrupt JPEG data", "Premature end of JPEG file", "Inconsistent progression sequence")
 # Where the modules of this process are found; Ansible's are in a zip archive.
 _PROGRAM = """
 import importlib, json, sys
@@ -68,7 +67,7 @@ DEFAULT_LIMITS = Limits()
 
 
 class Transformer:
-    """Transforms images by ``recipe``, within ``limits``. Close it at the end.
+    """Transforms images by ``recipe``, within ``limits``. A context manager, which catches standard error.
 
     ``in_hand`` keeps the names of the images that are decoded in this process; None where a run leaves no trace.
     """
@@ -79,6 +78,18 @@ class Transformer:
         self._in_hand = in_hand
         self._suspects = frozenset() if in_hand is None else in_hand.suspects
         self._idle: deque[_DecoderProcess] = deque()
+        self._standard_error = CaughtStandardError()
+
+    def __enter__(self) -> Transformer:  # noqa: PYI034 (Self is newer than Python 3.9)
+        """Begin to catch standard error."""
+        self._standard_error.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """End the processes."""
+        while self._idle:
+            self._idle.pop().end()
+        self._standard_error.__exit__()
 
     def transform_all(self, names: Sequence[str], images: Sequence[bytes]) -> list[Outcome]:
         """Return the result of `transform` for each of ``images``, or why it is bad; threads may call it concurrently.
@@ -89,11 +100,6 @@ class Transformer:
         with contextlib.nullcontext(_forget) if self._in_hand is None else self._in_hand.slot() as write_name:
             return [self._transform(*image, write_name) for image in zip(names, images, plans)]
 
-    def close(self) -> None:
-        """End the processes."""
-        while self._idle:
-            self._idle.pop().end()
-
     def _transform(
         self, name: str, data: bytes, plan: Plan | BadImageError, write_name: Callable[[str], Any]
     ) -> Outcome:
@@ -101,7 +107,11 @@ class Transformer:
             return plan
         if not self._is_contained(name, plan):
             write_name(name)
-            return apply(data, plan, self.recipe)
+            before = self._standard_error.length()
+            result = apply(data, plan, self.recipe)
+            if self._standard_error.length() == before or isinstance(result, BadImageError):
+                return result
+            # Of this image or of another thread's: alone it tells.
         write_name("")
         outcome, death = None, 0
         if self._idle:
@@ -117,10 +127,10 @@ class Transformer:
         if self.recipe.pass_through:
             return False
         is_suspect = bool(self._suspects) and printable(name) in self._suspects
-        return is_suspect or not plan.is_usual or self.recipe.jpeg_check == STRICT
+        return is_suspect or not plan.is_usual
 
     def _start(self) -> _DecoderProcess:
-        return _DecoderProcess(self.recipe, self._limits)
+        return _DecoderProcess(self.recipe, self._limits, self._standard_error.passed_on)
 
     def _ask(self, process: _DecoderProcess, data: bytes) -> tuple[Outcome | None, int]:
         """Return the outcome of ``process``; None, and the signal or the negative exit status, where it died."""
@@ -145,15 +155,19 @@ def _forget(_name: str) -> None:
 class _DecoderProcess:
     """A process that transforms one image after another; it ends with this one, when its standard input is closed."""
 
-    def __init__(self, recipe: Recipe, limits: Limits) -> None:
-        """Start it. Raises OpsError."""
+    def __init__(self, recipe: Recipe, limits: Limits, standard_error: int) -> None:
+        """Start it; ``standard_error`` is a descriptor. Raises OpsError."""
         self._clock_seconds = limits.seconds * CLOCK_SECONDS
         utils = list(sys.modules["ansible.module_utils"].__path__)
         arguments = json.dumps([sys.path, utils, [recipe._asdict(), *limits]])
         todo = "Check free memory, the limit of processes (ulimit -u) and dmesg, then rerun: packing resumes"
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+                [sys.executable, "-c", _PROGRAM, arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=standard_error,
+                bufsize=0,
             )
         except OSError as error:
             raise OpsError("Decoder process", f"it cannot be started ({error.strerror})", todo) from error
@@ -218,9 +232,6 @@ def serve(recipe: dict[str, Any], seconds: int, memory_mib: int) -> None:
     wanted = Recipe(**recipe)
     sink = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    warnings = os.memfd_create("warnings")
-    if wanted.jpeg_check == STRICT:
-        os.dup2(warnings, 2)
     reuse_memory()
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle: it closes standard input
@@ -230,19 +241,20 @@ def serve(recipe: dict[str, Any], seconds: int, memory_mib: int) -> None:
     sink.write(_READY)
     sink.flush()
     source = sys.stdin.buffer
-    while (data := _question(source)) is not None:
-        signal.setitimer(signal.ITIMER_PROF, seconds)
-        try:
-            (outcome,) = transform_all([data], wanted)
-        except MemoryError:
-            outcome = OutOfMemoryError()
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        if isinstance(outcome, OutOfMemoryError):
-            outcome = BadImageError(f"too large: decoding it takes more than {memory_mib} MiB of memory")
-        warning = _take_warning(warnings)
-        if warning and not isinstance(outcome, BadImageError):
-            outcome = BadImageError(f"damaged: the decoder says {warning}")
-        _answer(sink, outcome)
+    with CaughtStandardError() as caught:
+        while (data := _question(source)) is not None:
+            signal.setitimer(signal.ITIMER_PROF, seconds)
+            try:
+                (outcome,) = transform_all([data], wanted)
+            except MemoryError:
+                outcome = OutOfMemoryError()
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            if isinstance(outcome, OutOfMemoryError):
+                outcome = BadImageError(f"too large: decoding it takes more than {memory_mib} MiB of memory")
+            warning = damage(caught.take(), wanted.jpeg_check)
+            if warning and not isinstance(outcome, BadImageError):
+                outcome = BadImageError(f"damaged: the decoder says {warning}")
+            _answer(sink, outcome)
 
 
 def _limit(kind: int, value: int) -> None:
@@ -259,17 +271,6 @@ def _question(source: BinaryIO) -> bytes | None:
     (size,) = _QUESTION.unpack(header)
     data = source.read(size)
     return data if len(data) == size else None
-
-
-def _take_warning(descriptor: int) -> str:
-    """Return the first warning of libjpeg that tells of damage, or ""; the file is empty afterwards."""
-    size = os.fstat(descriptor).st_size
-    if not size:
-        return ""
-    lines = os.pread(descriptor, size, 0).decode("ascii", "replace").splitlines()
-    os.ftruncate(descriptor, 0)
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    return next((line for line in lines if line.startswith(_JPEG_WARNINGS)), "")
 
 
 def _answer(sink: BinaryIO, outcome: Outcome) -> None:

@@ -57,7 +57,7 @@ class Recipe(NamedTuple):
     key of `FILTERS`. ``quality`` is JPEG's, 1 to 100. ``channels`` is 3 for colour or 1 for grey. With ``pass_through``
     the bytes are not changed. An image with more than ``max_image_pixels`` pixels, before or after resizing, is bad,
     and so is a JPEG with more than ``max_jpeg_scans`` scans. With ``jpeg_check`` STRICT a JPEG that the decoder calls
-    corrupt is bad; with LENIENT it is packed as far as it decodes, as im2rec.py does.
+    corrupt is bad, with LENIENT one of which it says that a part is missing.
     """
 
     short_side_pixels: int
