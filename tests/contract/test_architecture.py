@@ -14,7 +14,7 @@ from tests.contract.architecture import NAME
 
 # Every GPU host runs it. What it takes along is to stay what it needs: module, errors, files, hashing and the pool of
 # threads, the manifest with the record of an archive, both formats, and the two that verify.
-RECORDIO_VERIFY_FILES_MAX = 12
+RECORDIO_VERIFY_FILES_MAX = 16
 
 
 @pytest.fixture(scope="module")

@@ -33,6 +33,7 @@ from ansible.module_utils.imagenet_ops.pack.image import (
     Plan,
     Recipe,
     apply,
+    decode_only,
     plan_all,
     transform_all,
 )
@@ -77,18 +78,17 @@ class Transformer:
         self._limits = limits
         self._in_hand = in_hand
         self._suspects = frozenset() if in_hand is None else in_hand.suspects
-        self._idle: deque[_DecoderProcess] = deque()
         self._standard_error = CaughtStandardError()
 
     def __enter__(self) -> Transformer:  # noqa: PYI034 (Self is newer than Python 3.9)
         """Begin to catch standard error."""
         self._standard_error.__enter__()
+        self._processes = _Processes(self.recipe, self._limits, self._standard_error.passed_on)
         return self
 
     def __exit__(self, *exception: object) -> None:
         """End the processes."""
-        while self._idle:
-            self._idle.pop().end()
+        self._processes.end()
         self._standard_error.__exit__()
 
     def transform_all(self, names: Sequence[str], images: Sequence[bytes]) -> list[Outcome]:
@@ -113,6 +113,58 @@ class Transformer:
                 return result
             # Of this image or of another thread's: alone it tells.
         write_name("")
+        return self._processes.outcome(data)
+
+    def _is_contained(self, name: str, plan: Plan) -> bool:
+        if self.recipe.pass_through:
+            return False
+        is_suspect = bool(self._suspects) and printable(name) in self._suspects
+        return is_suspect or not plan.is_usual
+
+
+def _forget(_name: str) -> None:
+    """Write no name."""
+
+
+class DecodeCheck:
+    """Tells of images whether they decode, each in a process of its own within ``limits``. A context manager."""
+
+    def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
+        self._processes = _Processes(None, limits, standard_error=2)
+
+    def __enter__(self) -> DecodeCheck:  # noqa: PYI034 (Self is newer than Python 3.9)
+        """Start nothing yet."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """End the processes."""
+        self._processes.end()
+
+    def __call__(self, data: bytes) -> str:
+        """Return why the image in ``data`` does not decode, or ""; threads may call it concurrently.
+
+        Raises OpsError where no process can be started.
+        """
+        outcome = self._processes.outcome(data)
+        return str(outcome) if isinstance(outcome, BadImageError) else ""
+
+
+class _Processes:
+    """As many processes as there are threads that ask. ``recipe`` None is for images that are only decoded."""
+
+    def __init__(self, recipe: Recipe | None, limits: Limits, standard_error: int) -> None:
+        self._recipe = recipe
+        self._limits = limits
+        self._standard_error = standard_error
+        self._idle: deque[_DecoderProcess] = deque()
+
+    def end(self) -> None:
+        """End the processes."""
+        while self._idle:
+            self._idle.pop().end()
+
+    def outcome(self, data: bytes) -> Outcome:
+        """Return what became of the image in ``data``. Raises OpsError where no process can be started."""
         outcome, death = None, 0
         if self._idle:
             with contextlib.suppress(IndexError):  # another thread may have taken the last one
@@ -123,14 +175,8 @@ class Transformer:
                 outcome, death = self._ask(self._start(), data)
         return outcome or BadImageError(self._reason(death))
 
-    def _is_contained(self, name: str, plan: Plan) -> bool:
-        if self.recipe.pass_through:
-            return False
-        is_suspect = bool(self._suspects) and printable(name) in self._suspects
-        return is_suspect or not plan.is_usual
-
     def _start(self) -> _DecoderProcess:
-        return _DecoderProcess(self.recipe, self._limits, self._standard_error.passed_on)
+        return _DecoderProcess(self._recipe, self._limits, self._standard_error)
 
     def _ask(self, process: _DecoderProcess, data: bytes) -> tuple[Outcome | None, int]:
         """Return the outcome of ``process``; None, and the signal or the negative exit status, where it died."""
@@ -148,18 +194,14 @@ class Transformer:
         return f"damaged: the decoder exited with status {-death}"
 
 
-def _forget(_name: str) -> None:
-    """Write no name."""
-
-
 class _DecoderProcess:
     """A process that transforms one image after another; it ends with this one, when its standard input is closed."""
 
-    def __init__(self, recipe: Recipe, limits: Limits, standard_error: int) -> None:
+    def __init__(self, recipe: Recipe | None, limits: Limits, standard_error: int) -> None:
         """Start it; ``standard_error`` is a descriptor. Raises OpsError."""
         self._clock_seconds = limits.seconds * CLOCK_SECONDS
         utils = list(sys.modules["ansible.module_utils"].__path__)
-        arguments = json.dumps([sys.path, utils, [recipe._asdict(), *limits]])
+        arguments = json.dumps([sys.path, utils, [recipe and recipe._asdict(), *limits]])
         todo = "Check free memory, the limit of processes (ulimit -u) and dmesg, then rerun: packing resumes"
         try:
             self._process = subprocess.Popen(
@@ -227,9 +269,12 @@ class _DecoderProcess:
 # The other process
 
 
-def serve(recipe: dict[str, Any], seconds: int, memory_mib: int) -> None:
-    """Transform images from standard input until it ends; what a decoder prints goes to standard error."""
-    wanted = Recipe(**recipe)
+def serve(recipe: dict[str, Any] | None, seconds: int, memory_mib: int) -> None:
+    """Transform images from standard input until it ends; what a decoder prints goes to standard error.
+
+    Without ``recipe`` they are only decoded, and nothing that is decoded is bad.
+    """
+    wanted = None if recipe is None else Recipe(**recipe)
     sink = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     reuse_memory()
@@ -245,13 +290,14 @@ def serve(recipe: dict[str, Any], seconds: int, memory_mib: int) -> None:
         while (data := _question(source)) is not None:
             signal.setitimer(signal.ITIMER_PROF, seconds)
             try:
-                (outcome,) = transform_all([data], wanted)
+                outcome = decode_only(data) if wanted is None else transform_all([data], wanted)[0]
             except MemoryError:
                 outcome = OutOfMemoryError()
             signal.setitimer(signal.ITIMER_PROF, 0)
             if isinstance(outcome, OutOfMemoryError):
                 outcome = BadImageError(f"too large: decoding it takes more than {memory_mib} MiB of memory")
-            warning = damage(caught.take(), wanted.jpeg_check)
+            printed = caught.take()
+            warning = "" if wanted is None else damage(printed, wanted.jpeg_check)
             if warning and not isinstance(outcome, BadImageError):
                 outcome = BadImageError(f"damaged: the decoder says {warning}")
             _answer(sink, outcome)
