@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
@@ -58,6 +59,8 @@ class SplitEntry(NamedTuple):
     """A split: ``classes`` has the number of records of each class, ``files`` the .rec, .idx and .lst by name.
 
     ``converted`` counts what was not a colour JPEG ("cmyk", "grey", "png"), ``bad_images`` has the reason by path.
+    ``left_out`` has the ``count`` and a few ``samples`` of other things that are no records: files that are no images
+    by their names, and labels without an image.
     """
 
     records: int
@@ -65,6 +68,7 @@ class SplitEntry(NamedTuple):
     converted: Mapping[str, int]
     bad_images: Mapping[str, str]
     files: Mapping[str, FileEntry]
+    left_out: Mapping[str, Any] = MappingProxyType({})
 
 
 class Manifest(NamedTuple):
@@ -133,13 +137,15 @@ def build_manifest(
 
 
 def _split_value(split: SplitEntry) -> dict[str, Any]:
-    return {
+    value = {
         "records": split.records,
         "classes": dict(split.classes),
         "converted": dict(split.converted),
         "bad_images": [{"name": name, "reason": reason} for name, reason in sorted(split.bad_images.items())],
         "files": {name: file._asdict() for name, file in split.files.items()},
     }
+    # Only where there is something, so that a data set without keeps its identity.
+    return {**value, "left_out": dict(split.left_out)} if split.left_out else value
 
 
 def read_manifest(root: str) -> Manifest:
@@ -195,4 +201,5 @@ def _split_entry(value: dict[str, Any]) -> SplitEntry:
         converted=value["converted"],
         bad_images={image["name"]: image["reason"] for image in value["bad_images"]},
         files={name: FileEntry(file["size_bytes"], file["sha256"]) for name, file in value["files"].items()},
+        left_out=value.get("left_out", {}),
     )

@@ -372,6 +372,7 @@ def _split_entry(packed: Packed) -> SplitEntry:
         converted=packed.converted,
         bad_images=dict(packed.bad),
         files={name: FileEntry(file.size_bytes, file.sha256) for name, file in packed.files.items()},
+        left_out=packed.left_out,
     )
 
 

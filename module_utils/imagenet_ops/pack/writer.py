@@ -27,7 +27,7 @@ from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.core.state_file import Kind, StateFile, Warn, fits, natural
 from ansible.module_utils.imagenet_ops.dataset.manifest import SUFFIXES, file_stems
 from ansible.module_utils.imagenet_ops.formats.recordio import RecordReader, RecordWriter, parse_image_data
-from ansible.module_utils.imagenet_ops.pack.listing import Listing
+from ansible.module_utils.imagenet_ops.pack.listing import LeftOut, Listing
 from ansible.module_utils.imagenet_ops.pack.tree_source import RecordBatch, RecordSource
 
 _LINE_BYTES = 64  # more than the longest line of an index: two numbers of at most 20 digits
@@ -43,6 +43,7 @@ _PACKED = {
     "converted": _CONVERTED,
     "files": _FILES,
 }
+_LEFT_OUT = {str: {"count": natural, "samples": [str]}}
 _POSITION = {
     "place": natural,
     "records": natural,
@@ -57,7 +58,7 @@ _POSITION = {
 
 def _is_packed(value: Any) -> bool:
     """Return whether ``value`` describes a finished split: every image a record or bad, every shard with its files."""
-    if not fits(value, _PACKED):
+    if not (fits(value, _PACKED) or fits(value, {**_PACKED, "left_out": _LEFT_OUT})):
         return False
     stems = {os.path.splitext(name)[0] for name in value["files"]}
     return (
@@ -107,7 +108,7 @@ class Position:
 class Packed:
     """A finished split: what it was made from (``key``), bad and converted images, and the files by name.
 
-    ``images`` has the number of images of each class, including bad ones.
+    ``images`` has the number of images of each class, including bad ones. ``left_out`` is that of `ImageNames`.
     """
 
     key: dict[str, Any]
@@ -116,6 +117,12 @@ class Packed:
     bad: list[list[str]]
     converted: dict[str, int]
     files: dict[str, OutputFile]
+    left_out: dict[str, LeftOut] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields for a state file; without ``left_out`` where there is nothing, as earlier versions."""
+        fields = asdict(self)
+        return fields if self.left_out else {name: value for name, value in fields.items() if name != "left_out"}
 
 
 class FinishedSplit:
@@ -160,7 +167,7 @@ class FinishedSplit:
     def remember(self, packed: Packed) -> None:
         """Write the result of `find`, if it differs from the record. Raises OSError."""
         if self.read() != packed:
-            self._record.write(asdict(packed))
+            self._record.write(packed.as_json())
 
     def finish_renaming(self) -> bool:
         """Complete the renaming of a run that was killed; return whether there was one. Raises OpsError and OSError."""
@@ -172,7 +179,7 @@ class FinishedSplit:
 
     def put_in_place(self, packed: Packed) -> None:
         """Rename the part files of ``packed``; after a kill, the next run completes it. Raises OSError."""
-        self.checkpoint.write({"stage": "renaming", "packed": asdict(packed)})
+        self.checkpoint.write({"stage": "renaming", "packed": packed.as_json()})
         self._rename(packed)
 
     def part(self, name: str) -> str:
@@ -191,7 +198,7 @@ class FinishedSplit:
             with contextlib.suppress(FileNotFoundError):
                 os.replace(self.part(name), os.path.join(self.folder, name))
         fsync_directory(self.folder)
-        self._record.write(asdict(packed))
+        self._record.write(packed.as_json())
         os.unlink(self.checkpoint_path)
         fsync_directory(os.path.dirname(self.checkpoint_path))
 
@@ -391,7 +398,8 @@ class SplitPacker:
             files[name] = _output_file(self._finished.part(name), hash_file(self._finished.part(name)))
         images = dict.fromkeys(self.listing.classes, 0) | self.listing.names.counts()
         key = {**self.key(), **self._origin}
-        packed = Packed(key, position.records, images, position.bad, position.converted, files)
+        left_out_names = self.listing.names.left_out
+        packed = Packed(key, position.records, images, position.bad, position.converted, files, left_out_names)
         self._finished.put_in_place(packed)
         return packed
 
