@@ -145,11 +145,11 @@ options:
     default: 500
   jpeg_check:
     description:
-      - V(lenient) packs a JPEG as far as it decodes, as C(im2rec.py) does. One without the end of the file, or with
-        nothing in its scan, is bad.
-      - V(strict) makes each JPEG bad that the decoder calls corrupt, such as one with half of its scan. Each image then
-        goes through another process, which takes somewhat longer. O(pass_through) decodes nothing, so there it has no
-        effect.
+      - With V(lenient) a JPEG is bad if a part of it is missing, such as the end of the file or half of a scan. With
+        other damage it is packed as it decodes, as C(im2rec.py) does.
+      - With V(strict) each JPEG is bad that the decoder calls corrupt, even if only extra bytes are in it. Neither
+        finds damage that decodes as other pixels. Sound images take no more time than with V(lenient).
+      - O(pass_through) decodes nothing, so only a missing end of the file is found there.
     type: str
     choices: [lenient, strict]
     default: lenient

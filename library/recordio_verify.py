@@ -39,7 +39,8 @@ options:
     choices: [imagenet_ops, mxnet]
     default: imagenet_ops
   decode_samples:
-    description: How many images of each split to decode, spread evenly, always the same ones; V(-1) means all.
+    description: How many images of each split to decode, spread evenly, always the same ones; V(-1) means all. They
+      are decoded in processes with limits of 15 seconds and 4 GiB, so that one that crashes its decoder is named.
     type: int
     default: 32
 attributes:
@@ -119,6 +120,7 @@ from ansible.module_utils.imagenet_ops.core.module import run
 try:
     from ansible.module_utils.imagenet_ops.dataset.verify import verify_dataset
     from ansible.module_utils.imagenet_ops.dataset.verify_mxnet import read_with_mxnet
+    from ansible.module_utils.imagenet_ops.pack.decoder import DecodeCheck
 except ImportError:
     IMPORT_ERROR = traceback.format_exc()
 else:
@@ -144,7 +146,9 @@ def main() -> None:
         if options["reader"] == "mxnet":
             return read_with_mxnet(options["root"], options["dataset_version"])
         full = options["verify"] == "full"
-        return verify_dataset(options["root"], options["dataset_version"], full, options["decode_samples"])
+        root, version, samples = (options[name] for name in ("root", "dataset_version", "decode_samples"))
+        with DecodeCheck() as decode:
+            return verify_dataset(root, version, full, samples, decode)
 
     run(module, work)
 

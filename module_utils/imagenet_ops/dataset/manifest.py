@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
@@ -55,6 +56,8 @@ class SplitEntry(NamedTuple):
     ``converted`` counts what was not a colour JPEG ("cmyk", "grey", "png"), ``bad_images`` has the reason by path.
     ``content_sha256`` is over all images in their order and equal for all formats (`formats.format.content_lines`);
     "" in a data set that has RecordIO alone.
+    ``left_out`` has the ``count`` and a few ``samples`` of other things that are no records: files that are no images
+    by their names.
     """
 
     records: int
@@ -63,6 +66,7 @@ class SplitEntry(NamedTuple):
     bad_images: Mapping[str, str]
     files: Mapping[str, FileEntry]
     content_sha256: str = ""
+    left_out: Mapping[str, Any] = MappingProxyType({})
 
 
 class FormatEntry(NamedTuple):
@@ -148,6 +152,7 @@ def build_manifest(
 
 
 def _split_value(split: SplitEntry) -> dict[str, Any]:
+    # What earlier versions lack stands here only where there is something, so that other data sets keep their identity.
     return {
         "records": split.records,
         "classes": dict(split.classes),
@@ -155,6 +160,7 @@ def _split_value(split: SplitEntry) -> dict[str, Any]:
         "bad_images": [{"name": name, "reason": reason} for name, reason in sorted(split.bad_images.items())],
         "files": {name: file._asdict() for name, file in split.files.items()},
         **({"content_sha256": split.content_sha256} if split.content_sha256 else {}),
+        **({"left_out": dict(split.left_out)} if split.left_out else {}),
     }
 
 
@@ -224,6 +230,7 @@ def _split_entry(value: dict[str, Any]) -> SplitEntry:
         bad_images={image["name"]: image["reason"] for image in value["bad_images"]},
         files=_file_entries(value["files"]),
         content_sha256=value.get("content_sha256", ""),
+        left_out=value.get("left_out", {}),
     )
 
 

@@ -15,10 +15,8 @@ import time
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from typing import Any, BinaryIO, NamedTuple, TextIO
+from typing import Any, BinaryIO, Callable, NamedTuple, TextIO
 
-import cv2
-import numpy as np
 from ansible.module_utils.imagenet_ops.core.concurrency import ordered_map, usable_processors
 from ansible.module_utils.imagenet_ops.core.errors import SAMPLES, OpsError
 from ansible.module_utils.imagenet_ops.core.hashing import hash_file
@@ -37,6 +35,8 @@ from ansible.module_utils.imagenet_ops.formats.recordio import ImageRecord, Reco
 _MIB = 1 << 20
 _BUFFER_BYTES = _MIB
 _CHUNK_IMAGES = 32
+# Returns why an image does not decode, or "". It may kill what decodes it, so that it is not done here.
+Decode = Callable[[bytes], str]
 ADVICE = "Restore it from the backup, create the volume again from a snapshot, or pack the data set again"
 
 
@@ -70,19 +70,21 @@ class _HashingFile(io.RawIOBase):
         super().close()
 
 
-def verify_dataset(root: str, dataset_version: str | None, full: bool, decode_samples: int) -> dict[str, Any]:
+def verify_dataset(
+    root: str, dataset_version: str | None, full: bool, decode_samples: int, decode: Decode
+) -> dict[str, Any]:
     """Verify the data set in ``root`` and return the result of the module recordio_verify.
 
     ``dataset_version``, if given, must be that of the manifest. ``decode_samples`` images of each split are decoded,
-    all if it is negative. Raises OpsError that names the file, and where it can the byte, at the first difference.
+    all if it is negative, by ``decode``, which threads call concurrently. Raises OpsError that names the file, and
+    where it can the byte, at the first difference.
     """
-    cv2.setNumThreads(0)
     started = time.monotonic()
     with unreadable_files(root):
         manifest = checked_manifest(root, dataset_version, full)
         classes = read_labels(root, manifest)
         decoded = sum(
-            _verify_split(manifest, name, os.path.join(root, RECORD_FOLDER), classes, full, decode_samples)
+            _verify_split(manifest, name, os.path.join(root, RECORD_FOLDER), classes, full, decode_samples, decode)
             for name in manifest.splits
         )
     result = describe(manifest, decoded)
@@ -172,7 +174,13 @@ def read_labels(root: str, manifest: Manifest) -> list[str]:
 
 
 def _verify_split(
-    manifest: Manifest, name: str, folder: str, classes: Sequence[str], full: bool, decode_samples: int
+    manifest: Manifest,
+    name: str,
+    folder: str,
+    classes: Sequence[str],
+    full: bool,
+    decode_samples: int,
+    decode: Decode,
 ) -> int:
     """Verify all shards of a split and return how many images were decoded."""
     split = manifest.splits[name]
@@ -181,7 +189,8 @@ def _verify_split(
     index_of = {name: index for index, name in enumerate(classes)}
     records = decoded = 0
     for stem in file_stems(name, manifest.settings.get("shards", 1)):
-        shard = _ShardVerifier(os.path.join(folder, stem), split.files[f"{stem}.rec"], records, index_of, full, counts)
+        entry = split.files[f"{stem}.rec"]
+        shard = _ShardVerifier(os.path.join(folder, stem), entry, records, index_of, full, counts, decode)
         decoded += shard.run(wanted)
         records += shard.records
     if records != split.records:
@@ -198,8 +207,8 @@ class _ShardVerifier:
     """Verifies one .rec with its .idx and .lst, those with the path ``stem``.
 
     ``rec_entry`` is what the manifest says of the .rec, ``first_place`` the place of its first record in the split.
-    ``index_of`` has the label of each class, ``counts`` is where the records of each class are counted, ``full`` is as
-    in `verify_dataset`. After `run`, ``records`` is how many there are.
+    ``index_of`` has the label of each class, ``counts`` is where the records of each class are counted, ``full`` and
+    ``decode`` are as in `verify_dataset`. After `run`, ``records`` is how many there are.
     """
 
     def __init__(
@@ -210,6 +219,7 @@ class _ShardVerifier:
         index_of: Mapping[str, int],
         full: bool,
         counts: Counter[str],
+        decode: Decode,
     ) -> None:
         self._rec, self._idx, self._lst = (f"{stem}.{suffix}" for suffix in SUFFIXES)
         self._rec_entry = rec_entry
@@ -217,6 +227,7 @@ class _ShardVerifier:
         self._index_of = index_of
         self._full = full
         self._counts = counts
+        self._decode = decode
         self.records = 0
 
     def run(self, wanted: Container[int]) -> int:
@@ -226,7 +237,7 @@ class _ShardVerifier:
         raw = _HashingFile(self._rec) if self._full else open(self._rec, "rb", buffering=0)  # noqa: SIM115 (closing, below)
         with closing(raw), io.BufferedReader(raw, _BUFFER_BYTES) as file:
             reader = RecordReader(file, self._rec)
-            with closing(ordered_map(self._decode, self._chunks(reader, wanted), usable_processors())) as chunks:
+            with closing(ordered_map(self._decode_all, self._chunks(reader, wanted), usable_processors())) as chunks:
                 decoded = sum(chunks)
             if isinstance(raw, _HashingFile):
                 _check_hash(self._rec, raw.sha256.hexdigest(), self._rec_entry)
@@ -264,15 +275,12 @@ class _ShardVerifier:
             raise self._error(entry, f"it has the label {record.label:g}, {self._lst} says {entry.line.label:g}")
         return record
 
-    def _decode(self, chunk: list[tuple[_Entry, ImageRecord]]) -> int:
+    def _decode_all(self, chunk: list[tuple[_Entry, ImageRecord]]) -> int:
         """Decode the images of some records and return their number; runs in the threads."""
         for entry, record in chunk:
-            try:
-                pixels = cv2.imdecode(np.frombuffer(record.image, np.uint8), cv2.IMREAD_COLOR)
-            except cv2.error:
-                pixels = None
-            if pixels is None:
-                raise self._error(entry, f"its image ({entry.line.path}) does not decode")
+            reason = self._decode(record.image)
+            if reason:
+                raise self._error(entry, f"its image ({entry.line.path}) cannot be decoded: {reason}")
         return len(chunk)
 
     def _entries(self) -> Iterator[_Entry]:

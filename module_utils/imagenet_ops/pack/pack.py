@@ -162,8 +162,7 @@ def pack_dataset(request: PackRequest, check: bool, warn: Callable[[str], None])
             stack.enter_context(exclusive(os.path.join(request.state_dir, "recordio_pack.lock")))
             in_hand = InHand(request.state_dir, _workers(request), warn)
             stack.callback(in_hand.close)
-            transformer = Transformer(request.recipe, request.limits, in_hand)
-            stack.callback(transformer.close)
+            transformer = stack.enter_context(Transformer(request.recipe, request.limits, in_hand))
             progress = Progress(request.state_dir, "recordio_pack")
             result = _pack(request, progress, transformer, warn)
             progress.finish()
@@ -431,6 +430,7 @@ def _split_entry(packed: Packed) -> SplitEntry:
         bad_images=dict(packed.bad),
         files=_entries(packed.files),
         content_sha256=packed.content_sha256,
+        left_out=packed.left_out,
     )
 
 

@@ -23,8 +23,9 @@ from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.dataset.manifest import ENGINE_VERSION
 from ansible.module_utils.imagenet_ops.download.verified import find_verified
 from ansible.module_utils.imagenet_ops.formats.format import DatasetInfo, Format
+from ansible.module_utils.imagenet_ops.layout.checkpoint import left_out_of
 from ansible.module_utils.imagenet_ops.pack.decoder import Transformer
-from ansible.module_utils.imagenet_ops.pack.listing import ImageNames, Listing, Tree
+from ansible.module_utils.imagenet_ops.pack.listing import ImageNames, Listing, Tree, left_out_files
 from ansible.module_utils.imagenet_ops.pack.spool import ArchiveSpool, SpooledImages
 from ansible.module_utils.imagenet_ops.pack.spool_source import SpoolSource, bad_archive_image
 from ansible.module_utils.imagenet_ops.pack.tree_source import RecordSource, TreeSource, bad_tree_image, rec_bytes
@@ -147,10 +148,10 @@ class TreeInput(SplitInput):
         """List the tree; see `SplitInput`."""
         renamed = self._finish_renaming()
         tree = Tree(self.where)
-        if tree.ignored:
-            samples = ", ".join(tree.ignored_samples)
-            ignored = f"{tree.ignored} files in {self.where} are not images by their names ({samples})"
-            self.context.warn(f"Split {self.name}: {ignored}")
+        warning = tree.beside.warning(self.where)
+        if warning:
+            self.context.warn(f"Split {self.name}: {warning}")
+        tree.left_out = left_out_files(tree.beside, left_out_of(self.where, self.context.state_dir))
         return PreparedTree(self, tree, renamed)
 
 
@@ -256,18 +257,19 @@ class _ArchiveReader:
         except OSError as error:
             raise disk_error(source.spool_folder, error) from error
         spooled = self.spool.images(source.where)
-        for warning in (spooled.beside.warning(source.where), self._without_image(spooled.names)):
+        missing = self._without_image(spooled.names)
+        spooled.names.left_out = left_out_files(spooled.beside)
+        for warning in (spooled.beside.warning(source.where), missing and missing_images(missing, source.where)):
             if warning:
                 context.warn(f"Split {source.name}: {warning}")
         return spooled
 
-    def _without_image(self, names: ImageNames) -> str | None:
-        """Return a sentence about labels whose images are not among ``names``; None where there are none."""
+    def _without_image(self, names: ImageNames) -> list[str]:
+        """Return the images that have labels and are not among ``names``, unless their number is an expected one."""
         if len(self._labels) <= len(names) or self.source.is_counted:
-            return None
+            return []
         found = {unicodedata.normalize("NFC", names.path(row).partition("/")[2]) for row in range(len(names))}
-        missing = sorted(name for name in self._labels if unicodedata.normalize("NFC", name) not in found)
-        return missing_images(missing, self.source.where) if missing else None
+        return sorted(name for name in self._labels if unicodedata.normalize("NFC", name) not in found)
 
     def contents(self, paths: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         """Read the archive again and yield some of its images. Raises OpsError."""

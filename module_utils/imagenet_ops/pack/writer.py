@@ -40,7 +40,7 @@ from ansible.module_utils.imagenet_ops.dataset.manifest import (
 )
 from ansible.module_utils.imagenet_ops.formats.format import DatasetInfo, Format, content_lines
 from ansible.module_utils.imagenet_ops.formats.recordio import RECORDIO, write_all
-from ansible.module_utils.imagenet_ops.pack.listing import Listing
+from ansible.module_utils.imagenet_ops.pack.listing import LeftOut, Listing
 from ansible.module_utils.imagenet_ops.pack.stream import (
     Cut,
     EncodedBatch,
@@ -66,9 +66,10 @@ _PACKED = {
     "files": _FILES,
     "formats": {str: {"shards": [(str, natural, natural)], "files": _FILES}},
     "content_sha256": str,
+    "left_out": {str: {"count": natural, "samples": [str]}},
 }
-# What a record of a finished split lacks if RecordIO is its only format, as in every version before there were others.
-_RECORDIO_ONLY = {"formats": {}, "content_sha256": ""}
+# What a record of a finished split lacks where there is nothing to say, as in earlier versions.
+_OPTIONAL = {"formats": {}, "content_sha256": "", "left_out": {}}
 _STREAM = {
     "shard": natural,
     "records": natural,
@@ -100,7 +101,7 @@ _POSITION_BEFORE = {
 
 def _is_packed(value: Any) -> bool:
     """Return whether ``value`` describes a finished split: every image a record or bad, every shard with its files."""
-    if not isinstance(value, dict) or not fits({**_RECORDIO_ONLY, **value}, _PACKED):
+    if not isinstance(value, dict) or not fits({**_OPTIONAL, **value}, _PACKED):
         return False
     stems = {os.path.splitext(name)[0] for name in value["files"]}
     shards = value["key"].get("shards") if "recordio" in value["key"].get("formats", ["recordio"]) else 0
@@ -180,6 +181,7 @@ class Packed:
 
     ``images`` has the number of images of each class, including bad ones. ``files`` are those of RecordIO, ``formats``
     has those of the others. ``content_sha256`` is over all images (`content_lines`), "" if RecordIO is the only format.
+    ``left_out`` is that of `ImageNames`.
     """
 
     key: dict[str, Any]
@@ -190,6 +192,7 @@ class Packed:
     files: dict[str, OutputFile]
     formats: dict[str, FormatFiles] = field(default_factory=dict)
     content_sha256: str = ""
+    left_out: dict[str, LeftOut] = field(default_factory=dict)
 
     def all_files(self) -> dict[str, OutputFile]:
         """Return all files by path below the root of the data set."""
@@ -198,13 +201,11 @@ class Packed:
             files.update({f"{form}/{name}": file for name, file in made.files.items()})
         return files
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields for a state file."""
-        value = asdict(self)
-        if not self.formats:
-            return {name: field for name, field in value.items() if name not in _RECORDIO_ONLY}
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields for a state file; those that earlier versions lack only where there is something."""
         formats = {name: made._asdict() for name, made in self.formats.items()}
-        return {**value, "formats": formats}
+        fields = {**asdict(self), "formats": formats}
+        return {name: value for name, value in fields.items() if value or name not in _OPTIONAL}
 
 
 class Outputs(NamedTuple):
@@ -263,7 +264,7 @@ class FinishedSplit:
     def remember(self, packed: Packed) -> None:
         """Write the result of `find`, if it differs from the record. Raises OSError."""
         if self.read() != packed:
-            self._record.write(packed.to_json())
+            self._record.write(packed.as_json())
 
     def finish_renaming(self) -> bool:
         """Complete the renaming of a run that was killed; return whether there was one. Raises OpsError and OSError."""
@@ -278,7 +279,7 @@ class FinishedSplit:
 
         ``unfinished`` has the present path of each by its final one, both below the root.
         """
-        self.checkpoint.write({"stage": "renaming", "packed": packed.to_json(), "unfinished": dict(unfinished)})
+        self.checkpoint.write({"stage": "renaming", "packed": packed.as_json(), "unfinished": dict(unfinished)})
         self._rename(packed, unfinished)
 
     def _rename(self, packed: Packed, unfinished: Mapping[str, str]) -> None:
@@ -300,7 +301,7 @@ class FinishedSplit:
             discard_unfinished(os.path.join(self.root, folder), self.name)
         for folder in folders:
             fsync_directory(folder)
-        self._record.write(packed.to_json())
+        self._record.write(packed.as_json())
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.entries_path)
         os.unlink(self.checkpoint_path)
@@ -526,7 +527,15 @@ class SplitPacker:
         images = dict.fromkeys(self.listing.classes, 0) | self.listing.names.counts()
         key = {**self.key(), **self._origin}
         packed = Packed(
-            key, position.records, images, position.bad, position.converted, recordio.files, made, content_sha256
+            key=key,
+            records=position.records,
+            images=images,
+            bad=position.bad,
+            converted=position.converted,
+            files=recordio.files,
+            formats=made,
+            content_sha256=content_sha256,
+            left_out=self.listing.names.left_out,
         )
         self._finished.put_in_place(packed, unfinished)
         return packed
@@ -649,7 +658,7 @@ def packed_from_json(value: dict[str, Any]) -> Packed:
         name: FormatFiles([(path, records, size) for path, records, size in made["shards"]], _files(made["files"]))
         for name, made in value.get("formats", {}).items()
     }
-    return Packed(**{**_RECORDIO_ONLY, **value, "files": _files(value["files"]), "formats": formats})
+    return Packed(**{**_OPTIONAL, **value, "files": _files(value["files"]), "formats": formats})
 
 
 def _files(value: Mapping[str, Any]) -> dict[str, OutputFile]:

@@ -71,8 +71,9 @@ class Workplace:
     def pack(self, workers: int = 2, *, stop_at_bad: bool = False, recipe: Recipe = RECIPE, **key: Any) -> Packed:
         packer = self.packer(**key)
         progress = Progress(str(self.root / "state"), "recordio_pack")
-        source = TreeSource(packer.listing, Transformer(recipe), [RECORDIO])
-        return packer.pack(source, workers, stop_at_bad, progress, self.warnings.append)
+        with Transformer(recipe) as transformer:
+            source = TreeSource(packer.listing, transformer, [RECORDIO])
+            return packer.pack(source, workers, stop_at_bad, progress, self.warnings.append)
 
     def contents(self) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in sorted((self.root / "recordio").iterdir())}
@@ -328,10 +329,8 @@ def test_an_image_that_changes_while_packing_is_an_error(
     packer = workplace.packer()
     change(path)
     progress = Progress(str(workplace.root / "state"), "recordio_pack")
-    with pytest.raises(OpsError) as caught:
-        packer.pack(
-            TreeSource(packer.listing, Transformer(RECIPE), [RECORDIO]), 2, False, progress, workplace.warnings.append
-        )
+    with pytest.raises(OpsError) as caught, Transformer(RECIPE) as transformer:
+        packer.pack(TreeSource(packer.listing, transformer, [RECORDIO]), 2, False, progress, workplace.warnings.append)
     todo = "Check the disk and that no other process changes the tree, then rerun: packing resumes here"
     assert str(caught.value) == f"Image {path}: {why.replace('1234', str(size))}. {todo}"
 
@@ -560,7 +559,7 @@ def test_a_kill_while_files_are_replaced_never_leaves_a_manifest_of_other_files(
             break
         manifests.append((root / "manifest.json").exists())
         if manifests[-1]:
-            verify_dataset(str(root), None, full=True, decode_samples=0)
+            verify_dataset(str(root), None, full=True, decode_samples=0, decode=lambda _: "")
         killer.run(tree, root, 1, quality=80)
         assert_same(root, tmp_path / "undisturbed")
     # The old one, then none while the files change, then, where the kill came after that, the new one.
