@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -93,8 +93,11 @@ class Manifest(NamedTuple):
     archives: dict[str, ArchiveEntry]
     formats: dict[str, FormatEntry]
 
-    def files(self, content: str = "all") -> dict[str, FileEntry]:
-        """Return the files of ``content`` (one of `CONTENTS`) besides the manifest, by their path below the root."""
+    def files(self, content: str = "all", formats: Collection[str] = ()) -> dict[str, FileEntry]:
+        """Return the files of ``content`` (one of `CONTENTS`) besides the manifest, by their path below the root.
+
+        Records are those of all formats, or of ``formats`` if there are any.
+        """
         archives = {
             f"{ARCHIVE_FOLDER}/{name}": FileEntry(archive.size_bytes, archive.sha256)
             for name, archive in self.archives.items()
@@ -106,7 +109,14 @@ class Manifest(NamedTuple):
             records.update({f"{name}/{path}": entry for path, entry in {**made.files, **made.index_files}.items()})
         if content == "archives":
             return archives
+        if formats:
+            records = {path: entry for path, entry in records.items() if path.partition("/")[0] in formats}
         return {LABELS_NAME: self.labels, **(archives if content == "all" else {}), **records}
+
+    @property
+    def format_names(self) -> list[str]:
+        """The names of the formats that the data set has, sorted."""
+        return list(self.settings.get("formats", [RECORD_FOLDER]))
 
     @property
     def dataset_version(self) -> str:

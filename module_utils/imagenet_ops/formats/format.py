@@ -125,6 +125,13 @@ class Format(Protocol):
     def index_files(self, info: DatasetInfo, splits: Mapping[str, Sequence[ShardInfo]]) -> Mapping[str, bytes]:
         """Return the small files that belong to the whole data set, by their path below the format's folder."""
 
+    def can_read(self) -> bool:
+        """Return whether what `read` needs is installed; where it is not, `check_frame` looks at a shard."""
+        return True
+
+    def check_frame(self, shard_path: str) -> None:
+        """Check what can be checked of a shard with the standard library alone. Raises OpsError and OSError."""
+
     def read(self, shard_path: str, info: DatasetInfo) -> Iterator[Sample]:
         """Yield the samples of a shard in their order, checking all that the format has to check.
 

@@ -14,6 +14,7 @@ from the end of the file, and the pages by what the footer says.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import struct
@@ -113,6 +114,14 @@ class Parquet(Format):
         """Return README.md, whose head ``datasets`` reads; a split without shards is not in it."""
         present = {split: shards for split, shards in splits.items() if shards}
         return {"README.md": "\n".join(["---", *_head(info, present), "---", "", *_words(info), ""]).encode()}
+
+    def can_read(self) -> bool:
+        """Return whether pyarrow is installed."""
+        return importlib.util.find_spec("pyarrow") is not None
+
+    def check_frame(self, shard_path: str) -> None:
+        """Check the ends of a shard and the checksum of its footer; see `Format`."""
+        check_frame(shard_path)
 
     def read(self, shard_path: str, info: DatasetInfo) -> Iterator[Sample]:
         """Yield the samples, with the ids -1. Raises OpsError where pyarrow is not installed, too."""

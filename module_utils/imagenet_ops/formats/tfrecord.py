@@ -12,13 +12,13 @@ The format has no end: that a shard was cut between two records shows in its siz
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-import google_crc32c
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.core.files import canonical_json
 from ansible.module_utils.imagenet_ops.formats.format import Buffer, DatasetInfo, Entry, Format, Sample, ShardInfo
@@ -61,6 +61,7 @@ class TfRecord(Format):
                 "Resize the images, or leave tfrecord out of data_formats",
             )
         length = _LENGTH.pack(data_bytes)
+        google_crc32c = _google_crc32c()
         checksum = google_crc32c.value(before)
         checksum = google_crc32c.extend(checksum, bytes(sample.image))  # bytes are not copied, and it takes no views
         checksum = google_crc32c.extend(checksum, after)
@@ -130,6 +131,7 @@ class _RecordReader:
         self._offset = 0  # of the record that was read last
         self._next = 0
         self._size = os.fstat(file.fileno()).st_size
+        self._crc32c = _google_crc32c().value
 
     def read(self) -> memoryview | None:
         """Return the data of the next record; None at the end of the file. Raises OpsError for a damaged one."""
@@ -140,7 +142,7 @@ class _RecordReader:
         if len(head) < _HEAD_BYTES:
             raise self.error(f"the file ends within the first {_HEAD_BYTES} bytes of a record")
         length = head[: _LENGTH.size]
-        if head[_LENGTH.size :] != _masked(google_crc32c.value(length)):
+        if head[_LENGTH.size :] != _masked(self._crc32c(length)):
             raise self.error("no record begins here: the checksum of its length is wrong")
         (data_bytes,) = _LENGTH.unpack(length)
         self._next += _FRAME_BYTES + data_bytes
@@ -148,7 +150,7 @@ class _RecordReader:
             found = self._size - self._offset
             raise self.error(f"the record is truncated: {found} of {_FRAME_BYTES + data_bytes} bytes")
         data = self._file.read(data_bytes)
-        if self._file.read(_CHECKSUM.size) != _masked(google_crc32c.value(data)):
+        if self._file.read(_CHECKSUM.size) != _masked(self._crc32c(data)):
             raise self.error("checksum mismatch of the record's data")
         return memoryview(data)
 
@@ -159,6 +161,20 @@ class _RecordReader:
             why,
             "The file is damaged; restore it from the backup or pack the data set again",
         )
+
+
+@functools.cache
+def _google_crc32c() -> Any:
+    """Return the module google_crc32c, which MXNet's environment lacks. Raises OpsError where it is missing."""
+    try:
+        import google_crc32c  # noqa: PLC0415  only who reads or writes this format needs it
+    except ImportError as error:
+        raise OpsError(
+            "Format tfrecord",
+            f"google-crc32c is not installed ({error})",
+            "Run the role python_environment on this host",
+        ) from error
+    return google_crc32c
 
 
 def _masked(checksum: int) -> bytes:
