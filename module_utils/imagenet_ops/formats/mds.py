@@ -13,6 +13,7 @@ the bytes of an image, its id and the name of its file.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import struct
@@ -141,6 +142,7 @@ def _copy(source: int, target: int) -> int:
     return copied
 
 
+@functools.lru_cache(maxsize=1)
 def _config(limit_bytes: int) -> bytes:
     settings = {
         "column_encodings": ["int", "str", "jpeg", "int"],

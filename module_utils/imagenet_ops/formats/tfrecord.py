@@ -51,7 +51,7 @@ class TfRecord(Format):
         return ""
 
     def encode(self, sample: Sample) -> Sequence[Buffer]:
-        """Return the record of a sample."""
+        """Return the record of a sample. Raises OpsError for an image of 2 GiB or more."""
         before, after = _around_image(sample, len(sample.image))
         data_bytes = len(before) + len(sample.image) + len(after)
         if data_bytes > _MAX_DATA_BYTES:

@@ -67,7 +67,10 @@ class WebDataset(Format):
         return ""
 
     def encode(self, sample: Sample) -> Sequence[Buffer]:
-        """Return the three members of a sample, in the order of their names as ShardWriter sorts them."""
+        """Return the three members of a sample, in the order of their names as ShardWriter sorts them.
+
+        Raises OpsError for an image of 8 GiB or more.
+        """
         if len(sample.image) > _MAX_MEMBER_BYTES:
             raise OpsError(
                 f"Image {sample.name}",
