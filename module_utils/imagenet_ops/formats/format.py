@@ -131,6 +131,7 @@ class Format(Protocol):
 
     def check_frame(self, shard_path: str) -> None:
         """Check what can be checked of a shard with the standard library alone. Raises OpsError and OSError."""
+        return
 
     def read(self, shard_path: str, info: DatasetInfo) -> Iterator[Sample]:
         """Yield the samples of a shard in their order, checking all that the format has to check.
