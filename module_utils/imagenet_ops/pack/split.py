@@ -138,6 +138,12 @@ class PreparedSplit(ABC):
 
     def _write(self, packer: SplitPacker, source: RecordSource, progress: Progress) -> Packed:
         context = self._context
+        names = packer.listing.names
+        for form in context.formats:
+            why = form.refusal(names.path(row) for row in range(len(names)))
+            if why:
+                todo = f"Rename one of them, or leave {form.name} out of data_formats"
+                raise OpsError(f"Images of {names.where}", why, todo)
         return packer.pack(source, context.workers, context.stop_at_bad, progress, context.warn)
 
 

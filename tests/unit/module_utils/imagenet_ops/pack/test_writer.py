@@ -7,9 +7,6 @@ import json
 import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,8 +26,8 @@ from ansible.module_utils.imagenet_ops.pack.listing import Listing, Tree
 from ansible.module_utils.imagenet_ops.pack.tree_source import TreeSource
 from ansible.module_utils.imagenet_ops.pack.writer import FinishedSplit, Outputs, Packed, SplitPacker
 
-from tests.fakes import killed_packing
 from tests.fakes.images import jpeg, mixed_images, write_class_archives, write_tree
+from tests.fakes.packing_killer import Killer, killer_process
 
 RECIPE = Recipe(short_side_pixels=32, quality=95, resize_filter="linear", max_image_pixels=10_000_000)
 INFO = DatasetInfo("test", [], {})
@@ -443,30 +440,10 @@ def lose_power(root: Path, generator: random.Random) -> None:
             cut(folder / f"bucket-{bucket:03d}", length)
 
 
-class Killer:
-    """Packs in a process that is killed at a given operation; see killed_packing.py."""
-
-    def __init__(self, server: subprocess.Popen[str]) -> None:
-        self._server = server
-
-    def run(self, source: Path, root: Path, workers: int, kill_at: int = 0, quality: int = 95) -> bool:
-        """Pack a tree or an archive and say whether that was killed; 0 lets it run to its end."""
-        split = {"source" if source.is_dir() else "archive": str(source)}
-        assert self._server.stdin
-        assert self._server.stdout
-        self._server.stdin.write(json.dumps([split, str(root), workers, quality, kill_at]) + "\n")
-        self._server.stdin.flush()
-        status = int(self._server.stdout.readline())
-        assert status in (0, signal.SIGKILL)
-        return status != 0
-
-
 @pytest.fixture(scope="module")
 def killer() -> Iterator[Killer]:
-    command = [sys.executable, killed_packing.__file__]
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # a process with threads must not fork
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as server:
-        yield Killer(server)
+    with killer_process() as killer:
+        yield killer
 
 
 def assert_same(root: Path, expected: Path) -> None:
