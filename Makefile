@@ -49,6 +49,11 @@ conformance: setup ## records against MXNet 1.9.1's own im2rec.py and readers, a
 	@bin/setup ministack
 	$(PYTEST) tests/conformance
 
+.PHONY: judges
+judges: setup ## the other formats against the libraries that write and read them; not part of make test (Python 3.11 on x86_64, 9 GB)
+	@bin/setup judges
+	$(PYTEST) -n 0 tests/judges
+
 .PHONY: integration
 integration: setup ## the playbooks in the embedded lab (root or sudo)
 	@bin/setup strict-s3

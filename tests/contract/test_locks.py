@@ -23,6 +23,8 @@ LOCKS: dict[str, tuple[list[str], list[str]]] = {
     "locks/python39.txt": (["python39"], ["3.9"]),
     "locks/strict-s3.txt": (["strict-s3"], ["3.11", "3.12", "3.13", "3.14"]),
     "locks/ministack.txt": (["ministack"], ["3.11", "3.12", "3.13", "3.14"]),
+    "locks/judges.txt": (["judges"], ["3.11"]),
+    "locks/judges-source.txt": (["judges-source"], ["3.11"]),
     "locks/s3-peers.txt": (["s3-peers"], ["3.11", "3.12", "3.13", "3.14"]),
     "locks/supply-chain.txt": (["supply-chain"], ["3.11", "3.12", "3.13", "3.14"]),
     f"{HOST_FILES}/requirements-3.9.txt": (["host", "host-pip"], ["3.9"]),

@@ -17,13 +17,21 @@ import functools
 import json
 import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, BinaryIO
 
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.core.files import canonical_json
-from ansible.module_utils.imagenet_ops.formats.format import Buffer, DatasetInfo, Entry, Sample, ShardInfo, utf8_refusal
+from ansible.module_utils.imagenet_ops.formats.format import (
+    Buffer,
+    DatasetInfo,
+    Entry,
+    Format,
+    Sample,
+    ShardInfo,
+    utf8_refusal,
+)
 
 # The lengths of name and x, and i. y follows x.
 _SAMPLE_HEAD = struct.Struct("<IIq")
@@ -36,11 +44,12 @@ _LARGEST_IMAGE_BYTES = _LARGEST_OFFSET - (64 << 10)
 _COPY_BYTES = 64 << 20
 
 
-class Mds:
+class Mds(Format):
     """The format ``mds``: ``<split>/shard.00000.mds`` and ``<split>/index.json``."""
 
     name = "mds"
     in_place = False
+    overhead_bytes = _OFFSET_BYTES + _FIXED_BYTES + 512  # with the names of class and file
 
     def refusal(self, names: Iterable[str]) -> str:
         """Return why the format cannot hold a name: a column of text is UTF-8."""
@@ -67,7 +76,7 @@ class Mds:
         size_bytes = header_bytes + data_bytes + next_bytes
         return records > 0 and size_bytes > min(limit_bytes, _LARGEST_OFFSET)
 
-    def seal(self, data_path: str, shard_path: str, entries: Sequence[Entry], info: DatasetInfo) -> None:
+    def seal(self, data_path: str, shard_path: str, entries: Collection[Entry], info: DatasetInfo) -> None:
         """Write the header and the samples behind it, and sync the shard; what a killed run left is overwritten.
 
         Raises OpsError where the growing file does not have the length of the entries; OSError.
@@ -75,6 +84,12 @@ class Mds:
         config = _config(info.shard_bytes)
         sizes = (_FIXED_BYTES + len(entry.name.encode()) + entry.image_bytes for entry in entries)
         offsets = list(accumulate(sizes, initial=_header_bytes(len(entries), config)))
+        if offsets[-1] > _LARGEST_OFFSET:
+            raise OpsError(
+                f"MDS shard {shard_path}",
+                f"it would have {offsets[-1]} bytes, and offsets in MDS end at {_LARGEST_OFFSET}",
+                "Set data_shard_mib, or more data_shards",
+            )
         with open(data_path, "rb", buffering=0) as data, open(shard_path, "wb") as shard:
             shard.write(struct.pack(f"<I{len(offsets)}I", len(entries), *offsets) + config)
             shard.flush()
@@ -87,15 +102,15 @@ class Mds:
                 )
             os.fsync(shard.fileno())
 
-    def sidecar(self, shard_path: str, entries: Sequence[Entry]) -> bytes:  # noqa: ARG002  the interface of all formats
+    def sidecar(self, shard_path: str, entries: Collection[Entry]) -> bytes:
         """Return b"": MDS has one index for all shards of a split."""
         return b""
 
-    def sidecar_name(self, shard_name: str) -> str:  # noqa: ARG002  the interface of all formats
+    def sidecar_name(self, shard_name: str) -> str:
         """Return "": a shard has no sidecar."""
         return ""
 
-    def shard_name(self, info: DatasetInfo, split: str, shard: int, shards: int) -> str:  # noqa: ARG002  as above
+    def shard_name(self, info: DatasetInfo, split: str, shard: int, shards: int) -> str:
         """Return the name that MDSWriter gives to a shard."""
         return f"{split}/shard.{shard:05}.mds"
 
@@ -136,7 +151,7 @@ def _config(limit_bytes: int) -> bytes:
         "compression": None,
         "format": "mds",
         "hashes": ["sha256"],
-        "size_limit": limit_bytes,
+        "size_limit": limit_bytes or None,  # None: their number decides how large the shards are
         "version": 2,
     }
     return json.dumps(settings, sort_keys=True).encode()

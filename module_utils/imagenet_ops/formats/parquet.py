@@ -14,16 +14,25 @@ from the end of the file, and the pages by what the footer says.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, BinaryIO
 
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.formats.format import Buffer, DatasetInfo, Entry, Sample, ShardInfo, utf8_refusal
+from ansible.module_utils.imagenet_ops.formats.format import (
+    Buffer,
+    DatasetInfo,
+    Entry,
+    Format,
+    Sample,
+    ShardInfo,
+    utf8_refusal,
+)
 
 _MAGIC = b"PAR1"
 _TAIL_BYTES = 4 + len(_MAGIC)  # the length of the footer, and the magic
@@ -34,11 +43,16 @@ _ROW_GROUP_BYTES = 256 << 20
 _LARGEST_IMAGE_BYTES = 1 << 30  # it is in one page, whose length is 31 bits
 
 
-class Parquet:
+class Parquet(Format):
     """The format ``parquet``: ``data/<split>-00000-of-00001.parquet`` and the card README.md."""
 
     name = "parquet"
     in_place = False
+    overhead_bytes = 512  # with the name of the file, and a row of the footer now and then
+
+    def tools(self) -> Mapping[str, str]:
+        """Return the version of pyarrow: another one may write other bytes. Raises OpsError where it is missing."""
+        return {"pyarrow": str(_pyarrow("").__version__)}
 
     def refusal(self, names: Iterable[str]) -> str:
         """Return why the format cannot hold a name: strings in Parquet are UTF-8."""
@@ -58,7 +72,7 @@ class Parquet:
         """Return whether the images would exceed the limit."""
         return records > 0 and data_bytes + next_bytes > limit_bytes
 
-    def seal(self, data_path: str, shard_path: str, entries: Sequence[Entry], info: DatasetInfo) -> None:
+    def seal(self, data_path: str, shard_path: str, entries: Collection[Entry], info: DatasetInfo) -> None:
         """Write the shard row group by row group, and sync it; what a killed run left is overwritten.
 
         Raises OpsError without pyarrow, and where the growing file does not have the length of the entries; OSError.
@@ -84,15 +98,15 @@ class Parquet:
                 raise _changed(data, data_path, entries)
         _complete(shard_path)
 
-    def sidecar(self, shard_path: str, entries: Sequence[Entry]) -> bytes:  # noqa: ARG002  the interface of all formats
+    def sidecar(self, shard_path: str, entries: Collection[Entry]) -> bytes:
         """Return b"": the footer of a shard is its index."""
         return b""
 
-    def sidecar_name(self, shard_name: str) -> str:  # noqa: ARG002  the interface of all formats
+    def sidecar_name(self, shard_name: str) -> str:
         """Return "": a shard has no sidecar."""
         return ""
 
-    def shard_name(self, info: DatasetInfo, split: str, shard: int, shards: int) -> str:  # noqa: ARG002  as above
+    def shard_name(self, info: DatasetInfo, split: str, shard: int, shards: int) -> str:
         """Return the name that ``datasets`` gives to a shard."""
         return f"data/{split}-{shard:05}-of-{shards:05}.parquet"
 
@@ -100,6 +114,14 @@ class Parquet:
         """Return README.md, whose head ``datasets`` reads; a split without shards is not in it."""
         present = {split: shards for split, shards in splits.items() if shards}
         return {"README.md": "\n".join(["---", *_head(info, present), "---", "", *_words(info), ""]).encode()}
+
+    def can_read(self) -> bool:
+        """Return whether pyarrow is installed."""
+        return importlib.util.find_spec("pyarrow") is not None
+
+    def check_frame(self, shard_path: str) -> None:
+        """Check the ends of a shard and the checksum of its footer; see `Format`."""
+        check_frame(shard_path)
 
     def read(self, shard_path: str, info: DatasetInfo) -> Iterator[Sample]:
         """Yield the samples, with the ids -1. Raises OpsError where pyarrow is not installed, too."""
@@ -162,7 +184,7 @@ def _pyarrow(path: str) -> Any:
         import pyarrow.parquet  # noqa: PLC0415  only the host that packs this format has it
     except ImportError as error:
         raise OpsError(
-            f"Parquet shard {path}",
+            f"Parquet shard {path}" if path else "Format parquet",
             f"pyarrow is not installed ({error})",
             "Run the role python_environment with python_environment_purpose: parquet on this host",
         ) from error
@@ -176,7 +198,7 @@ def _schema(pyarrow: Any, info: DatasetInfo) -> Any:
     return columns.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
 
 
-def _changed(data: BinaryIO, path: str, entries: Sequence[Entry]) -> OpsError:
+def _changed(data: BinaryIO, path: str, entries: Collection[Entry]) -> OpsError:
     return OpsError(
         f"Growing file {path}",
         f"it has {os.fstat(data.fileno()).st_size} bytes, but its {len(entries)} records make "

@@ -57,7 +57,7 @@ class Recipe(NamedTuple):
     key of `FILTERS`. ``quality`` is JPEG's, 1 to 100. ``channels`` is 3 for colour or 1 for grey. With ``pass_through``
     the bytes are not changed. An image with more than ``max_image_pixels`` pixels, before or after resizing, is bad,
     and so is a JPEG with more than ``max_jpeg_scans`` scans. With ``jpeg_check`` STRICT a JPEG that the decoder calls
-    corrupt is bad; with LENIENT it is packed as far as it decodes, as im2rec.py does.
+    corrupt is bad, with LENIENT one of which it says that a part is missing.
     """
 
     short_side_pixels: int
@@ -260,10 +260,23 @@ def apply(data: bytes, plan: Plan | BadImageError, recipe: Recipe) -> Outcome:
     except BadImageError as error:
         return error
     except cv2.error as error:
-        # One line, as in the manifest and the checkpoints. An exception that is not OpenCV's own has no fields.
-        reason = " ".join(getattr(error, "err", str(error)).split())
-        is_memory = getattr(error, "code", 0) == cv2.Error.StsNoMem or "bad_alloc" in reason
-        return (OutOfMemoryError if is_memory else BadImageError)(f"damaged: OpenCV says {reason}")
+        return _opencv_error(error)
+
+
+def decode_only(data: bytes) -> Outcome:
+    """Return nothing as the record of the image in ``data``, or why it does not decode."""
+    try:
+        pixels = cv2.imdecode(np.frombuffer(_still(data), np.uint8), cv2.IMREAD_COLOR) if data else None
+    except cv2.error as error:
+        return _opencv_error(error)
+    return BadImageError("damaged: it does not decode") if pixels is None else (b"", "")
+
+
+def _opencv_error(error: cv2.error) -> BadImageError:
+    # One line, as in the manifest and the checkpoints. An exception that is not OpenCV's own has no fields.
+    reason = " ".join(getattr(error, "err", str(error)).split())
+    is_memory = getattr(error, "code", 0) == cv2.Error.StsNoMem or "bad_alloc" in reason
+    return (OutOfMemoryError if is_memory else BadImageError)(f"damaged: OpenCV says {reason}")
 
 
 def _decode_resize_encode(data: bytes, plan: Plan, recipe: Recipe) -> memoryview:

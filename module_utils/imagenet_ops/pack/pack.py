@@ -21,21 +21,25 @@ from ansible.module_utils.imagenet_ops.archive.devkit import read_words
 from ansible.module_utils.imagenet_ops.archive.images import LABELLED_FILES, ArchiveRules
 from ansible.module_utils.imagenet_ops.core.concurrency import reuse_memory, usable_processors
 from ansible.module_utils.imagenet_ops.core.errors import SAMPLES, OpsError
-from ansible.module_utils.imagenet_ops.core.files import exclusive, write_atomic
+from ansible.module_utils.imagenet_ops.core.files import canonical_json, exclusive, write_atomic
 from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.dataset.manifest import (
     ENGINE_VERSION,
     LABELS_NAME,
     MANIFEST_NAME,
-    RECORD_FOLDER,
     VERSION_DIGITS,
+    ArchiveEntry,
     FileEntry,
+    FormatEntry,
     SplitEntry,
     build_manifest,
     labels_tsv,
     read_manifest,
 )
 from ansible.module_utils.imagenet_ops.download.verified import read_verified
+from ansible.module_utils.imagenet_ops.formats.format import DatasetInfo, ShardInfo
+from ansible.module_utils.imagenet_ops.formats.recordio import RECORDIO
+from ansible.module_utils.imagenet_ops.formats.registry import FORMATS
 from ansible.module_utils.imagenet_ops.pack.decoder import DEFAULT_LIMITS, Limits, Transformer
 from ansible.module_utils.imagenet_ops.pack.image import LENIENT, MAX_SIDE_PIXELS, STRICT, Recipe
 from ansible.module_utils.imagenet_ops.pack.in_hand import InHand
@@ -46,7 +50,8 @@ from ansible.module_utils.imagenet_ops.pack.listing import (
     refuse_unknown_classes,
 )
 from ansible.module_utils.imagenet_ops.pack.split import ArchiveInput, PackContext, PreparedSplit, SplitInput, TreeInput
-from ansible.module_utils.imagenet_ops.pack.writer import FinishedSplit, Packed
+from ansible.module_utils.imagenet_ops.pack.stream import OutputFile
+from ansible.module_utils.imagenet_ops.pack.writer import FinishedSplit, FormatFiles, Packed
 
 QUARANTINE_FOLDER = "quarantine"
 SCRATCH_FOLDER = ".scratch"
@@ -81,8 +86,10 @@ class PackRequest:
 
     ``label_order`` is a file that lists the classes in the order of their labels; without it they are sorted.
     ``devkit`` lists the classes too; where there is neither, they are those of the first split. ``shuffle_seed`` None
-    keeps the sorted order. ``workers`` 0 means all processors that may be used. ``scratch_dir`` is where archives are
-    spooled, ``bucket_bytes`` how much of the page cache shuffling them may take. ``limits`` are those for one image.
+    keeps the sorted order. ``formats`` are keys of `FORMATS`; RecordIO has ``shards`` shards a split, and so have
+    the others if ``shard_bytes`` is 0; if not, theirs have about so many bytes. ``workers`` 0 means all processors that
+    may be used. ``scratch_dir`` is where archives are spooled, ``bucket_bytes`` how much of the page cache shuffling
+    them may take. ``limits`` are those for one image.
     """
 
     dataset: str
@@ -95,6 +102,8 @@ class PackRequest:
     expected_classes: int = 0
     shuffle_seed: int | None = 100
     shards: int = 1
+    formats: Sequence[str] = ("recordio",)
+    shard_bytes: int = 256 * 1024 * 1024
     on_bad_image: str = "fail"
     workers: int = 0
     scratch_dir: str | None = None
@@ -110,7 +119,18 @@ class PackRequest:
             "shards": self.shards,
             "label_order": "file" if self.label_order else "sorted",
             "on_bad_image": self.on_bad_image,
+            **self.format_settings(),
         }
+
+    def format_settings(self) -> dict[str, Any]:
+        """Return the settings of the formats; none for RecordIO alone, whose manifest has not changed since."""
+        if list(self.formats) == [RECORDIO.name]:
+            return {}
+        return {"formats": sorted(self.formats), "shard_bytes": self.shard_bytes}
+
+    def tools(self) -> dict[str, str]:
+        """Return the versions of the libraries that the formats are made with."""
+        return {tool: version for name in self.formats for tool, version in FORMATS[name].tools().items()}
 
 
 @dataclass
@@ -142,8 +162,7 @@ def pack_dataset(request: PackRequest, check: bool, warn: Callable[[str], None])
             stack.enter_context(exclusive(os.path.join(request.state_dir, "recordio_pack.lock")))
             in_hand = InHand(request.state_dir, _workers(request), warn)
             stack.callback(in_hand.close)
-            transformer = Transformer(request.recipe, request.limits, in_hand)
-            stack.callback(transformer.close)
+            transformer = stack.enter_context(Transformer(request.recipe, request.limits, in_hand))
             progress = Progress(request.state_dir, "recordio_pack")
             result = _pack(request, progress, transformer, warn)
             progress.finish()
@@ -188,6 +207,13 @@ def _validate(request: PackRequest) -> None:
         ),
         (request.workers < 0, f"workers is {request.workers}, it must be 0 (all) or more"),
         (not 1 <= request.shards <= MAX_SHARDS, f"shards is {request.shards}, it must be 1 to {MAX_SHARDS}"),
+        (not request.formats, "formats is empty"),
+        (len(set(request.formats)) != len(request.formats), "formats names one twice"),
+        (
+            any(name not in FORMATS for name in request.formats),
+            f"formats is {', '.join(request.formats)}, they must be of {', '.join(FORMATS)}",
+        ),
+        (request.shard_bytes < 0, "shard_mib must be 0 (by number) or more"),
         (recipe.channels not in (1, 3), f"channels is {recipe.channels}, it must be 3 (colour) or 1 (grey)"),
         (request.bucket_bytes < 1, "shuffle_memory_mib must be at least 1"),
         *(
@@ -216,7 +242,7 @@ def _pack(
     """Pack the splits; without ``progress`` (check mode) only check them."""
     before = _identity_before(request.root)
     words = None if request.devkit is None else read_words(request.devkit)
-    context = _context(request, progress, transformer, warn)
+    context = _context(request, words or {}, progress, transformer, warn)
     inputs = [_input(request, split, context) for split in request.splits]
     # All images are listed and counted before the first record is written.
     if progress:
@@ -228,13 +254,18 @@ def _pack(
             _check(requested.expected, split, classes)
     outcomes = {split.name: _pack_split(request, split, classes, check=progress is None) for split in splits}
     labels = labels_tsv(classes or [], words or {})
-    result = _describe(request, len(classes or []), labels, outcomes, check=progress is None)
+    info = DatasetInfo(request.dataset, classes or [], words or {}, request.shard_bytes)
+    result = _describe(request, info, labels, outcomes, check=progress is None)
     after = {"dataset_version": result["dataset_version"], "settings": request.settings(), "records": result["records"]}
     return {**result, "diff": {"before": before, "after": after if result["changed"] else before}}
 
 
 def _context(
-    request: PackRequest, progress: Progress | None, transformer: Transformer, warn: Callable[[str], None]
+    request: PackRequest,
+    words: Mapping[str, str],
+    progress: Progress | None,
+    transformer: Transformer,
+    warn: Callable[[str], None],
 ) -> PackContext:
     # on_bad_image is not part of the settings: it decides whether to continue, not what the bytes are.
     settings = {
@@ -244,13 +275,20 @@ def _context(
         "opencv": cv2.__version__,
         "engine": ENGINE_VERSION,
     }
+    if request.format_settings():
+        names = hashlib.sha256(canonical_json([request.dataset, dict(words)])).hexdigest()
+        settings |= {**request.format_settings(), **request.tools(), "dataset": names}
     quarantine = partial(_quarantine, request, check=progress is None)
     return PackContext(
         state_dir=request.state_dir,
         transformer=transformer,
         settings=settings,
         shuffle_seed=request.shuffle_seed,
+        formats=[FORMATS[name] for name in sorted(request.formats)],
+        dataset=request.dataset,
+        words=words,
         shards=request.shards,
+        shard_bytes=request.shard_bytes,
         workers=_workers(request),
         stop_at_bad=request.on_bad_image == "fail",
         quarantine=quarantine if request.on_bad_image == "quarantine" else None,
@@ -260,8 +298,7 @@ def _context(
 
 
 def _input(request: PackRequest, split: SplitRequest, context: PackContext) -> SplitInput:
-    folder, manifest_path = (os.path.join(request.root, name) for name in (RECORD_FOLDER, MANIFEST_NAME))
-    finished = FinishedSplit(split.name, folder, request.state_dir, manifest_path, context.warn)
+    finished = FinishedSplit(split.name, request.root, request.state_dir, context.warn)
     if split.source is not None:
         return TreeInput(finished, context, split.source)
     scratch_dir = request.scratch_dir or os.path.join(request.root, SCRATCH_FOLDER)
@@ -310,7 +347,7 @@ def _pack_split(request: PackRequest, split: PreparedSplit, classes: Sequence[st
             paths = [path for path in paths if not os.path.exists(_quarantine_path(request, split.name, path))]
         for path, content in split.contents(paths) if paths else ():
             changed |= _quarantine(request, split.name, path, content, check)
-    return _Outcome(split, packed, changed, sum(file.size_bytes for file in packed.files.values()))
+    return _Outcome(split, packed, changed, sum(file.size_bytes for file in packed.all_files().values()))
 
 
 def _quarantine_path(request: PackRequest, split: str, path: str) -> str:
@@ -325,13 +362,13 @@ def _quarantine(request: PackRequest, split: str, path: str, content: bytes, che
 
 
 def _describe(
-    request: PackRequest, classes: int, labels: bytes, outcomes: Mapping[str, _Outcome], check: bool
+    request: PackRequest, info: DatasetInfo, labels: bytes, outcomes: Mapping[str, _Outcome], check: bool
 ) -> dict[str, Any]:
-    """Write labels.tsv and the manifest if they differ, and return the result of the module."""
+    """Write what describes all splits if it differs, the manifest last, and return the result of the module."""
     finished = {name: outcome.packed for name, outcome in outcomes.items() if outcome.packed is not None}
     result: dict[str, Any] = {
         "changed": any(outcome.changed for outcome in outcomes.values()),
-        "classes": classes,
+        "classes": len(info.classes),
         "records": {split.name: _foreseen_records(split, outcomes[split.name]) for split in request.splits},
         "bytes": sum(outcome.size_bytes for outcome in outcomes.values()),
         "bad_images": 0,
@@ -342,11 +379,30 @@ def _describe(
     if len(finished) == len(outcomes):
         splits = {name: _split_entry(packed) for name, packed in finished.items()}
         entry = FileEntry(len(labels), hashlib.sha256(labels).hexdigest())
-        archives = read_verified(request.state_dir)
+        archives = {
+            archive.name: ArchiveEntry(archive.size_bytes, archive.md5, archive.sha256)
+            for archive in read_verified(request.state_dir)
+        }
+        indices = {
+            name: FORMATS[name].index_files(info, {split: _shards(name, packed) for split, packed in finished.items()})
+            for name in sorted(request.formats)
+        }
+        formats = {
+            name: _format_entry(name, finished, index) for name, index in indices.items() if name != RECORDIO.name
+        }
         manifest = build_manifest(
-            request.dataset, request.settings(), cv2.__version__, archives, entry, classes, splits
+            request.dataset,
+            request.settings(),
+            cv2.__version__,
+            archives,
+            entry,
+            len(info.classes),
+            splits,
+            formats=formats,
+            tools=request.tools(),
         )
-        for name, content in ((LABELS_NAME, labels), (MANIFEST_NAME, manifest)):
+        described = {f"{name}/{path}": content for name, index in indices.items() for path, content in index.items()}
+        for name, content in {LABELS_NAME: labels, **described, MANIFEST_NAME: manifest}.items():
             result["changed"] |= _write_if_different(os.path.join(request.root, name), content, check)
         bad = [f"{name}/{path}: {reason}" for name, packed in finished.items() for path, reason in packed.bad]
         sha256 = hashlib.sha256(manifest).hexdigest()
@@ -372,7 +428,34 @@ def _split_entry(packed: Packed) -> SplitEntry:
         classes={name: count - bad[name] for name, count in packed.images.items()},
         converted=packed.converted,
         bad_images=dict(packed.bad),
-        files={name: FileEntry(file.size_bytes, file.sha256) for name, file in packed.files.items()},
+        files=_entries(packed.files),
+        content_sha256=packed.content_sha256,
+        left_out=packed.left_out,
+    )
+
+
+def _entries(files: Mapping[str, OutputFile]) -> dict[str, FileEntry]:
+    return {name: FileEntry(file.size_bytes, file.sha256) for name, file in files.items()}
+
+
+def _shards(name: str, packed: Packed) -> list[ShardInfo]:
+    """Return the shards of a split in the format ``name``; none for RecordIO, which describes none of them."""
+    made = packed.formats.get(name, FormatFiles([], {}))
+    return [
+        ShardInfo(path, records, made.files[path].size_bytes, made.files[path].sha256, image_bytes)
+        for path, records, image_bytes in made.shards
+    ]
+
+
+def _format_entry(name: str, finished: Mapping[str, Packed], index: Mapping[str, bytes]) -> FormatEntry:
+    """Return what the manifest says of the format ``name``, whose index files are ``index``."""
+    made = {split: packed.formats[name] for split, packed in finished.items()}
+    return FormatEntry(
+        shards={split: [(path, records) for path, records, _ in files.shards] for split, files in made.items()},
+        files={path: entry for files in made.values() for path, entry in _entries(files.files).items()},
+        index_files={
+            path: FileEntry(len(content), hashlib.sha256(content).hexdigest()) for path, content in index.items()
+        },
     )
 
 
@@ -397,5 +480,6 @@ def _write_if_different(path: str, content: bytes, check: bool) -> bool:
     except FileNotFoundError:
         pass
     if not check:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
         write_atomic(path, content)
     return True
