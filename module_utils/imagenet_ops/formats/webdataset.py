@@ -32,6 +32,7 @@ _HASH_DIGITS = 32
 
 # POSIX.1-1988: name, mode, uid, gid, size, mtime, checksum, type, link, magic and version, uname, gname, the rest.
 _HEADER = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s183x")
+_NAME_BYTES = 100
 _SIZE = slice(124, 136)
 _CHECKSUM = slice(148, 156)
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -67,7 +68,7 @@ class WebDataset(Format):
         return ""
 
     def encode(self, sample: Sample) -> Sequence[Buffer]:
-        """Return the three members of a sample, in the order of their names as ShardWriter sorts them.
+        """Return the three members of a sample in the order of their suffixes, in which ShardWriter sorts them.
 
         Raises OpsError for an image of 8 GiB or more.
         """
@@ -77,13 +78,14 @@ class WebDataset(Format):
                 f"it has {len(sample.image)} bytes, and a member of a WebDataset shard at most {_MAX_MEMBER_BYTES}",
                 "Resize the images, or leave webdataset out of data_formats",
             )
-        key, label, metadata = _key(sample.name), str(sample.label).encode(), _metadata(sample)
-        image_header = _header(f"{key}.{_suffix(sample.image)}", len(sample.image))
-        return [
-            _header(f"{key}.cls", len(label)) + _filled(label) + image_header,
-            sample.image,
-            bytes(-len(sample.image) % _BLOCK_BYTES) + _header(f"{key}.json", len(metadata)) + _filled(metadata),
-        ]
+        key, suffix = _key(sample.name), _suffix(sample.image)
+        label = _small_member(f"{key}.cls", str(sample.label).encode())
+        metadata = _small_member(f"{key}.json", _metadata(sample))
+        header = _header(f"{key}.{suffix}", len(sample.image))
+        padding = bytes(-len(sample.image) % _BLOCK_BYTES)
+        if suffix < "json":
+            return [label + header, sample.image, padding + metadata]
+        return [label + metadata + header, sample.image, padding]
 
     def is_full(self, data_bytes: int, records: int, next_bytes: int, limit_bytes: int) -> bool:
         """Return whether the shard has reached the limit: ShardWriter's rule, by which the last sample exceeds it."""
@@ -103,16 +105,15 @@ class WebDataset(Format):
             offset = 0
             for entry in entries:
                 key = _key(entry.name)
-                image_offset = offset + 3 * _BLOCK_BYTES  # after the label's header, the label, and its own header
-                suffix = _suffix(os.pread(file.fileno(), len(_PNG_SIGNATURE), image_offset))
-                metadata_offset = image_offset + _blocks(entry.image_bytes) + _BLOCK_BYTES
-                metadata_bytes = len(_metadata(entry))
-                lines.append(
-                    f"cls {offset + _BLOCK_BYTES} {len(str(entry.label))} {key}.cls"
-                    f" {suffix} {image_offset} {entry.image_bytes} {key}.{suffix}"
-                    f" json {metadata_offset} {metadata_bytes} {key}.json\n"
-                )
-                offset = metadata_offset + _blocks(metadata_bytes)
+                # The label's member has two blocks, and the name of the next one is that of the image or of the JSON.
+                name = os.pread(file.fileno(), _NAME_BYTES, offset + 2 * _BLOCK_BYTES).rstrip(b"\0")
+                suffix = "jpg" if name == f"{key}.jpg".encode() else "png"
+                sizes = {"cls": len(str(entry.label)), suffix: entry.image_bytes, "json": len(_metadata(entry))}
+                line = []
+                for member in sorted(sizes):
+                    line.append(f"{member} {offset + _BLOCK_BYTES} {sizes[member]} {key}.{member}")
+                    offset += _BLOCK_BYTES + _blocks(sizes[member])
+                lines.append(" ".join(line) + "\n")
         return "".join(lines).encode("ascii")
 
     def sidecar_name(self, shard_name: str) -> str:
@@ -144,7 +145,8 @@ class WebDataset(Format):
         with open(shard_path, "rb") as file:
             reader = _ShardReader(file, shard_path)
             while (label := reader.member()) is not None:
-                image, metadata = reader.next_member(), reader.next_member()
+                members = [label, reader.next_member(), reader.next_member()]
+                image, metadata = sorted(members[1:], key=lambda member: member.name.endswith(".json"))
                 sample = _sample(metadata, image.content)
                 if sample is None or _metadata(sample) != metadata.content:
                     raise reader.error(metadata.offset, f"{metadata.name} is not the JSON of a sample")
@@ -153,7 +155,7 @@ class WebDataset(Format):
                     raise reader.error(metadata.offset, why)
                 if label.content != str(sample.label).encode():
                     raise reader.error(label.offset, f"{label.name} does not have the label of {metadata.name}")
-                for member, suffix in ((label, "cls"), (image, _suffix(image.content)), (metadata, "json")):
+                for member, suffix in zip(members, sorted(["cls", _suffix(sample.image), "json"])):
                     if member.name != f"{_key(sample.name)}.{suffix}":
                         why = f"found {member.name}, expected {_key(sample.name)}.{suffix}"
                         raise reader.error(member.offset, why)
@@ -178,7 +180,7 @@ class _ShardReader:
             self._expect_end()
             return None
         size_field = header[_SIZE]
-        name = header[:100].rstrip(b"\0").decode("ascii", "replace")
+        name = header[:_NAME_BYTES].rstrip(b"\0").decode("ascii", "replace")
         size = int(size_field[:-1], 8) if re.fullmatch(rb"[0-7]{11}\0", size_field) else 0
         if not name.isascii() or header != _header(name, size):
             raise self.error(self._offset, "no member begins here: the header of the tar is damaged")
@@ -275,8 +277,8 @@ def _blocks(size: int) -> int:
     return size + -size % _BLOCK_BYTES
 
 
-def _filled(content: bytes) -> bytes:
-    return content + bytes(-len(content) % _BLOCK_BYTES)
+def _small_member(name: str, content: bytes) -> bytes:
+    return _header(name, len(content)) + content + bytes(-len(content) % _BLOCK_BYTES)
 
 
 def _end_bytes(offset: int) -> int:

@@ -132,6 +132,31 @@ def test_a_growing_file_of_another_length_is_not_sealed(tmp_path: Path, data: by
     )
 
 
+def test_a_shard_beyond_the_offsets_is_not_written(tmp_path: Path) -> None:
+    shard = tmp_path / "shard"
+    entries = [entry_of(FEW[0])._replace(image_bytes=1 << 31)] * 2
+    with pytest.raises(OpsError) as caught:
+        MDS.seal(str(tmp_path / "data"), str(shard), entries, INFO)
+    size = 2 * ((1 << 31) + 24 + 16) + 16 + len(CONFIG)
+    assert str(caught.value) == (
+        f"MDS shard {shard}: it would have {size} bytes, and offsets in MDS end at 4294967295. "
+        "Set data_shard_mib, or more data_shards"
+    )
+    assert not shard.exists()
+
+
+def test_without_a_limit_the_settings_have_none(tmp_path: Path) -> None:
+    data, shard, info = tmp_path / "data", tmp_path / "shard", INFO._replace(shard_bytes=0)
+    data.write_bytes(b"".join(MDS.encode(FEW[0])))
+    MDS.seal(str(data), str(shard), [entry_of(FEW[0])], info)
+    assert b'"size_limit": null, ' in shard.read_bytes()
+    assert read(shard, info) == FEW[:1]
+    index = json.loads(
+        MDS.index_files(info, {"train": [ShardInfo("train/shard.00000.mds", 1, 9, "", 5)]})["train/index.json"]
+    )
+    assert index["shards"][0]["size_limit"] is None
+
+
 # --- what the format cannot hold -------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import builtins
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -308,7 +309,23 @@ def test_a_host_without_pyarrow_is_told_what_to_install(tmp_path: Path, monkeypa
     with pytest.raises(OpsError) as caught:
         PARQUET.seal(str(tmp_path / "data"), str(shard), [], INFO)
     assert str(caught.value) == text
-    assert check_frame(str(shard)) > 4
+    with pytest.raises(OpsError, match=r"^Format parquet: pyarrow is not installed "):
+        PARQUET.tools()
+    PARQUET.check_frame(str(shard))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(OpsError, match="it is truncated"):
+        PARQUET.check_frame(str(shard))
+
+
+def test_the_release_of_pyarrow_decides_the_bytes(tmp_path: Path) -> None:
+    assert PARQUET.tools() == {"pyarrow": pa.__version__}
+    assert f"version {pa.__version__}".encode() in shard_of(tmp_path, FEW).read_bytes()
+
+
+@pytest.mark.parametrize("found", [None, object()])
+def test_a_host_can_read_where_pyarrow_is(monkeypatch: pytest.MonkeyPatch, found: object) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found if name == "pyarrow" else pytest.fail(name))
+    assert PARQUET.can_read() == bool(found)
 
 
 # --- the files beside the shards -------------------------------------------------------------------------------------

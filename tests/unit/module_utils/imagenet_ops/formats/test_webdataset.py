@@ -59,6 +59,16 @@ def damaged(folder: Path, content: bytes) -> str:
     return error[len(f"WebDataset shard {path}, ") : -len(f". {ADVICE}")]
 
 
+def tar_of(path: Path, contents: dict[str, bytes]) -> Path:
+    """Write a tar with the fields of a shard, by Python's own module."""
+    with tarfile.open(path, "w|") as archive:
+        for name, content in contents.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mode, member.uname, member.gname = len(content), 0o444, "bigdata", "bigdata"
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
 # --- write and read --------------------------------------------------------------------------------------------------
 
 
@@ -75,8 +85,8 @@ def test_a_shard_is_a_tar_of_three_members_for_each_sample(tmp_path: Path) -> No
             "n01443537/image_1.jpg",
             "n01443537/image_1.json",
             "n01484850/a.cls",
-            "n01484850/a.png",
             "n01484850/a.json",
+            "n01484850/a.png",
         ]
         assert {(member.mode, member.mtime, member.uname, member.gname) for member in members} == {
             (0o444, 0, "bigdata", "bigdata")
@@ -84,8 +94,8 @@ def test_a_shard_is_a_tar_of_three_members_for_each_sample(tmp_path: Path) -> No
         contents = [archive.extractfile(member) for member in members[-3:]]
         assert [file.read() for file in contents if file] == [
             b"2",
-            image,
             b'{"filename": "n01484850/a.png", "id": 7, "label": 2}',
+            image,
         ]
 
 
@@ -382,6 +392,24 @@ def test_the_members_of_two_samples_are_not_mixed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("order", "image", "error"),
+    [
+        (["cls", "json", "jpg"], b"image", "byte 1024: found n01440764/a.json, expected n01440764/a.jpg"),
+        (["cls", "png", "json"], png(), "byte 1024: found n01440764/a.png, expected n01440764/a.json"),
+        (["cls", "png", "json"], b"image", "byte 1024: found n01440764/a.png, expected n01440764/a.jpg"),
+        (["jpg", "cls", "json"], b"image", "byte 0: n01440764/a.jpg does not have the label of n01440764/a.json"),
+    ],
+)
+def test_the_members_of_a_sample_have_their_names_and_order(
+    tmp_path: Path, order: list[str], image: bytes, error: str
+) -> None:
+    metadata = b'{"filename": "n01440764/a.jpg", "id": 0, "label": 0}'
+    contents = {"cls": b"0", "jpg": image, "png": image, "json": metadata}
+    path = tar_of(tmp_path / "order.tar", {f"n01440764/a.{suffix}": contents[suffix] for suffix in order})
+    assert damaged(tmp_path, path.read_bytes()) == error
+
+
+@pytest.mark.parametrize(
     "metadata",
     [
         b"",
@@ -396,10 +424,6 @@ def test_the_members_of_two_samples_are_not_mixed(tmp_path: Path) -> None:
     ],
 )
 def test_json_of_no_sample_is_an_error(tmp_path: Path, metadata: bytes) -> None:
-    path = tmp_path / "odd.tar"
-    with tarfile.open(path, "w|") as archive:
-        for suffix, content in (("cls", b"0"), ("jpg", b"image"), ("json", metadata)):
-            member = tarfile.TarInfo(f"n01440764/a.{suffix}")
-            member.size, member.mode, member.uname, member.gname = len(content), 0o444, "bigdata", "bigdata"
-            archive.addfile(member, io.BytesIO(content))
+    contents = {"n01440764/a.cls": b"0", "n01440764/a.jpg": b"image", "n01440764/a.json": metadata}
+    path = tar_of(tmp_path / "odd.tar", contents)
     assert f"{path}, byte 2048: n01440764/a.json is not the JSON of a sample" in error_of(path)
