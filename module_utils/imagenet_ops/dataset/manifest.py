@@ -92,6 +92,7 @@ class Manifest(NamedTuple):
     sha256: str
     archives: dict[str, ArchiveEntry]
     formats: dict[str, FormatEntry]
+    tools: dict[str, str]
 
     def files(self, content: str = "all", formats: Collection[str] = ()) -> dict[str, FileEntry]:
         """Return the files of ``content`` (one of `CONTENTS`) besides the manifest, by their path below the root.
@@ -218,6 +219,7 @@ def parse_manifest(content: bytes, path: str) -> Manifest:
                 for archive in value["archives"]
             },
             formats={name: _format_entry(made) for name, made in value.get("formats", {}).items()},
+            tools=value["tools"],
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise OpsError(

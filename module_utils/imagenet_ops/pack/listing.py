@@ -20,7 +20,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 from ansible.module_utils.imagenet_ops.archive.images import (
@@ -220,6 +220,19 @@ class Listing:
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.order)
+
+    @property
+    def left_out(self) -> dict[str, LeftOut]:
+        """What the manifest says of what is no record."""
+        return self.names.left_out
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of images of each class."""
+        return dict.fromkeys(self.classes, 0) | self.names.counts()
+
+    def key(self, places: int) -> dict[str, Any]:
+        """Return what the first ``places`` records depend on: all names, and the sizes of their files."""
+        return {"names": self.names.names_digest, "sizes": self.sizes_digest(places)}
 
     def label(self, row: int) -> int:
         """Return the class index of the image in ``row``."""

@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import os
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +20,7 @@ from ansible.module_utils.imagenet_ops.archive.devkit import read_words
 from ansible.module_utils.imagenet_ops.archive.images import LABELLED_FILES, ArchiveRules
 from ansible.module_utils.imagenet_ops.core.concurrency import reuse_memory, usable_processors
 from ansible.module_utils.imagenet_ops.core.errors import SAMPLES, OpsError
-from ansible.module_utils.imagenet_ops.core.files import canonical_json, exclusive, write_atomic
+from ansible.module_utils.imagenet_ops.core.files import exclusive
 from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.dataset.manifest import (
     ENGINE_VERSION,
@@ -30,17 +29,22 @@ from ansible.module_utils.imagenet_ops.dataset.manifest import (
     VERSION_DIGITS,
     ArchiveEntry,
     FileEntry,
-    FormatEntry,
-    SplitEntry,
     build_manifest,
     labels_tsv,
     read_manifest,
 )
 from ansible.module_utils.imagenet_ops.download.verified import read_verified
-from ansible.module_utils.imagenet_ops.formats.format import DatasetInfo, ShardInfo
-from ansible.module_utils.imagenet_ops.formats.recordio import RECORDIO
+from ansible.module_utils.imagenet_ops.formats.format import DatasetInfo
 from ansible.module_utils.imagenet_ops.formats.registry import FORMATS
 from ansible.module_utils.imagenet_ops.pack.decoder import DEFAULT_LIMITS, Limits, Transformer
+from ansible.module_utils.imagenet_ops.pack.describe import (
+    describe_formats,
+    format_key,
+    format_settings,
+    split_entry,
+    tools_of,
+    write_if_different,
+)
 from ansible.module_utils.imagenet_ops.pack.image import LENIENT, MAX_SIDE_PIXELS, STRICT, Recipe
 from ansible.module_utils.imagenet_ops.pack.in_hand import InHand
 from ansible.module_utils.imagenet_ops.pack.listing import (
@@ -50,8 +54,7 @@ from ansible.module_utils.imagenet_ops.pack.listing import (
     refuse_unknown_classes,
 )
 from ansible.module_utils.imagenet_ops.pack.split import ArchiveInput, PackContext, PreparedSplit, SplitInput, TreeInput
-from ansible.module_utils.imagenet_ops.pack.stream import OutputFile
-from ansible.module_utils.imagenet_ops.pack.writer import FinishedSplit, FormatFiles, Packed
+from ansible.module_utils.imagenet_ops.pack.writer import FinishedSplit, Packed
 
 QUARANTINE_FOLDER = "quarantine"
 SCRATCH_FOLDER = ".scratch"
@@ -119,18 +122,8 @@ class PackRequest:
             "shards": self.shards,
             "label_order": "file" if self.label_order else "sorted",
             "on_bad_image": self.on_bad_image,
-            **self.format_settings(),
+            **format_settings(self.formats, self.shard_bytes),
         }
-
-    def format_settings(self) -> dict[str, Any]:
-        """Return the settings of the formats; none for RecordIO alone, whose manifest has not changed since."""
-        if list(self.formats) == [RECORDIO.name]:
-            return {}
-        return {"formats": sorted(self.formats), "shard_bytes": self.shard_bytes}
-
-    def tools(self) -> dict[str, str]:
-        """Return the versions of the libraries that the formats are made with."""
-        return {tool: version for name in self.formats for tool, version in FORMATS[name].tools().items()}
 
 
 @dataclass
@@ -275,9 +268,7 @@ def _context(
         "opencv": cv2.__version__,
         "engine": ENGINE_VERSION,
     }
-    if request.format_settings():
-        names = hashlib.sha256(canonical_json([request.dataset, dict(words)])).hexdigest()
-        settings |= {**request.format_settings(), **request.tools(), "dataset": names}
+    settings |= format_key(request.formats, request.shard_bytes, request.dataset, words)
     quarantine = partial(_quarantine, request, check=progress is None)
     return PackContext(
         state_dir=request.state_dir,
@@ -358,7 +349,7 @@ def _quarantine(request: PackRequest, split: str, path: str, content: bytes, che
     target = _quarantine_path(request, split, path)
     if not check:
         os.makedirs(os.path.dirname(target), exist_ok=True)
-    return _write_if_different(target, content, check)
+    return write_if_different(target, content, check)
 
 
 def _describe(
@@ -377,33 +368,24 @@ def _describe(
         "manifest_sha256": "",
     }
     if len(finished) == len(outcomes):
-        splits = {name: _split_entry(packed) for name, packed in finished.items()}
-        entry = FileEntry(len(labels), hashlib.sha256(labels).hexdigest())
         archives = {
             archive.name: ArchiveEntry(archive.size_bytes, archive.md5, archive.sha256)
             for archive in read_verified(request.state_dir)
         }
-        indices = {
-            name: FORMATS[name].index_files(info, {split: _shards(name, packed) for split, packed in finished.items()})
-            for name in sorted(request.formats)
-        }
-        formats = {
-            name: _format_entry(name, finished, index) for name, index in indices.items() if name != RECORDIO.name
-        }
+        described, formats = describe_formats(request.formats, info, finished)
         manifest = build_manifest(
             request.dataset,
             request.settings(),
             cv2.__version__,
             archives,
-            entry,
+            FileEntry(len(labels), hashlib.sha256(labels).hexdigest()),
             len(info.classes),
-            splits,
+            {name: split_entry(packed) for name, packed in finished.items()},
             formats=formats,
-            tools=request.tools(),
+            tools=tools_of(request.formats),
         )
-        described = {f"{name}/{path}": content for name, index in indices.items() for path, content in index.items()}
         for name, content in {LABELS_NAME: labels, **described, MANIFEST_NAME: manifest}.items():
-            result["changed"] |= _write_if_different(os.path.join(request.root, name), content, check)
+            result["changed"] |= write_if_different(os.path.join(request.root, name), content, check)
         bad = [f"{name}/{path}: {reason}" for name, packed in finished.items() for path, reason in packed.bad]
         sha256 = hashlib.sha256(manifest).hexdigest()
         result.update(
@@ -421,44 +403,6 @@ def _foreseen_records(split: SplitRequest, outcome: _Outcome) -> int:
     return split.expected_images if outcome.split.counts is None else sum(outcome.split.counts.values())
 
 
-def _split_entry(packed: Packed) -> SplitEntry:
-    bad = Counter(path.split("/")[0] for path, _ in packed.bad)
-    return SplitEntry(
-        records=packed.records,
-        classes={name: count - bad[name] for name, count in packed.images.items()},
-        converted=packed.converted,
-        bad_images=dict(packed.bad),
-        files=_entries(packed.files),
-        content_sha256=packed.content_sha256,
-        left_out=packed.left_out,
-    )
-
-
-def _entries(files: Mapping[str, OutputFile]) -> dict[str, FileEntry]:
-    return {name: FileEntry(file.size_bytes, file.sha256) for name, file in files.items()}
-
-
-def _shards(name: str, packed: Packed) -> list[ShardInfo]:
-    """Return the shards of a split in the format ``name``; none for RecordIO, which describes none of them."""
-    made = packed.formats.get(name, FormatFiles([], {}))
-    return [
-        ShardInfo(path, records, made.files[path].size_bytes, made.files[path].sha256, image_bytes)
-        for path, records, image_bytes in made.shards
-    ]
-
-
-def _format_entry(name: str, finished: Mapping[str, Packed], index: Mapping[str, bytes]) -> FormatEntry:
-    """Return what the manifest says of the format ``name``, whose index files are ``index``."""
-    made = {split: packed.formats[name] for split, packed in finished.items()}
-    return FormatEntry(
-        shards={split: [(path, records) for path, records, _ in files.shards] for split, files in made.items()},
-        files={path: entry for files in made.values() for path, entry in _entries(files.files).items()},
-        index_files={
-            path: FileEntry(len(content), hashlib.sha256(content).hexdigest()) for path, content in index.items()
-        },
-    )
-
-
 def _identity_before(root: str) -> dict[str, Any]:
     """Return what the diff shows of the present manifest; nothing if there is none."""
     try:
@@ -470,16 +414,3 @@ def _identity_before(root: str) -> dict[str, Any]:
         "settings": manifest.settings,
         "records": {name: split.records for name, split in manifest.splits.items()},
     }
-
-
-def _write_if_different(path: str, content: bytes, check: bool) -> bool:
-    try:
-        with open(path, "rb") as file:
-            if file.read() == content:
-                return False
-    except FileNotFoundError:
-        pass
-    if not check:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        write_atomic(path, content)
-    return True

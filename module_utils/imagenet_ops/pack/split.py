@@ -120,12 +120,14 @@ class PreparedSplit(ABC):
         digest = hashlib.sha256("\n".join(classes or []).encode()).hexdigest()
         return {**self._context.settings, "classes": digest}
 
-    def _packer(self, names: ImageNames, classes: Sequence[str], origin: Mapping[str, Any]) -> SplitPacker:
+    def _packer(self, listing: Listing, origin: Mapping[str, Any]) -> SplitPacker:
         context = self._context
-        listing = Listing(names, classes, context.shuffle_seed)
-        info = DatasetInfo(context.dataset, classes, context.words, context.shard_bytes)
+        info = DatasetInfo(context.dataset, listing.classes, context.words, context.shard_bytes)
         outputs = Outputs(context.formats, info, context.shards, context.shard_bytes)
-        return SplitPacker(self._finished, self._key(classes), origin, listing, outputs)
+        return SplitPacker(self._finished, self._key(listing.classes), origin, listing, outputs)
+
+    def _listing(self, names: ImageNames, classes: Sequence[str]) -> Listing:
+        return Listing(names, classes, self._context.shuffle_seed)
 
     def _find(self, key: Mapping[str, Any]) -> Packed | None:
         """Return the finished split if it has this ``key``; otherwise warn why it does not."""
@@ -136,9 +138,8 @@ class PreparedSplit(ABC):
             self._finished.remember(packed)
         return packed
 
-    def _write(self, packer: SplitPacker, source: RecordSource, progress: Progress) -> Packed:
+    def _write(self, packer: SplitPacker, names: ImageNames, source: RecordSource, progress: Progress) -> Packed:
         context = self._context
-        names = packer.listing.names
         for form in context.formats:
             why = form.refusal(names.path(row) for row in range(len(names)))
             if why:
@@ -170,12 +171,13 @@ class PreparedTree(PreparedSplit):
 
     def run(self, classes: Sequence[str] | None) -> tuple[Packed | None, bool]:
         """Pack the tree; see `PreparedSplit`."""
-        packer = self._packer(self._tree, classes or [], {})
+        listing = self._listing(self._tree, classes or [])
+        packer = self._packer(listing, {})
         packed = self._find(packer.key())
         if packed is not None or self._context.progress is None:
             return packed, packed is None or self._renamed
-        source = TreeSource(packer.listing, self._context.transformer, self._context.formats)
-        return self._write(packer, source, self._context.progress), True
+        source = TreeSource(listing, self._context.transformer, self._context.formats)
+        return self._write(packer, self._tree, source, self._context.progress), True
 
     def bad_image(self, path: str, reason: str) -> OpsError:
         """Return the error for a bad image of the tree."""
@@ -338,15 +340,16 @@ class PreparedArchive(PreparedSplit):
             source.deal(progress)
         except OSError as error:
             raise disk_error(self._spool.folder, error) from error
-        packed = self._write(packer, source, progress)
+        packed = self._write(packer, source.names, source, progress)
         self._spool.discard()
         return packed, True
 
     def _shuffle(self, spooled: SpooledImages, classes: Sequence[str]) -> tuple[SplitPacker, SpoolSource]:
-        packer = self._packer(spooled.names, classes, self._origin)
+        listing = self._listing(spooled.names, classes)
+        packer = self._packer(listing, self._origin)
         order_key = f"{self._key(classes)['classes']} {self._context.shuffle_seed}"
         bucket_bytes = self._reader.source.bucket_bytes
-        return packer, SpoolSource(self._spool, spooled, packer.listing, self._context.formats, order_key, bucket_bytes)
+        return packer, SpoolSource(self._spool, spooled, listing, self._context.formats, order_key, bucket_bytes)
 
     def bad_image(self, path: str, reason: str) -> OpsError:
         """Return the error for a bad image of the archive."""

@@ -21,7 +21,7 @@ from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.formats.format import Format
 from ansible.module_utils.imagenet_ops.formats.recordio import image_record_bytes, write_all
-from ansible.module_utils.imagenet_ops.pack.listing import Listing
+from ansible.module_utils.imagenet_ops.pack.listing import ImageNames, Listing
 from ansible.module_utils.imagenet_ops.pack.spool import DEALING, DEALT, READ, ArchiveSpool, SpooledImages
 from ansible.module_utils.imagenet_ops.pack.tree_source import BatchBuilder, RecordBatch, place_batches
 
@@ -57,6 +57,11 @@ class SpoolSource:
         self._numbers = spooled.numbers[np.frombuffer(listing.order, np.uint32)]
         total_bytes = int(spooled.lengths.sum(dtype=np.uint64))
         self._buckets = max(1, min(MOST_BUCKETS, len(listing), -(-total_bytes // bucket_bytes)))
+
+    @property
+    def names(self) -> ImageNames:
+        """The images of the archive."""
+        return self._listing.names
 
     def is_usable(self) -> bool:
         """Return whether the spool, or the buckets that it was dealt into, can be used for this order."""

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 from ansible.module_utils.imagenet_ops.core.concurrency import ordered_map
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.formats.format import Buffer, Format, Sample, entry_line, entry_of
-from ansible.module_utils.imagenet_ops.formats.recordio import image_record_bytes
+from ansible.module_utils.imagenet_ops.formats.recordio import RECORDIO, image_record_bytes
 from ansible.module_utils.imagenet_ops.pack.decoder import Transformer
 from ansible.module_utils.imagenet_ops.pack.image import BadImageError
 from ansible.module_utils.imagenet_ops.pack.listing import ImageNames, Listing
@@ -29,7 +29,7 @@ class RecordBatch(NamedTuple):
     """
 
     stop: int
-    places: list[int]
+    places: Sequence[int]
     ids: list[int]
     image_bytes: list[int]
     records: dict[str, Sequence[Sequence[Buffer]]]
@@ -63,12 +63,24 @@ class BatchBuilder:
 
     def batch(self, stop: int) -> RecordBatch:
         """Return the records of all added images; ``stop`` is the place after the last one. Raises OpsError."""
-        samples = self._samples
-        records = {form.name: form.encode_all(samples) for form in self._formats}
-        entries = [] if list(records) == ["recordio"] else [entry_line(entry_of(sample)) for sample in samples]
-        ids = [sample.record_id for sample in samples]
-        sizes = [len(sample.image) for sample in samples]
-        return RecordBatch(stop, self._places, ids, sizes, records, entries, self._bad, self._converted)
+        batch = encoded_batch(stop, self._places, self._samples, self._formats)
+        return batch._replace(bad=self._bad, converted=self._converted)
+
+
+def encoded_batch(
+    stop: int, places: Sequence[int], samples: Sequence[Sample], formats: Sequence[Format]
+) -> RecordBatch:
+    """Return the records of ``samples``, which are at ``places``, in each format. Raises OpsError."""
+    return RecordBatch(
+        stop=stop,
+        places=places,
+        ids=[sample.record_id for sample in samples],
+        image_bytes=[len(sample.image) for sample in samples],
+        records={form.name: form.encode_all(samples) for form in formats},
+        entries=[] if list(formats) == [RECORDIO] else [entry_line(entry_of(sample)) for sample in samples],
+        bad=[],
+        converted=[],
+    )
 
 
 class RecordSource(Protocol):

@@ -18,11 +18,11 @@ import hashlib
 import itertools
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, Protocol
 
 from ansible.module_utils.imagenet_ops.core.checkpoint import SyncJournal, open_part
 from ansible.module_utils.imagenet_ops.core.disk import require_space
@@ -40,7 +40,7 @@ from ansible.module_utils.imagenet_ops.dataset.manifest import (
 )
 from ansible.module_utils.imagenet_ops.formats.format import DatasetInfo, Format, content_lines
 from ansible.module_utils.imagenet_ops.formats.recordio import RECORDIO, write_all
-from ansible.module_utils.imagenet_ops.pack.listing import LeftOut, Listing
+from ansible.module_utils.imagenet_ops.pack.listing import LeftOut
 from ansible.module_utils.imagenet_ops.pack.stream import (
     Cut,
     EncodedBatch,
@@ -286,7 +286,7 @@ class FinishedSplit:
         """Rename the unfinished files; a run that was killed may have done any of the steps."""
         before = self.read()
         outdated = set() if before is None else set(before.all_files()) - set(packed.all_files())
-        for path in (*self._descriptions(), *sorted(outdated)):
+        for path in (*self._descriptions(outdated | set(unfinished)), *sorted(outdated)):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(self.root, path))
         fsync_directory(self.root)
@@ -307,14 +307,39 @@ class FinishedSplit:
         os.unlink(self.checkpoint_path)
         fsync_directory(os.path.dirname(self.checkpoint_path))
 
-    def _descriptions(self) -> list[str]:
-        """Return the paths of what describes all splits: the index files of the formats, and the manifest last."""
+    def _descriptions(self, replaced: Collection[str]) -> list[str]:
+        """Return the paths of what describes all splits: the index files of the formats, and the manifest last.
+
+        There is none where no file that the manifest describes is to be ``replaced``: a format was added.
+        """
         try:
             manifest = read_manifest(self.root)
         except OpsError:
             return [MANIFEST_NAME]
+        if not manifest.files("records").keys() & set(replaced):
+            return []
         indices = [f"{name}/{path}" for name, made in manifest.formats.items() for path in made.index_files]
         return [*indices, MANIFEST_NAME]
+
+
+class SplitListing(Protocol):
+    """The images of a split in the order of the records."""
+
+    @property
+    def left_out(self) -> dict[str, LeftOut]:
+        """What the manifest says of what is no record."""
+
+    def __len__(self) -> int:
+        """Return the number of places, those of bad images among them."""
+
+    def key(self, places: int) -> dict[str, Any]:
+        """Return what the first ``places`` records depend on."""
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of images of each class, bad ones among them."""
+
+    def lines(self, begin: int, stop: int, left_out: Collection[str]) -> Iterator[bytes]:
+        """Yield the lines of a .lst with the records from place ``begin`` to before ``stop``, without ``left_out``."""
 
 
 class SplitPacker:
@@ -322,7 +347,8 @@ class SplitPacker:
 
     ``key`` has everything that the bytes depend on: names, settings, tools. A run resumes only if the key is the same
     and the images that were packed still have the same sizes; so a bad image may be replaced before it resumes.
-    ``origin``, the identity of the archive if there is one, is recorded with the finished split.
+    ``origin``, the identity of the archive if there is one, is recorded with the finished split. ``merge`` adds what is
+    finished already to what was packed.
     """
 
     def __init__(
@@ -330,16 +356,18 @@ class SplitPacker:
         finished: FinishedSplit,
         key: Mapping[str, Any],
         origin: Mapping[str, Any],
-        listing: Listing,
+        listing: SplitListing,
         outputs: Outputs,
+        merge: Callable[[Packed], Packed] = lambda packed: packed,
     ) -> None:
         self.name = finished.name
         self.listing = listing
         self._finished = finished
-        self._own_key = {**key, "shards": outputs.shards, "names": listing.names.names_digest}
+        self._own_key = {**key, "shards": outputs.shards}
         self._origin = origin
+        self._merge = merge
         self._outputs = outputs
-        self._keeps_entries = any(form is not RECORDIO for form in outputs.formats)
+        self._keeps_entries = list(outputs.formats) != [RECORDIO]
 
     def key(self) -> dict[str, Any]:
         """Return the key of the finished split."""
@@ -347,7 +375,7 @@ class SplitPacker:
 
     def _key(self, places: int) -> dict[str, Any]:
         """Return the key of the first ``places`` records."""
-        return {**self._own_key, "sizes": self.listing.sizes_digest(places)}
+        return {**self._own_key, **self.listing.key(places)}
 
     def _streams(self, position: Position) -> list[ShardStream]:
         """Return what writes each format from ``position`` on."""
@@ -386,7 +414,7 @@ class SplitPacker:
     def _files_match(self, position: Position, tails: Mapping[str, list[str]]) -> bool:
         """Return whether the files reach ``position``, and the growing ones end there as they did."""
         formats = {form.name for form in self._outputs.formats}
-        if position.streams.keys() - formats or position.records != position.place - len(position.bad):
+        if position.streams.keys() - formats or position.records > position.place - len(position.bad):
             return False
         if self._keeps_entries and _size(self._finished.entries_path) < position.entries_bytes:
             return False
@@ -524,19 +552,19 @@ class SplitPacker:
             for line in content_lines(EntryFile(self._finished.entries_path, 0, position.records)):
                 digest.update(line)
             content_sha256 = digest.hexdigest()
-        images = dict.fromkeys(self.listing.classes, 0) | self.listing.names.counts()
         key = {**self.key(), **self._origin}
         packed = Packed(
             key=key,
             records=position.records,
-            images=images,
+            images=self.listing.counts(),
             bad=position.bad,
             converted=position.converted,
             files=recordio.files,
             formats=made,
             content_sha256=content_sha256,
-            left_out=self.listing.names.left_out,
+            left_out=self.listing.left_out,
         )
+        packed = self._merge(packed)
         self._finished.put_in_place(packed, unfinished)
         return packed
 

@@ -57,10 +57,13 @@ class Workplace:
     def finished(self) -> FinishedSplit:
         return FinishedSplit("train", str(self.root), str(self.root / "state"))
 
-    def packer(self, shards: int = 1, **key: Any) -> SplitPacker:
+    def listing(self) -> Listing:
         tree = Tree(str(self.tree))
-        listing = Listing(tree, tree.classes, 100)
-        return SplitPacker(self.finished(), {"quality": 95, **key}, {}, listing, Outputs([RECORDIO], INFO, shards))
+        return Listing(tree, tree.classes, 100)
+
+    def packer(self, shards: int = 1, **key: Any) -> SplitPacker:
+        outputs = Outputs([RECORDIO], INFO, shards)
+        return SplitPacker(self.finished(), {"quality": 95, **key}, {}, self.listing(), outputs)
 
     def found(self, **key: Any) -> tuple[Packed | None, str]:
         return self.finished().find(self.packer(**key).key())
@@ -69,7 +72,7 @@ class Workplace:
         packer = self.packer(**key)
         progress = Progress(str(self.root / "state"), "recordio_pack")
         with Transformer(recipe) as transformer:
-            source = TreeSource(packer.listing, transformer, [RECORDIO])
+            source = TreeSource(self.listing(), transformer, [RECORDIO])
             return packer.pack(source, workers, stop_at_bad, progress, self.warnings.append)
 
     def contents(self) -> dict[str, bytes]:
@@ -227,8 +230,8 @@ def test_other_settings_and_another_source_are_noticed(workplace: Workplace) -> 
 
 
 def test_stopping_at_a_bad_image_names_it_and_goes_on_once_it_was_replaced(workplace: Workplace) -> None:
-    packer = workplace.packer()
-    places = {packer.listing.names.path(row): place for place, row in enumerate(packer.listing.order)}
+    listing = workplace.listing()
+    places = {listing.names.path(row): place for place, row in enumerate(listing.order)}
     first, second = sorted(workplace.bad, key=lambda path: places[path])
     with pytest.raises(OpsError) as caught:
         workplace.pack(stop_at_bad=True)
@@ -327,7 +330,9 @@ def test_an_image_that_changes_while_packing_is_an_error(
     change(path)
     progress = Progress(str(workplace.root / "state"), "recordio_pack")
     with pytest.raises(OpsError) as caught, Transformer(RECIPE) as transformer:
-        packer.pack(TreeSource(packer.listing, transformer, [RECORDIO]), 2, False, progress, workplace.warnings.append)
+        packer.pack(
+            TreeSource(workplace.listing(), transformer, [RECORDIO]), 2, False, progress, workplace.warnings.append
+        )
     todo = "Check the disk and that no other process changes the tree, then rerun: packing resumes here"
     assert str(caught.value) == f"Image {path}: {why.replace('1234', str(size))}. {todo}"
 
