@@ -153,3 +153,26 @@ def test_an_archive_that_is_cut_off_has_no_list(tmp_path: Path, length: int) -> 
 def test_what_is_no_zip(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"\x1f\x8b")
     assert not is_zip(str(tmp_path / "a"))
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_compressed_data_that_is_damaged_is_named(tmp_path: Path, compression: int) -> None:
+    path = write(tmp_path, [("first", bytes(range(256)) * 9)], compression)
+    content = bytearray(path.read_bytes())
+    for position in range(30 + len("first"), content.find(b"PK\x01\x02")):
+        content[position] ^= 0x55
+        path.write_bytes(content)
+        with pytest.raises(DamagedArchiveError, match="its data cannot be read"):
+            read_all(path)
+        content[position] ^= 0x55
+
+
+def test_a_header_of_any_length_makes_no_long_error(tmp_path: Path) -> None:
+    path = write(tmp_path, [("first", bytes(9000))])
+    content = bytearray(path.read_bytes())
+    content[26:28] = b"\xff\x20"
+    content[18:22] = bytes(4)
+    path.write_bytes(content)
+    with pytest.raises(DamagedArchiveError) as caught:
+        read_all(path)
+    assert len(str(caught.value)) < 250
