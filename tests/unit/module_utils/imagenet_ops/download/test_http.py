@@ -448,8 +448,10 @@ def test_a_netrc_in_another_encoding(origin: Origin, monkeypatch: pytest.MonkeyP
         (None, "it cannot be read (Is a directory). Make it a file that this user can read"),
         (
             b"\xef\xbb\xbfmachine 127.0.0.1 login you password word\n",
-            "it begins with a byte order mark, which programs take for a part of the first word. Correct it and run"
-            " again",
+            (
+                "it begins with a byte order mark, which programs take for a part of the first word."
+                " Correct it and run again"
+            ),
         ),
     ],
 )
