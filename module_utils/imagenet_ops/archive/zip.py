@@ -91,7 +91,8 @@ class ZipReader:
             if unknown:
                 self.__exit__()
                 raise UnsupportedArchiveError(
-                    f"{info.orig_filename!r} in it is {unknown}", "Unpack it with 7z x and use the directory"
+                    f"{info.orig_filename!r} in it is of a kind that is not read: {unknown}",
+                    "Unpack it with 7z x and use the directory",
                 )
 
     def __enter__(self) -> ZipReader:  # noqa: PYI034 (Self is newer than Python 3.9)

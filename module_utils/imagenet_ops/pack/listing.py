@@ -310,8 +310,11 @@ def read_label_order(path: str) -> list[str]:
     try:
         with open(path, encoding="utf-8-sig") as file:
             lines = [line.rstrip("\r\n") for line in file]
-    except (OSError, UnicodeDecodeError) as error:
-        raise OpsError(f"Label order {path}", f"it cannot be read ({error})", "Use a text file") from error
+    except UnicodeDecodeError as error:
+        why = f"it is not UTF-8 text (byte {error.start})"
+        raise OpsError(f"Label order {path}", why, "Save it as UTF-8 and rerun") from error
+    except OSError as error:
+        raise OpsError(f"Label order {path}", f"it cannot be read ({error.strerror})", "Use a text file") from error
     classes = [line.split("\t")[0] if "\t" in line else line.split()[0] for line in lines if line.strip()]
     twice = [name for name, count in Counter(classes).items() if count > 1]
     if twice or not classes:

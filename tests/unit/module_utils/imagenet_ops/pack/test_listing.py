@@ -313,6 +313,14 @@ def test_a_mismatch_names_only_a_few_classes() -> None:
         Expected(0, 50, 50).check("validation", "/data/validation", dict.fromkeys(names, 1), names)
 
 
+def test_a_label_order_that_is_no_text_in_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "order.txt").write_bytes("n1\nn2\n".encode("utf-16"))
+    with pytest.raises(OpsError) as caught:
+        read_label_order(str(tmp_path / "order.txt"))
+    why = "it is not UTF-8 text (byte 0). Save it as UTF-8 and rerun"
+    assert str(caught.value) == f"Label order {tmp_path}/order.txt: {why}"
+
+
 def test_a_label_order_that_an_editor_of_windows_wrote(tmp_path: Path) -> None:
     (tmp_path / "order.txt").write_bytes(b"\xef\xbb\xbfn2 words\r\nn1\r\n")
     assert read_label_order(str(tmp_path / "order.txt")) == ["n2", "n1"]
