@@ -15,6 +15,7 @@ import bz2
 import io
 import lzma
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from typing import Any, Callable, Protocol
@@ -36,6 +37,9 @@ _PACKED_BYTES = 128 * 1024
 # Longer names, attributes and lists of a directory's files are not genuine.
 _LARGEST_EXTENSION_BYTES = 16 * 1024 * 1024
 _ZERO_BLOCK = bytes(BLOCK_BYTES)
+# More digits than any file needs are damage; isdigit() would also take digits that int() does not.
+_PAX_LENGTH = re.compile(rb"[0-9]{1,9}")
+_PAX_SIZE = re.compile(r"[0-9]{1,19}")
 # Where the unpacked files of joined archives come from.
 _JOINED_TODO = (
     "Fetch it again (archive_fetch compares its MD5). If archives were joined on purpose, unpack them with"
@@ -150,7 +154,11 @@ class TarReader:
             while self.position < position:
                 self.read(min(_BUFFER_BYTES, position - self.position))
         elif self.position != position:
-            self._file.seek(position)
+            try:
+                self._file.seek(position)
+            except (OSError, OverflowError):
+                # No file can have such a position; the next read says how much is missing.
+                self._file.seek(0, os.SEEK_END)
             self.position = position
 
 
@@ -173,6 +181,7 @@ class _Unpacked(io.RawIOBase):
         self._raw = raw
         self._decompressor = decompressor
         self._stream = decompressor()
+        self._damage: Exception | None = None
 
     def readable(self) -> bool:
         """Return that it can be read."""
@@ -180,6 +189,16 @@ class _Unpacked(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Fill a part of ``buffer`` and return how much; 0 at the end. Raises EOFError and what decompressors raise."""
+        # After an error bz2 would raise another one, which is not about the data.
+        if self._damage is not None:
+            raise self._damage
+        try:
+            return self._fill(buffer)
+        except _UNPACKING_ERRORS as error:
+            self._damage = error
+            raise
+
+    def _fill(self, buffer: Any) -> int:
         while True:
             packed = b""
             if self._stream.eof:
@@ -375,12 +394,12 @@ def _pax(data: bytes, offset: int) -> dict[str, str]:
     attributes = {}
     while data:
         length, _, _ = data.partition(b" ")
-        if not length.isdigit() or data[int(length) - 1 : int(length)] != b"\n":
+        if not _PAX_LENGTH.fullmatch(length) or data[int(length) - 1 : int(length)] != b"\n":
             raise DamagedArchiveError(offset, "a pax header is invalid")
         key, _, value = data[len(length) + 1 : int(length) - 1].partition(b"=")
         attributes[_text(key)] = _text(value)
         data = data[int(length) :]
-    if not attributes.get("size", "0").isdigit():
+    if not _PAX_SIZE.fullmatch(attributes.get("size", "0")):
         raise DamagedArchiveError(offset, "a pax header is invalid")
     return attributes
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.core.files import canonical_json
+from ansible.module_utils.imagenet_ops.core.state_file import fits, natural
 from ansible.module_utils.imagenet_ops.download.verified import VerifiedArchive
 
 SUFFIXES = ("rec", "idx", "lst")
@@ -24,6 +25,7 @@ LABELS_NAME = "labels.tsv"
 RECORD_FOLDER = "recordio"
 ARCHIVE_FOLDER = "archives"
 VERSION_DIGITS = 12
+MAX_SHARDS = 99_999  # that five digits can name
 # Which files belong to which content, by the beginning of their path; the manifest describes the records.
 CONTENTS = {
     "all": (ARCHIVE_FOLDER, RECORD_FOLDER, LABELS_NAME),
@@ -163,7 +165,7 @@ def parse_manifest(content: bytes, path: str) -> Manifest:
         value = json.loads(content)
         _check_format(value["format"])
         labels = value["labels"]
-        return Manifest(
+        manifest = Manifest(
             dataset=value["dataset"],
             settings=value["settings"],
             labels=FileEntry(labels["size_bytes"], labels["sha256"]),
@@ -175,7 +177,8 @@ def parse_manifest(content: bytes, path: str) -> Manifest:
                 for archive in value["archives"]
             },
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return _checked(manifest)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise OpsError(
             f"Manifest {path}",
             f"it is not a manifest of format {MANIFEST_FORMAT} ({type(error).__name__}: {error})",
@@ -186,6 +189,43 @@ def parse_manifest(content: bytes, path: str) -> Manifest:
 def _check_format(number: object) -> None:
     if number != MANIFEST_FORMAT:
         raise ValueError(f"its format is {number}")
+
+
+def _checked(manifest: Manifest) -> Manifest:
+    """Return ``manifest``; raise ValueError where a part of it is of another kind, or names a file elsewhere."""
+    shards = manifest.settings.get("shards", 1) if isinstance(manifest.settings, dict) else 0
+    is_sound = {
+        "dataset": fits(manifest.dataset, str),
+        "settings": natural(shards) and 1 <= shards <= MAX_SHARDS,
+        "labels": _is_entry(manifest.labels) and natural(manifest.classes),
+        "archives": all(map(_is_file_name, manifest.archives)) and all(map(_is_entry, manifest.archives.values())),
+        "splits": all(_is_split(*item) for item in manifest.splits.items()),
+    }
+    for name, is_right in is_sound.items():
+        if not is_right:
+            raise ValueError(f"its field {name} has an impossible value")
+    return manifest
+
+
+def _is_split(name: str, split: SplitEntry) -> bool:
+    counts = {str: natural}
+    return (
+        _is_file_name(name)
+        and natural(split.records)
+        and fits(split.classes, counts)
+        and fits(split.converted, counts)
+        and fits(split.bad_images, {str: str})
+        and all(map(_is_file_name, split.files))
+        and all(map(_is_entry, split.files.values()))
+    )
+
+
+def _is_entry(entry: FileEntry | ArchiveEntry) -> bool:
+    return natural(entry.size_bytes) and all(isinstance(digest, str) for digest in entry[1:])
+
+
+def _is_file_name(name: Any) -> bool:
+    return isinstance(name, str) and name not in ("", ".", "..") and "/" not in name and "\0" not in name
 
 
 def _split_entry(value: dict[str, Any]) -> SplitEntry:

@@ -36,6 +36,8 @@ _QUOTED_CHARACTERS = 160
 # A text that repeats so much of a credential is not shown.
 _SHORTEST_SECRET = 4
 _MAXIMUM_REDIRECTS = 10
+# A number in a header: no more digits than a file of any size needs.
+_LENGTH = "[0-9]{1,18}"
 # A server may ask for a pause; one of more than an hour is an outage, and trying earlier does no harm.
 _LONGEST_PAUSE_SECONDS = 3600.0
 _REDIRECTS = {301, 302, 303, 307, 308}
@@ -209,7 +211,7 @@ class _HttpSession(Session):
         if response.status == 200:
             return Facts(size_bytes=length, ranges=False, validator=_validator(response), encoding=encoding)
         text = response.getheader("Content-Range") or ""
-        match = re.fullmatch(r"bytes 0-(\d+)/(\d+)", text)
+        match = re.fullmatch(rf"bytes 0-({_LENGTH})/({_LENGTH})", text)
         if match is None or int(match.group(1)) != min(_SNIFFED_BYTES, int(match.group(2))) - 1:
             raise TransientError(f"requested bytes 0-{_SNIFFED_BYTES - 1}, the server sent Content-Range {text!r}")
         return Facts(int(match.group(2)), ranges=True, validator=_validator(response), encoding=encoding)
@@ -271,7 +273,7 @@ class _HttpSession(Session):
     def _check_part(self, response: http.client.HTTPResponse, start: int, end: int, facts: Facts) -> None:
         """Insist that a 206 holds exactly the bytes asked for, of the file that ``facts`` describes."""
         text = response.getheader("Content-Range") or ""
-        match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", text)
+        match = re.fullmatch(rf"bytes ({_LENGTH})-({_LENGTH})/({_LENGTH})", text)
         if match and int(match.group(3)) != facts.size_bytes:
             raise self._changed(f"its size was {facts.size_bytes} bytes and is {match.group(3)}")
         self._check_version(response, facts)
@@ -561,7 +563,7 @@ def retry_after_seconds(text: str | None) -> float:
     """Return the pause that a Retry-After header asks for, at most an hour; 0 where there is none that makes sense."""
     if text is None:
         return 0.0
-    if text.strip().isdigit():
+    if re.fullmatch(_LENGTH, text.strip()):
         seconds = float(text)
     else:
         try:

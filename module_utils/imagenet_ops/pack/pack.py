@@ -27,6 +27,7 @@ from ansible.module_utils.imagenet_ops.dataset.manifest import (
     ENGINE_VERSION,
     LABELS_NAME,
     MANIFEST_NAME,
+    MAX_SHARDS,
     RECORD_FOLDER,
     VERSION_DIGITS,
     FileEntry,
@@ -50,7 +51,6 @@ from ansible.module_utils.imagenet_ops.pack.writer import FinishedSplit, Packed
 
 QUARANTINE_FOLDER = "quarantine"
 SCRATCH_FOLDER = ".scratch"
-MAX_SHARDS = 99_999  # that five digits can name
 LEAST_MEMORY_MIB = 256  # a decoder with its libraries needs part of it before the first image
 
 
