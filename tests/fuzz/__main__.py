@@ -19,7 +19,6 @@ import ansible.module_utils
 
 ROOT = Path(__file__).resolve().parents[2]
 ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
-sys.path.insert(0, str(ROOT / "contrib"))
 
 from tests.fuzz import targets  # noqa: E402 (needs the paths above)
 

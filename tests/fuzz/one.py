@@ -10,7 +10,6 @@ import atheris
 
 ROOT = Path(__file__).resolve().parents[2]
 ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
-sys.path.insert(0, str(ROOT / "contrib"))
 
 # Our own code, and what of the standard library reads the input for it.
 INSTRUMENTED = ["ansible.module_utils.imagenet_ops", "recordio_reader", "zipfile", "netrc", "http.client", "email", "csv"]

@@ -156,7 +156,7 @@ class TarReader:
         elif self.position != position:
             try:
                 self._file.seek(position)
-            except (OSError, OverflowError):
+            except (OSError, OverflowError, ValueError):
                 # No file can have such a position; the next read says how much is missing.
                 self._file.seek(0, os.SEEK_END)
             self.position = position

@@ -144,7 +144,7 @@ class HttpSource(Source):
 
 def basic_authorization(username: str, password: str) -> str:
     """Return the value of the Authorization header (RFC 7617, with UTF-8)."""
-    return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode("ascii")
+    return "Basic " + base64.b64encode(f"{username}:{password}".encode("utf-8", "surrogateescape")).decode("ascii")
 
 
 def _check_headers(headers: Mapping[str, str]) -> None:
@@ -384,7 +384,7 @@ class _HttpSession(Session):
         parts = split_url(url)
         target = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
         if proxy is not None and origin.scheme == "http":
-            target = urllib.parse.urlunsplit(("http", parts.netloc.rpartition("@")[2], parts.path, parts.query, ""))
+            target = urllib.parse.urlunsplit(("http", _name_in_target(parts), parts.path, parts.query, ""))
             sent.update(proxy.headers)
         connection = self._connection or self._connect(origin, proxy)
         with _deadline(self._source.timeout_seconds, self):
@@ -632,6 +632,14 @@ def quote_page(content_type: str, head: bytes) -> str | None:
     text = re.sub(r"(?is)<(script|style)\b.*?(</\1>|$)|<!--.*?(-->|$)", " ", text)
     text = " ".join(html.unescape(re.sub(r"(?s)<[^>]*(>|$)", " ", text)).split())
     return text[:_QUOTED_CHARACTERS] + ("..." if len(text) > _QUOTED_CHARACTERS else "")
+
+
+def _name_in_target(parts: urllib.parse.SplitResult) -> str:
+    """Return host and port as a proxy is told them. Raises UnicodeError for a host that cannot be a name."""
+    name = parts.netloc.rpartition("@")[2].encode("idna").decode("ascii")
+    if not name.startswith("[") and not re.fullmatch(r"[^%]*", _quoted(name)):
+        raise UnicodeError("a host has a character that no name can have")
+    return name
 
 
 def _quoted(target: str) -> str:

@@ -242,6 +242,8 @@ def _is_usual(data: bytes, header: Header, recipe: Recipe) -> bool:
 
 def _scans_after(data: bytes, begin: int) -> int:
     """Return how many scans of a JPEG begin after ``begin``. No marker stands in the data of a scan (B.1.1.5)."""
+    if begin >= len(data):
+        return 0  # the header of the scan says that it is longer than the file
     found = np.frombuffer(data, np.uint8, offset=begin)
     markers = found[1:][found[:-1] == 0xFF]
     ends = np.flatnonzero(markers == _JPEG_END[1])

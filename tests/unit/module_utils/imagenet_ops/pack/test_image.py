@@ -203,6 +203,15 @@ def test_a_wrong_checksum_in_an_animation_is_damage() -> None:
     assert reason(bytes(data)) == "damaged: its chunk fdAT is damaged"
 
 
+@pytest.mark.parametrize("pass_through", [False, True])
+def test_a_scan_whose_header_is_longer_than_the_file_is_no_fault_of_ours(*, pass_through: bool) -> None:
+    data = encode(".jpg", pixels(48, 36, 0), cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
+    length = data.index(b"\xff\xda") + 2
+    damaged = data[:length] + b"\xff\xff" + data[length + 2 :]
+    outcome = transform_all([damaged], RECIPE._replace(pass_through=pass_through))
+    assert len(outcome) == 1
+
+
 def test_the_number_of_scans_is_limited() -> None:
     data = progressive()
     recipe = RECIPE._replace(max_jpeg_scans=scans(data))
