@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -58,9 +59,9 @@ def test_each_of_the_odd_files_is_a_record_or_is_named(
         process.communicate()
     resumed = finish(start(sources[kind], tmp_path / "killed", policy, workers))
     bad = whole["bad"]
-    print(
+    sys.stdout.write(
         f"\n{kind}, {policy}, {workers} workers: {whole['records']} records + {len(bad)} bad = {FILES} files,"
-        f" {seconds:.1f} s, peak {whole['peak_mib']} MiB; {kills} kills"
+        f" {seconds:.1f} s, peak {whole['peak_mib']} MiB; {kills} kills\n"
     )
     assert whole["records"] + len(bad) == FILES
     assert all(bad.values())
@@ -87,6 +88,6 @@ def test_no_odd_file_takes_long(sources: dict[str, Path]) -> None:
             took.append((time.monotonic() - began, path.name, reason))
     finally:
         transformer.close()
-    print("", *(f"{seconds:.3f} s {name}: {reason}" for seconds, name, reason in sorted(took)[-3:]), sep="\n")
+    sys.stdout.writelines(f"\n{seconds:.3f} s {name}: {reason}\n" for seconds, name, reason in sorted(took)[-3:])
     assert len(took) == FILES
     assert max(took)[0] < LIMITS.seconds

@@ -1,4 +1,4 @@
-"""Files with the names of images that programs seldom meet: sound ones of many formats, and seeded mutations of them."""
+"""Files with the names of images, as programs seldom meet them: sound ones of many formats, and mutations of them."""
 
 from __future__ import annotations
 

@@ -18,13 +18,13 @@ ROOT = Path(__file__).resolve().parents[2]
 if __name__ == "__main__":
     ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
 
-from ansible.module_utils.imagenet_ops.archive.images import ArchiveRules
-from ansible.module_utils.imagenet_ops.core import checkpoint
-from ansible.module_utils.imagenet_ops.dataset.manifest import read_manifest
-from ansible.module_utils.imagenet_ops.pack.decoder import CLOCK_SECONDS, Limits
-from ansible.module_utils.imagenet_ops.pack.image import Recipe
-from ansible.module_utils.imagenet_ops.pack.pack import PackRequest, SplitRequest, pack_dataset
-from ansible.module_utils.imagenet_ops.pack.supervision import supervised
+from ansible.module_utils.imagenet_ops.archive.images import ArchiveRules  # noqa: E402
+from ansible.module_utils.imagenet_ops.core import checkpoint  # noqa: E402
+from ansible.module_utils.imagenet_ops.dataset.manifest import read_manifest  # noqa: E402
+from ansible.module_utils.imagenet_ops.pack.decoder import CLOCK_SECONDS, Limits  # noqa: E402
+from ansible.module_utils.imagenet_ops.pack.image import Recipe  # noqa: E402
+from ansible.module_utils.imagenet_ops.pack.pack import PackRequest, SplitRequest, pack_dataset  # noqa: E402
+from ansible.module_utils.imagenet_ops.pack.supervision import supervised  # noqa: E402
 
 SPLIT = "train"
 RECIPE = Recipe(short_side_pixels=64, quality=90, resize_filter="linear", max_image_pixels=10_000_000)
@@ -40,7 +40,9 @@ class Packed(NamedTuple):
     warnings: list[str]
 
 
-def pack(source: Path, root: Path, policy: str, workers: int) -> Packed:
+def pack(
+    source: Path, root: Path, policy: str, workers: int, recipe: Recipe = RECIPE, limits: Limits = LIMITS
+) -> Packed:
     """Pack the tree or the archive ``source`` into ``root``. Raises OpsError."""
     is_tree = source.is_dir()
     split = SplitRequest(SPLIT, str(source) if is_tree else None, None if is_tree else str(source), RULES)
@@ -49,17 +51,17 @@ def pack(source: Path, root: Path, policy: str, workers: int) -> Packed:
         str(root),
         str(root / ".state"),
         [split],
-        RECIPE,
+        recipe,
         shuffle_seed=1,
         on_bad_image=policy,
         workers=workers,
-        limits=LIMITS,
+        limits=limits,
     )
     warnings: list[str] = []
     supervised(
         lambda warn: pack_dataset(request, check=False, warn=warn),
         request.state_dir,
-        LIMITS.seconds * CLOCK_SECONDS,
+        limits.seconds * CLOCK_SECONDS,
         warnings.append,
     )
     made = read_manifest(str(root)).splits[SPLIT]
@@ -98,7 +100,7 @@ def main() -> None:
     checkpoint.JOURNAL_INTERVAL_SECONDS = 0.0  # so that a kill leaves something to resume
     result: dict[str, Any] = pack(Path(source), Path(root), policy, int(workers))._asdict()
     result["peak_mib"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
-    print(json.dumps(result))
+    sys.stdout.write(json.dumps(result))
 
 
 if __name__ == "__main__":

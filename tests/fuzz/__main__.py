@@ -76,8 +76,8 @@ def fuzz(name: str, seconds: int) -> Figures:
     with log.open("wb") as output:
         status = subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, check=False).returncode
     text = log.read_text(encoding="utf-8", errors="replace")
-    executed = map(int, re.findall(r"^(?:stat::number_of_executed_units: |#)(\d+)", text, re.M))
-    reasons = re.findall(r"^(?:[\w.]*(?:Error|Exception)\b.*|.*ERROR: libFuzzer: .*)$", text, re.M)
+    executed = map(int, re.findall(r"^(?:stat::number_of_executed_units: |#)(\d+)", text, re.MULTILINE))
+    reasons = re.findall(r"^(?:[\w.]*(?:Error|Exception)\b.*|.*ERROR: libFuzzer: .*)$", text, re.MULTILINE)
     finding = "" if status == 0 else f"{reasons[0] if reasons else f'status {status}'} ({log.relative_to(ROOT)})"
     return Figures(max(executed, default=0), time.monotonic() - began, len(list(corpus.iterdir())), finding)
 

@@ -56,7 +56,9 @@ def zero_range(generator: random.Random, data: bytes, _other: bytes) -> bytes:
 def set_number(generator: random.Random, data: bytes, _other: bytes) -> bytes:
     """Put a number there that programs seldom meet: nothing, all ones, the sign alone."""
     width = generator.choice((1, 2, 4, 8))
-    number = generator.choice((bytes(width), b"\xff" * width, b"\x80" + bytes(width - 1), b"\x7f" + b"\xff" * (width - 1)))
+    number = generator.choice(
+        (bytes(width), b"\xff" * width, b"\x80" + bytes(width - 1), b"\x7f" + b"\xff" * (width - 1))
+    )
     begin = _place(generator, data)
     return data[:begin] + number + data[begin + width :]
 

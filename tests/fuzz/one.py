@@ -1,4 +1,4 @@
-"""`python -m tests.fuzz.one TARGET ARGUMENT...`: fuzzes one target with atheris; the arguments are those of libFuzzer."""
+"""`python -m tests.fuzz.one TARGET ARGUMENT...`: fuzzes a target with atheris; the arguments are those of libFuzzer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ ROOT = Path(__file__).resolve().parents[2]
 ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
 
 # Our own code, and what of the standard library reads the input for it.
-INSTRUMENTED = ["ansible.module_utils.imagenet_ops", "recordio_reader", "zipfile", "netrc", "http.client", "email", "csv"]
+INSTRUMENTED = [
+    "ansible.module_utils.imagenet_ops",
+    "recordio_reader",
+    "zipfile",
+    "netrc",
+    "http.client",
+    "email",
+    "csv",
+]
 
 with atheris.instrument_imports(include=INSTRUMENTED):
     from tests.fuzz import targets

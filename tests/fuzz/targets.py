@@ -40,7 +40,12 @@ from ansible.module_utils.imagenet_ops.dataset import manifest, verify, warm
 from ansible.module_utils.imagenet_ops.download import fetch, pieces, verified
 from ansible.module_utils.imagenet_ops.download.http import HttpSource
 from ansible.module_utils.imagenet_ops.download.source import local_path
-from ansible.module_utils.imagenet_ops.formats.recordio import RecordReader, RecordWriter, frame_images, parse_image_data
+from ansible.module_utils.imagenet_ops.formats.recordio import (
+    RecordReader,
+    RecordWriter,
+    frame_images,
+    parse_image_data,
+)
 from ansible.module_utils.imagenet_ops.layout.checkpoint import checkpoint_kind
 from ansible.module_utils.imagenet_ops.pack import in_hand, spool, writer
 from ansible.module_utils.imagenet_ops.pack.decoder import Limits, Transformer
@@ -49,10 +54,10 @@ from ansible.module_utils.imagenet_ops.pack.listing import read_label_order
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "contrib"))
 
-import recordio_reader  # noqa: E402 (it lies where people copy it from)
+import recordio_reader
 
-from tests.fakes import images  # noqa: E402
-from tests.fakes.state_files import signed  # noqa: E402
+from tests.fakes import images
+from tests.fakes.state_files import signed
 
 
 class Target(NamedTuple):
@@ -357,8 +362,8 @@ def _run_manifest(data: bytes) -> None:
             FOLDER.write(f"manifest/{name}", content)
     FOLDER.write(f"manifest/{manifest.MANIFEST_NAME}", data)
     with contextlib.suppress(OpsError):
-        for content in manifest.CONTENTS:
-            manifest.read_manifest(root).files(content)
+        for kind in manifest.CONTENTS:
+            manifest.read_manifest(root).files(kind)
         verify.verify_dataset(root, None, full=False, decode_samples=0)
 
 
@@ -405,7 +410,10 @@ def _run_records(data: bytes) -> None:
 
 def _records_seeds() -> list[bytes]:
     two_labels = struct.pack("<IfQQff", 2, 0, 1, 0, 3, 7) + _PICTURE
-    return [_data_set()[1]["recordio/train.rec"], recordio_reader.MAGIC + struct.pack("<I", len(two_labels)) + two_labels]
+    return [
+        _data_set()[1]["recordio/train.rec"],
+        recordio_reader.MAGIC + struct.pack("<I", len(two_labels)) + two_labels,
+    ]
 
 
 # --- labels ----------------------------------------------------------------------------------------------------------
@@ -485,12 +493,12 @@ def _server(answers: Sequence[bytes]) -> Iterator[None]:
         answer = next(left, None)
         if answer is None:
             raise ConnectionRefusedError(111, "Connection refused")
-        connection.sock = _Socket(answer)  # type: ignore[assignment]
+        connection.sock = _Socket(answer)
 
     with (
         mock.patch.object(http.client.HTTPConnection, "connect", connect),
         mock.patch.object(http.client.HTTPSConnection, "connect", connect),
-        mock.patch.object(ssl, "create_default_context", lambda: _TLS),  # it reads hundreds of certificates
+        mock.patch.object(ssl, "create_default_context", return_value=_TLS),  # it reads hundreds of certificates
     ):
         yield
 
@@ -520,7 +528,7 @@ def _run_http(data: bytes) -> None:
 
 
 def _http_seeds() -> list[bytes]:
-    part = b"HTTP/1.1 206 Partial Content\nContent-Range: bytes 0-511/1000\nContent-Length: 512\nETag: \"e\"\n\n"
+    part = b'HTTP/1.1 206 Partial Content\nContent-Range: bytes 0-511/1000\nContent-Length: 512\nETag: "e"\n\n'
     whole = b"HTTP/1.1 200 OK\nContent-Length: 5\nLast-Modified: Sat, 28 Nov 2026 10:00:00 GMT\n\nabcde"
     rest = part.replace(b"0-511/", b"0-999/").replace(b"512", b"1000")
     seeds = [
@@ -530,7 +538,10 @@ def _http_seeds() -> list[bytes]:
         [b"HTTP/1.1 503 Slow\nRetry-After: 120\nContent-Length: 0\n\n"],
         [b"HTTP/1.1 503 Slow\nRetry-After: Sat, 28 Nov 2026 10:00:00 GMT\n\n"],
         [b"HTTP/1.1 416 No\nContent-Range: bytes */0\n\n"],
-        [b'HTTP/1.1 401 No\nWWW-Authenticate: Bearer error_description="no"\nContent-Type: text/html\n\n<html><input type=password>'],
+        [
+            b'HTTP/1.1 401 No\nWWW-Authenticate: Bearer error_description="no"\nContent-Type: text/html\n\n'
+            b"<html><input type=password>"
+        ],
         [b"HTTP/1.1 403 No\nContent-Length: 30\n\n<Message>Request has expired</Message>"],
         [b"HTTP/1.1 200 OK\nTransfer-Encoding: chunked\nContent-Encoding: gzip\n\n5\nabcde\n0\n\n"],
         [b"HTTP/1.1 200 OK\nContent-Type: text/html\n\n<!doctype html><script>x</script><p>&amp;&#0; page"],

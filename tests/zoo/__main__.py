@@ -1,7 +1,7 @@
 """`python -m tests.zoo FOLDER`: packs every file below FOLDER under each policy, and compares the sums.
 
-Each file must be a record, be named with the reason why it is none, or be left out by its name. FOLDER is only read: the
-files get names that no list can stumble over, as links in a scratch folder.
+Each file must be a record, be named with the reason why it is none, or be left out by its name. FOLDER is only read:
+the files get names that any list can hold, as links in a scratch folder. Those of one folder are one class.
 """
 
 from __future__ import annotations
@@ -22,11 +22,14 @@ if str(ROOT / "module_utils") not in ansible.module_utils.__path__:
 
 from ansible.module_utils.imagenet_ops.archive.images import has_image_suffix, is_desktop_file  # noqa: E402
 from ansible.module_utils.imagenet_ops.core.errors import OpsError  # noqa: E402
+from ansible.module_utils.imagenet_ops.pack.decoder import DEFAULT_LIMITS  # noqa: E402
+from ansible.module_utils.imagenet_ops.pack.image import Recipe  # noqa: E402
 
-from tests.fakes.packing import SPLIT, pack  # noqa: E402
+from tests.fakes.packing import pack, quarantined  # noqa: E402
 
-# Files of the same folder are a class; more of them would be a test of something else.
-_SHOWN = 10
+_SHOWN = 10  # bad files
+# What recordio_pack does unless it is told otherwise.
+_RECIPE = Recipe(short_side_pixels=256, quality=95, resize_filter="linear", max_image_pixels=100_000_000)
 
 
 class Row(NamedTuple):
@@ -73,14 +76,14 @@ def zoo(folder: Path, scratch: Path) -> tuple[list[Row], dict[str, str]]:
     for policy in ("skip", "quarantine"):
         root = scratch / policy
         began = time.monotonic()
-        packed = pack(tree, root, policy, os.cpu_count() or 1)
+        packed = pack(tree, root, policy, os.cpu_count() or 1, _RECIPE, DEFAULT_LIMITS)
         reasons = {images[name]: reason for name, reason in packed.bad.items()}
         is_right = packed.records + len(reasons) == len(images) and all(reasons.values())
         note = ""
         if policy == "quarantine":
-            kept = sum(path.is_file() for path in (root / "quarantine" / SPLIT).rglob("*"))
-            is_right = is_right and kept == len(reasons)
-            note = f"{kept} in quarantine"
+            kept = quarantined(root)
+            is_right = is_right and kept == set(packed.bad)
+            note = f"{len(kept)} in quarantine"
         rows.append(Row(policy, packed.records, len(reasons), left_out, time.monotonic() - began, is_right, note))
     rows.append(_fail(tree, scratch / "fail", originals, reasons, rows[0]))
     return rows, reasons
@@ -90,7 +93,7 @@ def _fail(tree: Path, root: Path, originals: dict[str, str], reasons: dict[str, 
     """Pack as a run that stops at a bad image; it has to name one of those that ``reasons`` has, if there are any."""
     began = time.monotonic()
     try:
-        packed = pack(tree, root, "fail", os.cpu_count() or 1)
+        packed = pack(tree, root, "fail", os.cpu_count() or 1, _RECIPE, DEFAULT_LIMITS)
     except OpsError as error:
         text = error.what
         for name, path in originals.items():

@@ -21,7 +21,7 @@ class ChildError(Exception):
 def in_child(work: Callable[[], Any], seconds: int, memory_mib: int) -> Any:
     """Return what ``work`` returns, a value of JSON; it may take ``seconds`` of the clock, and so much memory.
 
-    Raises ChildError where it raises an exception, crashes, or exceeds its limits, and OSError if there can be no child.
+    Raises ChildError where it raises an exception, crashes or exceeds its limits, and OSError if there can be no child.
     """
     reader, writer = os.pipe()
     with warnings.catch_warnings():

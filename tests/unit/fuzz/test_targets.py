@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.imagenet_ops.archive.images import ImageArchive
+from ansible.module_utils.imagenet_ops.pack.decoder import Transformer
 from ansible.module_utils.imagenet_ops.pack.image import BadImageError
 
 from tests.fuzz import targets
@@ -63,7 +64,7 @@ def test_a_crash_by_an_image_of_the_usual_kind_is_a_finding(monkeypatch: pytest.
     def transform_all(*_: Any) -> list[BadImageError]:
         return [BadImageError("damaged: the decoder crashed (SIGSEGV)")]
 
-    monkeypatch.setattr(targets.Transformer, "transform_all", transform_all)
+    monkeypatch.setattr(Transformer, "transform_all", transform_all)
     with pytest.raises(targets.FaultError, match="an image of the usual kind: damaged: the decoder crashed"):
         targets.TARGETS["decoder"].run(targets.TARGETS["decoder"].seeds()[0])
 

@@ -187,7 +187,7 @@ def test_a_size_that_no_file_has(tmp_path: Path, size: int) -> None:
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\0 " % sum(header)
     path = write(tmp_path, bytes(header) + bytes(1024))
-    with TarReader(path) as reader, pytest.raises(DamagedArchiveError, match="^it is truncated: ") as caught:
+    with TarReader(path) as reader, pytest.raises(DamagedArchiveError, match=r"^it is truncated: ") as caught:
         list(reader.members(0))
     assert caught.value.offset == 1536
 
@@ -240,16 +240,14 @@ def test_compressed_data_that_is_damaged(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
-def test_data_that_was_damaged_is_damaged_when_it_is_read_again(
-    tmp_path: Path, pack: Callable[[bytes], bytes]
-) -> None:
+def test_data_that_was_damaged_is_damaged_when_it_is_read_again(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
     packed = pack(random.Random(1).randbytes(20_000))
     path = write(tmp_path, packed[:40] + bytes(200) + packed[240:])
     with TarReader(path) as reader:
         reader.require_tar()
         reasons = []
         for _ in range(3):
-            with pytest.raises(DamagedArchiveError, match="^its compressed data is damaged") as caught:
+            with pytest.raises(DamagedArchiveError, match=r"^its compressed data is damaged") as caught:
                 reader.read(20_000)
             reasons.append(str(caught.value))
     assert len(set(reasons)) == 1

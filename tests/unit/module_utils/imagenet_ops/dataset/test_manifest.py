@@ -114,15 +114,18 @@ def test_a_missing_manifest_says_what_to_do(tmp_path: Path) -> None:
         (b"{}", "KeyError: 'format'"),
         (b'{"format": 2}', "ValueError: its format is 2"),
         (built().replace(b'"records"', b'"images"'), "KeyError: 'records'"),
-        (json.dumps({**json.loads(built()), "settings": []}).encode(), "ValueError: its field settings has an impossible value"),
+        (
+            json.dumps({**json.loads(built()), "settings": []}).encode(),
+            "ValueError: its field settings has an impossible value",
+        ),
         (built(settings={"shards": "1"}), "ValueError: its field settings has an impossible value"),
         (built(settings={"shards": 10**12}), "ValueError: its field settings has an impossible value"),
         (built(dataset=1), "ValueError: its field dataset has an impossible value"),
         (built(classes=-1), "ValueError: its field labels has an impossible value"),
-        (built(labels=FileEntry(20, 5)), "ValueError: its field labels has an impossible value"),
+        (built(labels=FileEntry(-1, "a" * 64)), "ValueError: its field labels has an impossible value"),
         (built().replace(b'"val.tar"', b'"../val"'), "ValueError: its field archives has an impossible value"),
         (built().replace(b'"train.rec"', b'"../../x"'), "ValueError: its field splits has an impossible value"),
-        (built(splits={"train": SPLITS["train"]._replace(records=1.5)}), "ValueError: its field splits has an impossible value"),
+        (built(splits={"a": SplitEntry(-1, {}, {}, {}, {})}), "ValueError: its field splits has an impossible value"),
     ],
 )
 def test_what_is_no_manifest_is_an_error(content: bytes, why: str) -> None:

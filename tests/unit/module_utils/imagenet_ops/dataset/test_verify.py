@@ -263,7 +263,7 @@ def beyond(content: bytes) -> bytes:
         (lambda content: b"x" + content, "it does not hold an id and an offset: 'x"),
         (lambda content: content.replace(b"\t0\n", b"\t4\n"), "the first record begins at 4, not 0"),
         (lambda content: content[:0], "the index has ended"),
-        (lambda content: beyond(content), "train.idx, line 4: no record begins at 1180591620717411303424: "),
+        (beyond, "train.idx, line 4: no record begins at 1180591620717411303424: "),
     ],
 )
 @pytest.mark.parametrize("full", [False, True])

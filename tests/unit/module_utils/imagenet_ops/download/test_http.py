@@ -334,7 +334,8 @@ def test_what_may_pass(origin: Origin, status: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [(None, 0), ("0", 0), ("120", 120), ("999999", 3600), ("-5", 0), ("soon", 0), ("", 0), ("²", 0), ("9" * 5000, 0)]
+    ("text", "seconds"),
+    [(None, 0), ("0", 0), ("120", 120), ("999999", 3600), ("-5", 0), ("soon", 0), ("", 0), ("²", 0), ("9" * 5000, 0)],
 )
 def test_retry_after(text: str | None, seconds: float) -> None:
     assert retry_after_seconds(text) == seconds
