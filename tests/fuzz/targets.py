@@ -33,7 +33,14 @@ import scipy.io
 from ansible.module_utils.imagenet_ops.archive.devkit import read_validation_labels
 from ansible.module_utils.imagenet_ops.archive.images import ArchiveRules, ImageArchive
 from ansible.module_utils.imagenet_ops.archive.labels import read_label_file
-from ansible.module_utils.imagenet_ops.backup import backup, restore, tree_backup, tree_restore, verified_files
+from ansible.module_utils.imagenet_ops.backup import (
+    backup,
+    restore,
+    tree_backup,
+    tree_index,
+    tree_restore,
+    verified_files,
+)
 from ansible.module_utils.imagenet_ops.core.errors import OpsError, TransientError
 from ansible.module_utils.imagenet_ops.core.state_file import Kind, StateFile
 from ansible.module_utils.imagenet_ops.dataset import manifest, verify, warm
@@ -371,6 +378,16 @@ def _manifest_seeds() -> list[bytes]:
     return [_data_set()[0]]
 
 
+def _run_tree_index(data: bytes) -> None:
+    with contextlib.suppress(OpsError):
+        tree_index.parse_index(data, "train", "s3://bucket/trees/train.json")
+
+
+def _tree_index_seeds() -> list[bytes]:
+    (name,) = tree_index.shard_names("train", 1)
+    return [tree_index.TreeIndex("train", 1000, [tree_index.IndexedShard(name, 100, "0" * 64, 2)]).content()]
+
+
 def _run_index(data: bytes) -> None:
     """Hold a list, an index and labels, divided by lines of a dash, against records; read the index by itself."""
     _, files = _data_set()
@@ -538,10 +555,7 @@ def _http_seeds() -> list[bytes]:
         [b"HTTP/1.1 503 Slow\nRetry-After: 120\nContent-Length: 0\n\n"],
         [b"HTTP/1.1 503 Slow\nRetry-After: Sat, 28 Nov 2026 10:00:00 GMT\n\n"],
         [b"HTTP/1.1 416 No\nContent-Range: bytes */0\n\n"],
-        [
-            b'HTTP/1.1 401 No\nWWW-Authenticate: Bearer error_description="no"\nContent-Type: text/html\n\n'
-            b"<html><input type=password>"
-        ],
+        [b'HTTP/1.1 401 No\nWWW-Authenticate: Bearer error_description="no"\n\n<html><input type=password>'],
         [b"HTTP/1.1 403 No\nContent-Length: 30\n\n<Message>Request has expired</Message>"],
         [b"HTTP/1.1 200 OK\nTransfer-Encoding: chunked\nContent-Encoding: gzip\n\n5\nabcde\n0\n\n"],
         [b"HTTP/1.1 200 OK\nContent-Type: text/html\n\n<!doctype html><script>x</script><p>&amp;&#0; page"],
@@ -601,6 +615,7 @@ TARGETS: dict[str, Target] = {
     "decoder": Target(DECODER.run, _image_seeds, cost=10),
     "state_file": Target(_run_state_file, _state_file_seeds),
     "manifest": Target(_run_manifest, _manifest_seeds),
+    "tree_index": Target(_run_tree_index, _tree_index_seeds),
     "index": Target(_run_index, _index_seeds, cost=4),
     "records": Target(_run_records, _records_seeds),
     "labels": Target(_run_labels, _labels_seeds),

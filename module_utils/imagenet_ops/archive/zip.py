@@ -38,8 +38,8 @@ _ENCRYPTED = 0x1  # of the general purpose bit flag (APPNOTE.TXT, 4.4.4)
 # Compression methods that every Python reads, and the names of others (4.4.5).
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 _METHOD_NAMES = {1: "Shrink", 6: "Implode", 9: "Deflate64", 93: "Zstandard", 95: "XZ", 96: "JPEG", 98: "PPMd"}
-# What zipfile and the decompressors under it raise for damaged data. A name that is not UTF-8 is a ValueError, an encrypted
-# member a RuntimeError, and a MemoryError is a dictionary of LZMA that is larger than any archive needs.
+# What zipfile and the decompressors under it raise for damaged data. A name that is not UTF-8 is a ValueError, an
+# encrypted member a RuntimeError, and a MemoryError is a dictionary of LZMA that is larger than any archive needs.
 _ERRORS = (
     zipfile.BadZipFile,
     zlib.error,

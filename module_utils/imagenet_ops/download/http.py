@@ -568,7 +568,7 @@ def retry_after_seconds(text: str | None) -> float:
     else:
         try:
             when = email.utils.parsedate_to_datetime(text)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return 0.0
         if when.tzinfo is None:
             when = when.replace(tzinfo=dt.timezone.utc)

@@ -341,6 +341,11 @@ def test_retry_after(text: str | None, seconds: float) -> None:
     assert retry_after_seconds(text) == seconds
 
 
+@pytest.mark.parametrize("date", ["28 Nov 99999999999 10:00:00 GMT", "28 Nov 2026 10:00:00 +99999999999999"])
+def test_retry_after_a_date_that_no_calendar_has(date: str) -> None:
+    assert retry_after_seconds(date) == 0
+
+
 def test_retry_after_a_date() -> None:
     now = dt.datetime.now(dt.timezone.utc)
     later = email.utils.format_datetime(now + dt.timedelta(seconds=100), usegmt=True)
