@@ -19,9 +19,10 @@ class ChildError(Exception):
 
 
 def in_child(work: Callable[[], Any], seconds: int, memory_mib: int) -> Any:
-    """Return what ``work`` returns, a value of JSON; it may take ``seconds`` of the clock, and so much memory.
+    """Return what ``work`` returns, a value of JSON.
 
-    Raises ChildError where it raises an exception, crashes or exceeds its limits, and OSError if there can be no child.
+    It may take ``seconds`` of the clock, and ``memory_mib`` beside what this process has already.
+    Raises ChildError where it raises an exception, crashes or exceeds its limits, and where there can be no child.
     """
     reader, writer = os.pipe()
     with warnings.catch_warnings():
@@ -29,10 +30,10 @@ def in_child(work: Callable[[], Any], seconds: int, memory_mib: int) -> Any:
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
             child = os.fork()
-        except OSError:
+        except OSError as error:
             os.close(reader)
             os.close(writer)
-            raise
+            raise ChildError(f"no process can be started: {error.strerror}") from error
     if child == 0:
         os.close(reader)
         _answer(work, writer, seconds, memory_mib)
@@ -49,6 +50,12 @@ def in_child(work: Callable[[], Any], seconds: int, memory_mib: int) -> Any:
     return answer["result"]
 
 
+def _taken_bytes() -> int:
+    """Return what counts for the limit already: the libraries of a large machine have memory for each processor."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[5]) * resource.getpagesize()  # proc(5): data and stack, in pages
+
+
 def _answer(work: Callable[[], Any], writer: int, seconds: int, memory_mib: int) -> None:
     """Do ``work`` in the child, write what came of it, and end."""
     status = 1
@@ -58,7 +65,7 @@ def _answer(work: Callable[[], Any], writer: int, seconds: int, memory_mib: int)
         hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
         resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
         hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-        wanted = memory_mib * _MIB
+        wanted = _taken_bytes() + memory_mib * _MIB
         resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard < 0 else min(wanted, hard), hard))
         signal.alarm(seconds)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -40,6 +41,19 @@ def test_why_there_is_no_result() -> None:
     assert reason(lambda: bytearray(4 << 30)) == "MemoryError: "
     assert reason(lambda: time.sleep(1000), seconds=1) == "the process that reads it was ended by SIGALRM"
     assert reason(object).startswith("TypeError: ")
+
+
+def test_what_this_process_has_does_not_count() -> None:
+    held = bytearray(MEMORY_MIB << 20)
+    assert in_child(lambda: len(bytearray(MEMORY_MIB << 19)), SECONDS, MEMORY_MIB) == len(held) // 2
+
+
+def test_where_no_process_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fork() -> int:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", fork)
+    assert reason(os.getpid) == "no process can be started: Resource temporarily unavailable"
 
 
 def test_no_descriptor_and_no_child_is_left() -> None:
