@@ -21,7 +21,7 @@ from tests.fakes.packing import LIMITS, RECIPE, finish, made_files, quarantined,
 FILES = 3000
 KILLS = 4
 # A decoder process with its libraries, or the packing, and a few small images.
-MOST_MEMORY_MIB = 1024
+MOST_MEMORY_MIB = 512
 
 
 @pytest.fixture(scope="module")
