@@ -177,13 +177,25 @@ def parse_manifest(content: bytes, path: str) -> Manifest:
                 for archive in value["archives"]
             },
         )
-        return _checked(manifest)
+        _refuse_impossible_values(manifest)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise OpsError(
             f"Manifest {path}",
             f"it is not a manifest of format {MANIFEST_FORMAT} ({type(error).__name__}: {error})",
             "Restore it from the backup, or pack the data set again",
         ) from error
+    _refuse_files_elsewhere(manifest, path)
+    return manifest
+
+
+def _refuse_files_elsewhere(manifest: Manifest, where: str) -> None:
+    for path in manifest.files():
+        if os.path.normpath(path) != path or path.count("/") > 1 or "\0" in path:
+            raise OpsError(
+                f"Manifest {where}",
+                f"it names a file outside of the data set: {path!r}",
+                "Do not use this manifest; it was not written by recordio_pack",
+            )
 
 
 def _check_format(number: object) -> None:
@@ -191,41 +203,35 @@ def _check_format(number: object) -> None:
         raise ValueError(f"its format is {number}")
 
 
-def _checked(manifest: Manifest) -> Manifest:
-    """Return ``manifest``; raise ValueError where a part of it is of another kind, or names a file elsewhere."""
+def _refuse_impossible_values(manifest: Manifest) -> None:
+    """Raise ValueError where a part of ``manifest`` is of another kind."""
     shards = manifest.settings.get("shards", 1) if isinstance(manifest.settings, dict) else 0
     is_sound = {
         "dataset": fits(manifest.dataset, str),
         "settings": natural(shards) and 1 <= shards <= MAX_SHARDS,
         "labels": _is_entry(manifest.labels) and natural(manifest.classes),
-        "archives": all(map(_is_file_name, manifest.archives)) and all(map(_is_entry, manifest.archives.values())),
-        "splits": all(_is_split(*item) for item in manifest.splits.items()),
+        "archives": all(isinstance(name, str) for name in manifest.archives)
+        and all(map(_is_entry, manifest.archives.values())),
+        "splits": all(map(_is_split, manifest.splits.values())),
     }
     for name, is_right in is_sound.items():
         if not is_right:
             raise ValueError(f"its field {name} has an impossible value")
-    return manifest
 
 
-def _is_split(name: str, split: SplitEntry) -> bool:
+def _is_split(split: SplitEntry) -> bool:
     counts = {str: natural}
     return (
-        _is_file_name(name)
-        and natural(split.records)
+        natural(split.records)
         and fits(split.classes, counts)
         and fits(split.converted, counts)
         and fits(split.bad_images, {str: str})
-        and all(map(_is_file_name, split.files))
         and all(map(_is_entry, split.files.values()))
     )
 
 
 def _is_entry(entry: FileEntry | ArchiveEntry) -> bool:
     return natural(entry.size_bytes) and all(isinstance(digest, str) for digest in entry[1:])
-
-
-def _is_file_name(name: Any) -> bool:
-    return isinstance(name, str) and name not in ("", ".", "..") and "/" not in name and "\0" not in name
 
 
 def _split_entry(value: dict[str, Any]) -> SplitEntry:
