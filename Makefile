@@ -63,6 +63,15 @@ integration: setup ## the playbooks in the embedded lab (root or sudo)
 drill: setup ## long failure drills, not part of make test
 	$(PYTEST) tests/drill
 
+.PHONY: fuzz
+fuzz: setup ## look for inputs that our readers cannot bear, by coverage (ARGS="SECONDS=60 TARGET=tar,zip")
+	@bin/setup fuzz
+	@.venv-fuzz/bin/python -m tests.fuzz $(ARGS)
+
+.PHONY: zoo
+zoo: setup ## pack every file below FOLDER under each policy for bad images; prints what became of them
+	@$(PYTHON_ENVIRONMENT)/python -m tests.zoo $(FOLDER)
+
 .PHONY: live
 live: setup ## smoke test in a real AWS account, for some cents: asks first (ARGS="-i inventories/mine")
 	@$(PYTHON_ENVIRONMENT)/python -m tests.live $(ARGS)

@@ -223,7 +223,7 @@ def read_object(text: str) -> dict[str, Any] | None:
     """Return the JSON object in ``text``, or None if there is none yet."""
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

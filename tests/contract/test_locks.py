@@ -26,6 +26,7 @@ LOCKS: dict[str, tuple[list[str], list[str]]] = {
     "locks/judges.txt": (["judges"], ["3.11"]),
     "locks/judges-source.txt": (["judges-source"], ["3.11"]),
     "locks/s3-peers.txt": (["s3-peers"], ["3.11", "3.12", "3.13", "3.14"]),
+    "locks/fuzz.txt": (["fuzz"], ["3.11", "3.12", "3.13"]),
     "locks/supply-chain.txt": (["supply-chain"], ["3.11", "3.12", "3.13", "3.14"]),
     f"{HOST_FILES}/requirements-3.9.txt": (["host", "host-pip"], ["3.9"]),
     f"{HOST_FILES}/requirements-3.10.txt": (["host", "host-pip"], ["3.10", "3.11", "3.12"]),

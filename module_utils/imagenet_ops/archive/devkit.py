@@ -10,17 +10,23 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from ansible.module_utils.imagenet_ops.archive.member import FILE, DamagedArchiveError
 from ansible.module_utils.imagenet_ops.archive.tar import TarReader
+from ansible.module_utils.imagenet_ops.core.child import ChildError, in_child
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 
 _META = "data/meta.mat"
 _GROUND_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
 # The real files have at most 1 MB; something much larger is not a development kit.
 _LARGEST_FILE_BYTES = 64 * 1024 * 1024
+_ID = re.compile(r"[0-9]{1,9}")
+# Reading the real meta.mat takes a tenth of a second.
+_MOST_SECONDS = 60
+_MOST_MEMORY_MIB = 2048
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ def read_validation_labels(devkit: str) -> dict[str, str]:
     lines = _read(devkit, _GROUND_TRUTH).decode("utf-8-sig", errors="replace").split()
     labels = {}
     for number, line in enumerate(lines, start=1):
-        wnid = wnids.get(int(line)) if line.isdigit() else None
+        wnid = wnids.get(int(line)) if _ID.fullmatch(line) else None
         if wnid is None:
             raise _broken(devkit, f"line {number} of {_GROUND_TRUTH} is {line!r}, which is not the ID of a class")
         labels[f"ILSVRC2012_val_{number:08d}.JPEG"] = wnid
@@ -73,16 +79,20 @@ def _synsets_of(devkit: str, meta: bytes) -> list[Synset]:
             f"reading its meta.mat requires numpy and scipy ({error})",
             "Install them for the Python that runs the module (role python_environment)",
         ) from error
-    try:
+
+    def read() -> list[tuple[int, str, str]]:
         rows: Any = np.atleast_1d(loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"])
         return [
-            Synset(int(row["ILSVRC2012_ID"]), str(row["WNID"]), _text(row["words"]))
+            (int(row["ILSVRC2012_ID"]), str(row["WNID"]), _text(row["words"]))
             for row in rows
             if int(row["num_children"]) == 0
         ]
-    except Exception as error:
-        # On a damaged file the reader raises whatever exception its code happens to.
-        raise _broken(devkit, f"{_META} cannot be read ({type(error).__name__}: {error})") from error
+
+    try:
+        # On a damaged file the reader raises whatever exception its code happens to, or crashes.
+        return [Synset(*row) for row in in_child(read, _MOST_SECONDS, _MOST_MEMORY_MIB)]
+    except ChildError as error:
+        raise _broken(devkit, f"{_META} cannot be read ({error})") from error
 
 
 def _text(value: Any) -> str:

@@ -156,7 +156,11 @@ class TarReader:
             while self.position < position:
                 self.read(min(_BUFFER_BYTES, position - self.position))
         elif self.position != position:
-            self._file.seek(position)
+            try:
+                self._file.seek(position)
+            except (OSError, OverflowError, ValueError):
+                # No file can have such a position; the next read says how much is missing.
+                self._file.seek(0, os.SEEK_END)
             self.position = position
 
 
@@ -179,6 +183,7 @@ class _Unpacked(io.RawIOBase):
         self._raw = raw
         self._decompressor = decompressor
         self._stream = decompressor()
+        self._damage: Exception | None = None
 
     def readable(self) -> bool:
         """Return that it can be read."""
@@ -186,6 +191,16 @@ class _Unpacked(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Fill a part of ``buffer`` and return how much; 0 at the end. Raises EOFError and what decompressors raise."""
+        # After an error bz2 would raise another one, which is not about the data.
+        if self._damage is not None:
+            raise self._damage
+        try:
+            return self._fill(buffer)
+        except _UNPACKING_ERRORS as error:
+            self._damage = error
+            raise
+
+    def _fill(self, buffer: Any) -> int:
         while True:
             packed = b""
             if self._stream.eof:

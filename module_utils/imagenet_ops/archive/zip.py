@@ -6,6 +6,7 @@ what is neither a plain file nor a directory.
 
 from __future__ import annotations
 
+import errno
 import lzma
 import stat
 import struct
@@ -42,8 +43,21 @@ _DESCRIPTOR_BYTES = (12, 16, 20, 24)
 # Compression methods that every Python reads, and the names of others (4.4.5).
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 _METHOD_NAMES = {1: "Shrink", 6: "Implode", 9: "Deflate64", 93: "Zstandard", 95: "XZ", 96: "JPEG", 98: "PPMd"}
-# What zipfile and its decompressors raise for damaged data, some of them with whole names and more.
-_READING_ERRORS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, struct.error, NotImplementedError)
+# What zipfile and the decompressors under it raise for damaged data. A name that is not UTF-8 is a ValueError, an
+# encrypted member a RuntimeError, and a MemoryError is a dictionary of LZMA that is larger than any archive needs.
+_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    IndexError,
+    MemoryError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+)
 _LONGEST_REASON = 160
 _SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")  # of a first member, and of an archive without one
 
@@ -69,7 +83,8 @@ class ZipReader:
             size = file.seek(0, 2)
         try:
             self._zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, NotImplementedError) as error:
+        except _ERRORS as error:
+            _require_no_disk_error(error)
             raise DamagedArchiveError(size, f"its central directory cannot be read ({error})") from error
         self._infos = sorted(self._zip.infolist(), key=lambda info: info.header_offset)
         # Where the central directory begins, and the last member ends.
@@ -151,9 +166,8 @@ class ZipReader:
             raise ValueError("no member was yielded")
         try:
             content = self._zip.read(self._current)
-        except _READING_ERRORS as error:
-            if getattr(error, "errno", None) is not None:
-                raise  # an error of the disk, not of the data
+        except _ERRORS as error:
+            _require_no_disk_error(error)
             raise DamagedArchiveError(
                 member.offset, f"its data cannot be read ({str(error)[:_LONGEST_REASON]})"
             ) from error
@@ -175,10 +189,16 @@ def _unknown_form(info: zipfile.ZipInfo) -> str:
     return f"compressed in {method} (method {info.compress_type})"
 
 
+def _require_no_disk_error(error: Exception) -> None:
+    """Raise ``error`` where it is of the disk, not of the data: a position that no file can have is data."""
+    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+        raise error
+
+
 def _kind(info: zipfile.ZipInfo) -> str:
     if info.flag_bits & _ENCRYPTED:
         return "encrypted file"
-    if info.is_dir():
+    if info.filename.endswith("/"):
         return DIRECTORY
     mode = info.external_attr >> 16 if info.create_system in _UNIX_SYSTEMS else 0
     return _KINDS.get(stat.S_IFMT(mode), f"member of the unknown mode {mode:o}")

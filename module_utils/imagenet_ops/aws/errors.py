@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
@@ -157,7 +158,9 @@ def is_transient(error: Exception) -> bool:
     code = error_code(error)
     response: dict[str, Any] = getattr(error, "response", None) or {}
     # The answer to a HEAD has no body; there the code is the status.
-    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode") or (int(code) if code.isdecimal() else 0)
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode") or (
+        int(code) if re.fullmatch("[0-9]{3}", code) else 0
+    )
     fails = status == _TOO_MANY_REQUESTS or (status >= 500 and status != _NOT_IMPLEMENTED)
     return fails or code in TRANSIENT_CODES
 

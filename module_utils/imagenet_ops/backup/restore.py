@@ -174,13 +174,6 @@ class Restore:
 
     def _select(self, manifest: Manifest, objects: dict[str, ListedObject]) -> list[RestoreFile]:
         """Return the files that were asked for, the largest first, so that none is left for the end."""
-        for path in manifest.files():
-            if os.path.normpath(path) != path or path.startswith("/") or path.count("/") > 1:
-                raise OpsError(
-                    self.bucket.uri(f"{self.prefix}/{MANIFEST_NAME}"),
-                    f"it names a file outside of the data set: {path!r}",
-                    "Do not use this manifest; it was not written by recordio_pack",
-                )
         files = [
             RestoreFile(path, entry.size_bytes, entry.sha256, objects.get(f"{self.prefix}/{path}"))
             for path, entry in manifest.files(self.request.content).items()

@@ -64,7 +64,7 @@ def parse_index(content: bytes, split: str, uri: str) -> TreeIndex:
         shards = [IndexedShard(**shard) for shard in value["shards"]]
         index = TreeIndex(value["split"], value["shard_bytes"], shards)
         is_ours = index.content() == content and index.split == split and _is_sound(index)
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         is_ours = False
     if not is_ours:
         raise OpsError(

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.core.files import canonical_json
+from ansible.module_utils.imagenet_ops.core.state_file import fits, natural
 
 SUFFIXES = ("rec", "idx", "lst")
 
@@ -26,6 +27,7 @@ ARCHIVE_FOLDER = "archives"
 VERSION_DIGITS = 12
 # What a user may ask for; the records are those of all formats, with labels.tsv.
 CONTENTS = ("all", "records", "archives")
+MAX_SHARDS = 99_999  # that five digits can name
 
 
 def file_stems(split: str, shards: int) -> list[str]:
@@ -207,7 +209,7 @@ def parse_manifest(content: bytes, path: str) -> Manifest:
         value = json.loads(content)
         _check_format(value["format"])
         labels = value["labels"]
-        return Manifest(
+        manifest = Manifest(
             dataset=value["dataset"],
             settings=value["settings"],
             labels=FileEntry(labels["size_bytes"], labels["sha256"]),
@@ -221,17 +223,74 @@ def parse_manifest(content: bytes, path: str) -> Manifest:
             formats={name: _format_entry(made) for name, made in value.get("formats", {}).items()},
             tools=value["tools"],
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        _refuse_impossible_values(manifest)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise OpsError(
             f"Manifest {path}",
             f"it is not a manifest of format {MANIFEST_FORMAT} ({type(error).__name__}: {error})",
             "Restore it from the backup, or pack the data set again",
         ) from error
+    _refuse_files_elsewhere(manifest, path)
+    return manifest
+
+
+def _refuse_files_elsewhere(manifest: Manifest, where: str) -> None:
+    for path in manifest.files():
+        if os.path.normpath(path) != path or path.startswith(("/", "..")) or "\0" in path:
+            raise OpsError(
+                f"Manifest {where}",
+                f"it names a file outside of the data set: {path!r}",
+                "Do not use this manifest; it was not written by recordio_pack",
+            )
 
 
 def _check_format(number: object) -> None:
     if number != MANIFEST_FORMAT:
         raise ValueError(f"its format is {number}")
+
+
+def _refuse_impossible_values(manifest: Manifest) -> None:
+    """Raise ValueError where a part of ``manifest`` is of another kind."""
+    shards = manifest.settings.get("shards", 1) if isinstance(manifest.settings, dict) else 0
+    is_sound = {
+        "dataset": fits(manifest.dataset, str),
+        "settings": natural(shards) and 1 <= shards <= MAX_SHARDS,
+        "labels": _is_entry(manifest.labels) and natural(manifest.classes),
+        "archives": all(isinstance(name, str) for name in manifest.archives)
+        and all(map(_is_entry, manifest.archives.values())),
+        "splits": all(map(_is_split, manifest.splits.values())),
+        "formats": all(map(_is_format, manifest.formats.values())) and fits(manifest.format_names, [str]),
+        "tools": fits(manifest.tools, {str: str}) and "opencv" in manifest.tools,
+    }
+    for name, is_right in is_sound.items():
+        if not is_right:
+            raise ValueError(f"its field {name} has an impossible value")
+
+
+def _is_split(split: SplitEntry) -> bool:
+    counts = {str: natural}
+    return (
+        natural(split.records)
+        and fits(split.classes, counts)
+        and fits(split.converted, counts)
+        and fits(split.bad_images, {str: str})
+        and all(map(_is_entry, split.files.values()))
+        and isinstance(split.content_sha256, str)
+        and fits(split.left_out, {str: {"count": natural, "samples": [str]}})
+    )
+
+
+def _is_format(made: FormatEntry) -> bool:
+    shards = [shard for of in made.shards.values() for shard in of]
+    return (
+        all(isinstance(name, str) and natural(records) for name, records in shards)
+        and {name for name, _ in shards} <= made.files.keys()
+        and all(map(_is_entry, [*made.files.values(), *made.index_files.values()]))
+    )
+
+
+def _is_entry(entry: FileEntry | ArchiveEntry) -> bool:
+    return natural(entry.size_bytes) and all(isinstance(digest, str) for digest in entry[1:])
 
 
 def _split_entry(value: dict[str, Any]) -> SplitEntry:

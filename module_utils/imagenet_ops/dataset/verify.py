@@ -351,6 +351,9 @@ class _ShardVerifier:
             except ValueError as error:
                 why = f"it does not hold an id and an offset: {line[:80]!r}"
                 raise OpsError(f"File {self._idx}, line {number}", why, ADVICE) from error
+            if values[1] > self._rec_entry.size_bytes:
+                why = f"no record begins at {offset.strip()[:40]}: {self._rec} has {self._rec_entry.size_bytes} bytes"
+                raise OpsError(f"File {self._idx}, line {number}", why, ADVICE)
             if number == 1 and values[1] != 0:
                 raise OpsError(f"File {self._idx}, line 1", f"the first record begins at {values[1]}, not 0", ADVICE)
             yield values

@@ -37,6 +37,8 @@ _QUOTED_CHARACTERS = 160
 # A text that repeats so much of a credential is not shown.
 _SHORTEST_SECRET = 4
 _MAXIMUM_REDIRECTS = 10
+# A number in a header: no more digits than a file of any size needs.
+_LENGTH = "[0-9]{1,18}"
 # A server may ask for a pause; one of more than an hour is an outage, and trying earlier does no harm.
 _LONGEST_PAUSE_SECONDS = 3600.0
 _REDIRECTS = {301, 302, 303, 307, 308}
@@ -143,7 +145,7 @@ class HttpSource(Source):
 
 def basic_authorization(username: str, password: str) -> str:
     """Return the value of the Authorization header (RFC 7617, with UTF-8)."""
-    return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode("ascii")
+    return "Basic " + base64.b64encode(f"{username}:{password}".encode("utf-8", "surrogateescape")).decode("ascii")
 
 
 def _check_headers(headers: Mapping[str, str]) -> None:
@@ -215,7 +217,7 @@ class _HttpSession(Session):
         if response.status == 200:
             return Facts(size_bytes=length, ranges=False, validator=_validator(response), encoding=encoding)
         text = response.getheader("Content-Range") or ""
-        match = re.fullmatch(r"bytes 0-(\d+)/(\d+)", text)
+        match = re.fullmatch(rf"bytes 0-({_LENGTH})/({_LENGTH})", text)
         if match is None or int(match.group(1)) != min(_SNIFFED_BYTES, int(match.group(2))) - 1:
             raise TransientError(f"requested bytes 0-{_SNIFFED_BYTES - 1}, the server sent Content-Range {text!r}")
         return Facts(int(match.group(2)), ranges=True, validator=_validator(response), encoding=encoding)
@@ -277,7 +279,7 @@ class _HttpSession(Session):
     def _check_part(self, response: http.client.HTTPResponse, start: int, end: int, facts: Facts) -> None:
         """Insist that a 206 holds exactly the bytes asked for, of the file that ``facts`` describes."""
         text = response.getheader("Content-Range") or ""
-        match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", text)
+        match = re.fullmatch(rf"bytes ({_LENGTH})-({_LENGTH})/({_LENGTH})", text)
         if match and int(match.group(3)) != facts.size_bytes:
             raise self._changed(f"its size was {facts.size_bytes} bytes and is {match.group(3)}")
         self._check_version(response, facts)
@@ -388,7 +390,7 @@ class _HttpSession(Session):
         parts = split_url(url)
         target = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
         if proxy is not None and origin.scheme == "http":
-            target = urllib.parse.urlunsplit(("http", parts.netloc.rpartition("@")[2], parts.path, parts.query, ""))
+            target = urllib.parse.urlunsplit(("http", _name_in_target(parts), parts.path, parts.query, ""))
             sent.update(proxy.headers)
         connection = self._connection or self._connect(origin, proxy)
         with _deadline(self._source.timeout_seconds, self):
@@ -567,12 +569,12 @@ def retry_after_seconds(text: str | None) -> float:
     """Return the pause that a Retry-After header asks for, at most an hour; 0 where there is none that makes sense."""
     if text is None:
         return 0.0
-    if text.strip().isdigit():
+    if re.fullmatch(_LENGTH, text.strip()):
         seconds = float(text)
     else:
         try:
             when = email.utils.parsedate_to_datetime(text)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return 0.0
         if when.tzinfo is None:
             when = when.replace(tzinfo=dt.timezone.utc)
@@ -636,6 +638,14 @@ def quote_page(content_type: str, head: bytes) -> str | None:
     text = re.sub(r"(?is)<(script|style)\b.*?(</\1>|$)|<!--.*?(-->|$)", " ", text)
     text = " ".join(html.unescape(re.sub(r"(?s)<[^>]*(>|$)", " ", text)).split())
     return text[:_QUOTED_CHARACTERS] + ("..." if len(text) > _QUOTED_CHARACTERS else "")
+
+
+def _name_in_target(parts: urllib.parse.SplitResult) -> str:
+    """Return host and port as a proxy is told them. Raises UnicodeError for a host that cannot be a name."""
+    name = parts.netloc.rpartition("@")[2].encode("idna").decode("ascii")
+    if not name.startswith("[") and not re.fullmatch(r"[^%]*", _quoted(name)):
+        raise UnicodeError("a host has a character that no name can have")
+    return name
 
 
 def _quoted(target: str) -> str:

@@ -325,7 +325,7 @@ def _number(name: str, look_up: Callable[[str], int]) -> int:
     """Return the number of a user or group given by name or number, -1 for ""."""
     if not name:
         return -1
-    return int(name) if name.isdigit() else look_up(name)
+    return int(name) if name.isdecimal() else look_up(name)
 
 
 def _is_owned(request: MountRequest) -> bool:

@@ -250,6 +250,8 @@ def _is_usual(data: bytes, header: Header, recipe: Recipe) -> bool:
 
 def _scans_after(data: bytes, begin: int) -> int:
     """Return how many scans of a JPEG begin after ``begin``. No marker stands in the data of a scan (B.1.1.5)."""
+    if begin >= len(data):
+        return 0  # the header of the scan says that it is longer than the file
     found = np.frombuffer(data, np.uint8, offset=begin)
     markers = found[1:][found[:-1] == 0xFF]
     ends = np.flatnonzero(markers == _JPEG_END[1])
@@ -292,7 +294,7 @@ def _decode_resize_encode(data: bytes, plan: Plan, recipe: Recipe) -> memoryview
     mode = cv2.IMREAD_GRAYSCALE if recipe.channels == 1 else cv2.IMREAD_COLOR
     pixels = cv2.imdecode(np.frombuffer(_still(data), np.uint8), mode)
     if pixels is None:
-        raise BadImageError(_truncation(data) or "damaged: it does not decode")
+        raise _undecodable(data)
     height, width = pixels.shape[:2]
     if (width, height) != (header.width, header.height):
         if (height, width) != (header.width, header.height):
@@ -307,13 +309,20 @@ def _decode_resize_encode(data: bytes, plan: Plan, recipe: Recipe) -> memoryview
 def _still(data: bytes) -> bytes:
     """Return what of ``data`` is one picture: a PNG without its animation, and without what follows its end.
 
-    OpenCV gives the second picture of an animated PNG, and has crashed on those whose frames are damaged.
+    OpenCV gives the second picture of an animated PNG, and has crashed on those whose frames are damaged. It takes as
+    much memory as a chunk says that it has, up to 2 GiB, before it finds that the file is shorter and gives up; so such
+    a PNG is a BadImageError here.
     """
     if not data.startswith(_PNG_BEGIN):
         return data
-    return _PNG_BEGIN + b"".join(
-        data[begin:end] for kind, begin, end in _png_chunks(data) if kind not in _ANIMATION_CHUNKS
-    )
+    chunks = list(_png_chunks(data))
+    if chunks and chunks[-1][2] > len(data):
+        raise _undecodable(data)
+    return _PNG_BEGIN + b"".join(data[begin:end] for kind, begin, end in chunks if kind not in _ANIMATION_CHUNKS)
+
+
+def _undecodable(data: bytes) -> BadImageError:
+    return BadImageError(_truncation(data) or "damaged: it does not decode")
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:

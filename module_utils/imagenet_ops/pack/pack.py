@@ -26,6 +26,7 @@ from ansible.module_utils.imagenet_ops.dataset.manifest import (
     ENGINE_VERSION,
     LABELS_NAME,
     MANIFEST_NAME,
+    MAX_SHARDS,
     VERSION_DIGITS,
     ArchiveEntry,
     FileEntry,
@@ -58,7 +59,6 @@ from ansible.module_utils.imagenet_ops.pack.writer import FinishedSplit, Packed
 
 QUARANTINE_FOLDER = "quarantine"
 SCRATCH_FOLDER = ".scratch"
-MAX_SHARDS = 99_999  # that five digits can name
 LEAST_MEMORY_MIB = 256  # a decoder with its libraries needs part of it before the first image
 
 

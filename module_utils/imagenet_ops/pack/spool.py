@@ -292,7 +292,7 @@ class ArchiveSpool:
                         continue
                     sizes.append(int(size))
                     lengths.append(int(length))
-                except (ValueError, OverflowError) as error:
+                except (ValueError, OverflowError, RecursionError) as error:
                     raise OpsError(
                         f"Spool {self.folder}",
                         f"line {number + 1} of its index is damaged",

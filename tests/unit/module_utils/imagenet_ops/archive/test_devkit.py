@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ansible.module_utils.imagenet_ops.archive import devkit
 from ansible.module_utils.imagenet_ops.archive.devkit import Synset, read_synsets, read_validation_labels, read_words
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from scipy.io import savemat
@@ -60,9 +61,9 @@ def usual(folder: Path, truth: bytes = b"2\n1\n2\n3\n") -> str:
     )
 
 
-def failure(devkit: str) -> str:
+def failure(path: str) -> str:
     with pytest.raises(OpsError) as caught:
-        read_validation_labels(devkit)
+        read_validation_labels(path)
     return str(caught.value)
 
 
@@ -96,7 +97,13 @@ def test_an_unpacked_kit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("truth", "line"), [(b"2\n4\n", "line 2 of data/ILSVRC2012_validation_ground_truth.txt is '4'"), (b"x", "is 'x'")]
+    ("truth", "line"),
+    [
+        (b"2\n4\n", "line 2 of data/ILSVRC2012_validation_ground_truth.txt is '4'"),
+        (b"x", "is 'x'"),
+        ("²".encode(), "is '²'"),
+        (b"1" * 5000, "1'"),
+    ],
 )
 def test_a_label_of_no_class(tmp_path: Path, truth: bytes, line: str) -> None:
     message = failure(usual(tmp_path, truth))
@@ -114,6 +121,21 @@ def test_kits_that_lack_something(tmp_path: Path) -> None:
     assert "data/meta.mat cannot be read" in failure(kit(tmp_path, {"data/meta.mat": b"no MATLAB file"}))
     truncated = meta(ROWS)[:-500]
     assert "data/meta.mat cannot be read" in failure(kit(tmp_path, {"data/meta.mat": truncated}))
+
+
+@pytest.mark.parametrize(
+    ("offset", "value", "end"), [(384, 0, "SIGSEGV"), (353, 0xFF, "SIGSEGV"), (162, 0x7F, "SIGALRM")]
+)
+def test_a_meta_that_its_reader_crashes_or_loops_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offset: int, value: int, end: str
+) -> None:
+    monkeypatch.setattr(devkit, "_MOST_SECONDS", 2)
+    sound = meta(ROWS)
+    damaged = kit(tmp_path, {"data/meta.mat": sound[:offset] + bytes([value]) + sound[offset + 1 :]})
+    assert failure(damaged) == (
+        f"Development kit {damaged}: data/meta.mat cannot be read (the process that reads it was ended by {end}). Fetch"
+        " ILSVRC2012_devkit_t12.tar.gz again (archive_fetch checks its MD5)"
+    )
 
 
 def test_files_that_are_no_kit(tmp_path: Path) -> None:

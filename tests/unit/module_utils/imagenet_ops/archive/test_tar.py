@@ -180,6 +180,18 @@ def test_numbers_that_are_none(tmp_path: Path) -> None:
     assert (error.offset, str(error)) == (0, "a header has an invalid number")
 
 
+@pytest.mark.parametrize("size", [2**63 - 1, 2**88 - 1])
+def test_a_size_that_no_file_has(tmp_path: Path, size: int) -> None:
+    header = bytearray(tarfile.TarInfo("x").tobuf(tarfile.USTAR_FORMAT)[:512])
+    header[124:136] = b"\x80" + size.to_bytes(11, "big")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    path = write(tmp_path, bytes(header) + bytes(1024))
+    with TarReader(path) as reader, pytest.raises(DamagedArchiveError, match=r"^it is truncated: ") as caught:
+        list(reader.members(0))
+    assert caught.value.offset == 1536
+
+
 def extension(flag: bytes, data: bytes) -> bytes:
     member = tarfile.TarInfo("extension")
     member.type = flag
@@ -187,7 +199,20 @@ def extension(flag: bytes, data: bytes) -> bytes:
     return member.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % 512)
 
 
-@pytest.mark.parametrize("data", [b"7 path=", b"99 path=x\n", b"path=x\n", b"-1 a=b\n", b"11 size=abc\n", b"1"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"7 path=",
+        b"99 path=x\n",
+        b"path=x\n",
+        b"-1 a=b\n",
+        b"11 size=abc\n",
+        b"1",
+        b"1" * 5000 + b" a=b\n",
+        "10 size=²\n".encode(),
+        b"5010 size=" + b"1" * 4999 + b"\n",
+    ],
+)
 def test_pax_headers_that_are_damaged(tmp_path: Path, data: bytes) -> None:
     file = tarfile.TarInfo("x").tobuf(tarfile.USTAR_FORMAT)
     assert str(damage(write(tmp_path, extension(b"x", data) + file + bytes(1024)))) == "a pax header is invalid"
@@ -212,6 +237,20 @@ def test_compressed_data_that_is_damaged(tmp_path: Path) -> None:
     spoilt = packed[:middle] + bytes([packed[middle] ^ 0xFF]) + packed[middle + 1 :]
     # A changed byte of random data can also unpack to other data; the checksum at the end then tells.
     assert damage(write(tmp_path, spoilt)).offset <= len(tar([("a", content)]))
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_data_that_was_damaged_is_damaged_when_it_is_read_again(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    packed = pack(random.Random(1).randbytes(20_000))
+    path = write(tmp_path, packed[:40] + bytes(200) + packed[240:])
+    with TarReader(path) as reader:
+        reader.require_tar()
+        reasons = []
+        for _ in range(3):
+            with pytest.raises(DamagedArchiveError, match=r"^its compressed data is damaged") as caught:
+                reader.read(20_000)
+            reasons.append(str(caught.value))
+    assert len(set(reasons)) == 1
 
 
 # Archives within archives

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import re
 import stat
 import zipfile
 from pathlib import Path
@@ -138,6 +140,46 @@ def test_a_changed_byte_is_found_where_it_is(tmp_path: Path, compression: int) -
     error = damage(path)
     assert error.offset == second.offset
     assert str(error).startswith("its data cannot be read (")
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_compressed_data_that_cannot_be_unpacked(tmp_path: Path, compression: int) -> None:
+    path = write(tmp_path, [("a", bytes(range(256)) * 20)], compression)
+    content = path.read_bytes()
+    begin = 30 + len("a")  # APPNOTE.TXT, 4.3.7: the header without an extra field
+    path.write_bytes(content[:begin] + b"\xff" * 40 + content[begin + 40 :])
+    error = damage(path)
+    assert (error.offset, str(error).partition(" (")[0]) == (0, "its data cannot be read")
+
+
+@pytest.mark.parametrize(("header", "reason"), [(0, "its data"), (1, "its central directory")])
+def test_a_name_that_is_not_the_utf_8_that_it_says(tmp_path: Path, header: int, reason: str) -> None:
+    path = write(tmp_path, [("ü", b"1")])
+    content = path.read_bytes()
+    parts = content.split("ü".encode())
+    path.write_bytes(("ü".encode()).join(parts[: header + 1]) + b"\xff\xff" + ("ü".encode()).join(parts[header + 1 :]))
+    assert re.match(rf"{reason} cannot be read \('utf-8' codec can't decode byte 0xff", str(damage(path)))
+
+
+def test_a_member_without_a_name(tmp_path: Path) -> None:
+    path = write(tmp_path, [("x", b"1")])
+    content = bytearray(path.read_bytes())
+    central = content.index(b"PK\x01\x02")
+    # APPNOTE.TXT, 4.3.12: the lengths of the name and of the extra field; now the name is an extra field.
+    content[central + 28 : central + 32] = (0).to_bytes(2, "little") + (1).to_bytes(2, "little")
+    path.write_bytes(content)
+    assert [(member.name, member.kind) for member in headers(path)] == [("", "file")]
+
+
+def test_an_error_of_the_disk_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, MEMBERS)
+
+    def fails(*_: object) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(zipfile.ZipFile, "read", fails)
+    with pytest.raises(OSError, match="Input/output error"):
+        read_all(path)
 
 
 @given(st.integers(0, 400))

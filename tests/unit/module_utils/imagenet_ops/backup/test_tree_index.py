@@ -38,6 +38,7 @@ def test_what_is_written_is_read() -> None:
         b"",
         b"\xff",
         b"[]",
+        b"[" * 100_000,
         INDEX.content() + b"\n",
         INDEX.content().replace(b'"format": 1', b'"format": 2'),
         INDEX.content().replace(b'"files": 10', b'"files": 11'),

@@ -115,6 +115,17 @@ def test_a_missing_manifest_says_what_to_do(tmp_path: Path) -> None:
         (b"{}", "KeyError: 'format'"),
         (b'{"format": 2}', "ValueError: its format is 2"),
         (built().replace(b'"records"', b'"images"'), "KeyError: 'records'"),
+        (
+            json.dumps({**json.loads(built()), "settings": []}).encode(),
+            "ValueError: its field settings has an impossible value",
+        ),
+        (built(settings={"shards": "1"}), "ValueError: its field settings has an impossible value"),
+        (built(settings={"shards": 10**12}), "ValueError: its field settings has an impossible value"),
+        (built(dataset=1), "ValueError: its field dataset has an impossible value"),
+        (built(classes=-1), "ValueError: its field labels has an impossible value"),
+        (built(labels=FileEntry(-1, "a" * 64)), "ValueError: its field labels has an impossible value"),
+        (built().replace(b'"val.tar"', b"5"), "ValueError: its field archives has an impossible value"),
+        (built(splits={"a": SplitEntry(-1, {}, {}, {}, {})}), "ValueError: its field splits has an impossible value"),
     ],
 )
 def test_what_is_no_manifest_is_an_error(content: bytes, why: str) -> None:
@@ -122,6 +133,28 @@ def test_what_is_no_manifest_is_an_error(content: bytes, why: str) -> None:
         manifest.parse_manifest(content, "m.json")
     todo = "Restore it from the backup, or pack the data set again"
     assert str(caught.value) == f"Manifest m.json: it is not a manifest of format 1 ({why}). {todo}"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "path"),
+    [
+        (b"val.tar", b"../val", "archives/../val"),
+        (b"val.tar", b"a/val", "archives/a/val"),
+        (b"val.tar", b"", "archives/"),
+        (b"train.rec", b"../../x", "recordio/../../x"),
+        (b"train.rec", b"a\\u0000", "recordio/a\0"),
+    ],
+)
+def test_a_manifest_that_names_files_elsewhere_is_refused(old: bytes, new: bytes, path: str) -> None:
+    with pytest.raises(OpsError) as caught:
+        manifest.parse_manifest(built().replace(b'"' + old + b'"', b'"' + new + b'"'), "m.json")
+    why = f"it names a file outside of the data set: {path!r}"
+    assert str(caught.value) == f"Manifest m.json: {why}. Do not use this manifest; it was not written by recordio_pack"
+
+
+def test_a_manifest_that_is_nested_too_deeply_is_an_error() -> None:
+    with pytest.raises(OpsError, match=r"it is not a manifest of format 1 \(RecursionError: "):
+        manifest.parse_manifest(b"[" * 100_000, "m.json")
 
 
 def test_the_files_that_it_names() -> None:

@@ -256,6 +256,15 @@ def test_an_index_of_another_split_is_found(root: Path, *, full: bool) -> None:
     assert f"File {root}/recordio/train.idx, line 1: the list has the id " in error(root, full=full)
 
 
+def beyond(content: bytes) -> bytes:
+    """Let all records from the fourth on begin where no file can have a byte, one after another."""
+    lines = content.splitlines()
+    return b"".join(
+        line + b"\n" if place < 3 else b"%s\t%d\n" % (line.split(b"\t")[0], 2**70 + place - 3)
+        for place, line in enumerate(lines)
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
@@ -263,6 +272,7 @@ def test_an_index_of_another_split_is_found(root: Path, *, full: bool) -> None:
         (lambda content: b"x" + content, "it does not hold an id and an offset: 'x"),
         (lambda content: content.replace(b"\t0\n", b"\t4\n"), "the first record begins at 4, not 0"),
         (lambda content: content[:0], "the index has ended"),
+        (beyond, "train.idx, line 4: no record begins at 1180591620717411303424: "),
     ],
 )
 @pytest.mark.parametrize("full", [False, True])

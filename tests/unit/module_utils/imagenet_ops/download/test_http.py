@@ -334,10 +334,16 @@ def test_what_may_pass(origin: Origin, status: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [(None, 0), ("0", 0), ("120", 120), ("999999", 3600), ("-5", 0), ("soon", 0), ("", 0)]
+    ("text", "seconds"),
+    [(None, 0), ("0", 0), ("120", 120), ("999999", 3600), ("-5", 0), ("soon", 0), ("", 0), ("²", 0), ("9" * 5000, 0)],
 )
 def test_retry_after(text: str | None, seconds: float) -> None:
     assert retry_after_seconds(text) == seconds
+
+
+@pytest.mark.parametrize("date", ["28 Nov 99999999999 10:00:00 GMT", "28 Nov 2026 10:00:00 +99999999999999"])
+def test_retry_after_a_date_that_no_calendar_has(date: str) -> None:
+    assert retry_after_seconds(date) == 0
 
 
 def test_retry_after_a_date() -> None:
@@ -583,6 +589,22 @@ def test_a_proxy_of_the_environment(origin: Origin, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("no_proxy", "not.a.host.invalid")
     with pytest.raises(TransientError, match="the name of the server cannot be resolved"):
         session_to("http://not.a.host.invalid/a.tar").facts()
+
+
+def test_a_proxy_is_told_the_name_of_the_host_as_the_dns_has_it(
+    origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", origin.url)
+    session_to("http://münchen.invalid:8080/a.tar").facts()
+    assert origin.requests[0].headers["host"] == "xn--mnchen-3ya.invalid:8080"
+
+
+@pytest.mark.parametrize("host", ["ho%73t", "ho\x01st", "a" * 70 + "ü"])
+def test_a_host_that_no_proxy_can_be_told(origin: Origin, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    monkeypatch.setenv("http_proxy", origin.url)
+    text = f"Download from http://{host}/a.tar: its host cannot be a name. Correct the URL"
+    assert failure(session_to(f"http://{host}/a.tar")) == text
+    assert not origin.requests
 
 
 @pytest.mark.parametrize("proxy", ["http://[::1", "http://proxy:port"])

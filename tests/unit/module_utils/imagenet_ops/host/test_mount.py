@@ -447,12 +447,11 @@ def test_the_root_of_the_filesystem_gets_its_owner(host: FakeHost) -> None:
     assert (host.path.stat().st_uid, host.path.stat().st_gid) == (os.getuid(), os.getgid())
 
 
-def test_an_owner_that_the_host_does_not_have(blank: FakeHost) -> None:
+@pytest.mark.parametrize("owner", ["nobody-of-this-name", "²"])
+def test_an_owner_that_the_host_does_not_have(blank: FakeHost, owner: str) -> None:
     with pytest.raises(OpsError) as caught:
-        blank.ensure(format_allowed=True, owner="nobody-of-this-name", **WRITABLE)
-    assert str(caught.value).startswith(
-        f"Owner of {blank.path}: this host has no user nobody-of-this-name or no group "
-    )
+        blank.ensure(format_allowed=True, owner=owner, **WRITABLE)
+    assert str(caught.value).startswith(f"Owner of {blank.path}: this host has no user {owner} or no group ")
     assert blank.names() == []
 
 

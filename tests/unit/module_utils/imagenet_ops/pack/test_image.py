@@ -40,6 +40,7 @@ from tests.fakes.images import (
     with_comment,
 )
 
+CUT_PNG = "truncated: the end of the PNG is missing"
 RECIPE = Recipe(short_side_pixels=32, quality=95, resize_filter="linear", max_image_pixels=100_000_000)
 
 
@@ -202,6 +203,37 @@ def test_a_wrong_checksum_in_an_animation_is_damage() -> None:
     data = bytearray(animated_png())
     data[data.find(b"fdAT") + 10] ^= 1
     assert reason(bytes(data)) == "damaged: its chunk fdAT is damaged"
+
+
+@pytest.mark.parametrize("kind", [b"tEXt", b"IDAT", b"PLTE", b"IEND", b"juNk"])
+def test_a_chunk_that_says_it_has_gigabytes_takes_none(monkeypatch: pytest.MonkeyPatch, kind: bytes) -> None:
+    whole = png()
+    header = whole[:33]  # ISO/IEC 15948, 5.2 and 11.2.2: signature and IHDR
+    overlong = header + (0x7FFFFFFF).to_bytes(4, "big") + kind + whole[41:]
+    assert cv2.imdecode(np.frombuffer(header + b"\0\0\xff\xff" + overlong[37:], np.uint8), cv2.IMREAD_COLOR) is None
+
+    def decode(*_: object) -> None:
+        pytest.fail("it was decoded")
+
+    monkeypatch.setattr(cv2, "imdecode", decode)
+    assert reason(overlong) == "damaged: it does not decode"
+    assert reason(overlong[:-12]) == ("damaged: it does not decode" if kind == b"IEND" else CUT_PNG)
+
+
+@pytest.mark.parametrize("cut", range(1, 13))
+def test_a_png_whose_last_chunk_is_cut_does_not_decode(cut: int) -> None:
+    cut_off = png()[:-cut]
+    assert cv2.imdecode(np.frombuffer(cut_off, np.uint8), cv2.IMREAD_COLOR) is None
+    assert reason(cut_off).startswith(("truncated: ", "damaged: it does not decode"))
+
+
+@pytest.mark.parametrize("pass_through", [False, True])
+def test_a_scan_whose_header_is_longer_than_the_file_is_no_fault_of_ours(*, pass_through: bool) -> None:
+    data = encode(".jpg", pixels(48, 36, 0), cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
+    length = data.index(b"\xff\xda") + 2
+    damaged = data[:length] + b"\xff\xff" + data[length + 2 :]
+    outcome = transform_all([damaged], RECIPE._replace(pass_through=pass_through))
+    assert len(outcome) == 1
 
 
 def test_the_number_of_scans_is_limited() -> None:

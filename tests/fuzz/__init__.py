@@ -1,0 +1,1 @@
+"""Looks for inputs that our readers cannot bear: `make fuzz`, and a short round of it in the unit tests."""
