@@ -1,7 +1,8 @@
 """Runs ansible-playbook many times, each in a process forked off one that has imported it and does nothing else.
 
 So a run starts in a third of the time, and what Ansible packs for its hosts, a file for each module, is packed for the
-first run that needs it and not for each. The runs are like any other in all else: a process, its output, its end.
+first run that needs it and not for each. Their modules on localhost are forked as well (local_modules.py). The runs are
+like any other in all else: a process, its output, its end.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import tempfile
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
+
+ROOT = str(Path(__file__).resolve().parents[2])
 
 
 class Controller:
@@ -54,9 +57,17 @@ class Controller:
 
 def serve() -> None:
     """Read where to print to, environment and arguments of a run, a line of JSON each; answer with the exit status."""
-    import boto3  # noqa: F401 - for all runs: the inventory and the lookups need it
+    sys.path.insert(0, ROOT)
+    from tests.integration.local_modules import LocalModules, read_models
+
+    sys.path.remove(ROOT)
+    # For all runs: the inventory and the lookups need them, too.
+    read_models()
+    modules = LocalModules()
+    # After the fork, for what a module finds imported shall not be Ansible's.
     from ansible.cli.playbook import PlaybookCLI
 
+    modules.install()
     # Else each run would look for garbage in all that was imported.
     gc.freeze()
     for line in sys.stdin:
