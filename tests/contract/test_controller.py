@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import zipfile
@@ -37,6 +38,14 @@ found.update(boto3_before=boto3_before, foreign=foreign)
 with open("found.json", "w") as file:
     json.dump(found, file)
 module.exit_json()
+"""
+STAY = """
+import os, time
+from ansible.module_utils import basic
+pipe = open("pipe", "w")
+pipe.write(f"{os.getpid()}\\n")
+pipe.flush()
+time.sleep(60)
 """
 
 
@@ -114,3 +123,22 @@ def test_a_module_that_ends_otherwise_is_told_as_ever(folder: Path, controller: 
         status, output = controller.run(["-i", "localhost,", f"{name}.yml"], {}, 60)
         assert (status, text in output) == (2, True), output
     assert "rc: 3" in output
+
+
+def test_a_killed_run_is_told_with_its_modules_and_the_next_one_runs(folder: Path, controller: Controller) -> None:
+    (folder / "library").mkdir(exist_ok=True)
+    (folder / "library" / "stay.py").write_text(STAY)
+    (folder / "stay.yml").write_text(LOCAL.format("stay: {}"))
+    (folder / "pipe").unlink(missing_ok=True)
+    os.mkfifo(folder / "pipe")
+    controller.begin(["-i", "localhost,", "stay.yml"], {}, str(folder / "output"))
+    with (folder / "pipe").open() as pipe:  # the module runs
+        module = int(pipe.readline())
+        with controller.halted() as processes:
+            assert module in processes
+            for process in processes:
+                os.kill(process, signal.SIGKILL)
+        assert pipe.read() == "", "it has ended"
+    assert controller.end() == -signal.SIGKILL
+    status, text = controller.run(["-i", "localhost,", "good.yml", "-e", "said=again"], {}, 60)
+    assert (status, "msg: again" in text) == (0, True)

@@ -7,6 +7,7 @@ of Ansible come from its payload, as ever.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import importlib
 import json
@@ -97,8 +98,9 @@ class LocalModules:
             server.connect(self._address)
             request = json.dumps([str(Path.cwd()), {**os.environ}]).encode()
             socket.send_fds(server, [request], [file.fileno() for file in files])
-            status = server.recv(16)
+            server.recv(16)
             # Without an answer it was killed.
+            status = server.recv(16)
             output = [Path(f"/proc/self/fd/{file.fileno()}").read_bytes() for file in files[1:]]
             return int(status) if status else -signal.SIGKILL, output[0], output[1]
 
@@ -118,9 +120,10 @@ class LocalModules:
 
 def _be_python(connection: socket.socket) -> None:
     """Do what Python does where its program comes from its input, and tell the exit status; never return."""
-    request, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 3)
     status = 1
     try:
+        request, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 3)
+        connection.send(b"begins")  # raises BrokenPipeError where who asked was killed meanwhile
         folder, environment = json.loads(request)
         for number, descriptor in enumerate(descriptors):
             os.dup2(descriptor, number)
@@ -143,5 +146,6 @@ def _be_python(connection: socket.socket) -> None:
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
-        connection.send(str(status).encode())
+        with contextlib.suppress(OSError):  # who asked may have been killed
+            connection.send(str(status).encode())
         os._exit(status)
