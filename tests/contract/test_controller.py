@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -131,8 +132,10 @@ def test_a_killed_run_is_told_with_its_modules_and_the_next_one_runs(folder: Pat
     (folder / "stay.yml").write_text(LOCAL.format("stay: {}"))
     (folder / "pipe").unlink(missing_ok=True)
     os.mkfifo(folder / "pipe")
-    controller.begin(["-i", "localhost,", "stay.yml"], {}, str(folder / "output"))
-    with (folder / "pipe").open() as pipe:  # the module runs
+    with open(os.open(folder / "pipe", os.O_RDONLY | os.O_NONBLOCK)) as pipe:
+        controller.begin(["-i", "localhost,", "stay.yml"], {}, str(folder / "output"))
+        assert select.select([pipe], [], [], 60)[0], (folder / "output").read_text()
+        os.set_blocking(pipe.fileno(), True)
         module = int(pipe.readline())
         with controller.halted() as processes:
             assert module in processes
