@@ -190,14 +190,21 @@ class Lab:
         """Run ansible-playbook until it prints ``line``, then kill it, as a lost controller ends."""
         self._administer(arguments)
         printed: list[str] = []
-        with self._start(*arguments, output=subprocess.PIPE) as process:
-            for text in process.stdout or ():
-                printed.append(text)
-                if line in text:
-                    kill_family(process.pid)
-                    self._permissions()
-                    return
-        pytest.fail(f"{' '.join(arguments)} ended without printing {line!r}:\n{''.join(printed)}", pytrace=False)
+        with tempfile.TemporaryDirectory() as folder:
+            pipe = Path(folder) / "output"
+            os.mkfifo(pipe)
+            self.controller.begin(["-i", INVENTORY, *arguments], self.runners.environment(arguments), str(pipe))
+            with pipe.open() as output:
+                for text in output:
+                    printed.append(text)
+                    if line in text:
+                        with self.controller.halted() as processes:
+                            kill_family(*processes)
+                        break
+            status = self.controller.end()
+        if status != -signal.SIGKILL:
+            pytest.fail(f"{' '.join(arguments)} ended without printing {line!r}:\n{''.join(printed)}", pytrace=False)
+        self._permissions()
 
     def playbook_disturbed(self, changes: int, disturb: Callable[[int], object], *arguments: str) -> Run:
         """Run ansible-playbook to whatever end, and call ``disturb`` with its process id in the middle.
@@ -221,7 +228,7 @@ class Lab:
             pytest.fail(f"{' '.join(arguments)} {what}:\n{run.text}", pytrace=False)
         return run
 
-    def _start(self, *arguments: str, output: IO[str] | int) -> subprocess.Popen[str]:
+    def _start(self, *arguments: str, output: IO[str]) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [*ANSIBLE_PLAYBOOK, *arguments],
             cwd=self.checkout,
@@ -327,9 +334,9 @@ def running_lab(*options: str) -> Iterator[Lab]:
             lab.command("down")
 
 
-def kill_family(pid: int) -> None:
-    """Kill a process and all that it started, as a machine is lost: stopped first, so that none starts another."""
-    family = [pid]
+def kill_family(*processes: int) -> None:
+    """Kill processes and all that they started, as a machine is lost: stopped first, so that none starts another."""
+    family = [*processes]
     for member in family:  # which grows meanwhile
         with contextlib.suppress(OSError):
             os.kill(member, signal.SIGSTOP)
