@@ -20,7 +20,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from ansible.module_utils.imagenet_ops.formats.recordio import RecordWriter, frame, image_data
+from ansible.module_utils.imagenet_ops.formats.recordio import RECORDIO, frame, image_data, write_all
 
 from bench.measure import Cost, LoopDisk, drop_caches, interleaved, median, run
 from bench.report import Bench, Target
@@ -263,9 +263,15 @@ def _writer(bench: Bench) -> None:
         return took
 
     def ours(rec: int, idx: int) -> None:
-        writer = RecordWriter(rec, idx)
+        offset = 0
         for begin in range(0, count, 32):
-            writer.write(range(begin, begin + 32), chunks[begin // 32 % len(chunks)])
+            lines = []
+            records = chunks[begin // 32 % len(chunks)]
+            for number, record in enumerate(records, begin):
+                lines.append(RECORDIO.index_line(number, offset))
+                offset += len(record)
+            write_all(rec, records)
+            write_all(idx, ["".join(lines).encode("ascii")])
 
     def plain(rec: int, _: int) -> None:
         for begin in range(0, count, 32):

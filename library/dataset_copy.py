@@ -27,6 +27,12 @@ options:
     description: Where lock and progress are kept.
     type: path
     required: true
+  formats:
+    description: Of which formats the records are copied, such as V(recordio) and V(webdataset); all that the data set
+      has if it is empty.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode:
     description: Says what would be copied.
@@ -80,13 +86,15 @@ def main() -> None:
             "root": {"type": "path", "required": True},
             "dest": {"type": "path", "required": True},
             "state_dir": {"type": "path", "required": True},
+            "formats": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
 
     def work() -> dict[str, Any]:
         given = module.params
-        return copy_dataset(given["root"], given["dest"], given["state_dir"], check_mode=module.check_mode)
+        paths = (given["root"], given["dest"], given["state_dir"])
+        return copy_dataset(*paths, given["formats"], check_mode=module.check_mode)
 
     run(module, work)
 

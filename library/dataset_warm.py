@@ -30,6 +30,12 @@ options:
     description: How many read at once.
     type: int
     default: 16
+  formats:
+    description: Of which formats the records are read, such as V(recordio) and V(webdataset); all that the data set has
+      if it is empty.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode:
     description: Says how many bytes would be read.
@@ -78,6 +84,7 @@ def main() -> None:
             "volume_id": {"type": "str", "required": True},
             "state_dir": {"type": "path", "required": True},
             "readers": {"type": "int", "default": 16},
+            "formats": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
@@ -89,6 +96,7 @@ def main() -> None:
             given["volume_id"],
             given["state_dir"],
             given["readers"],
+            given["formats"],
             check_mode=module.check_mode,
             warn=module.warn,
         ),

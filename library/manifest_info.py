@@ -16,6 +16,12 @@ options:
     description: The directory that holds C(manifest.json).
     type: path
     required: true
+  formats:
+    description: Of which formats the records count, such as V(recordio) and V(webdataset); all that the data set has if
+      it is empty.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode:
     description: Only reads, so check mode does the same.
@@ -67,10 +73,16 @@ from ansible.module_utils.imagenet_ops.dataset.copy import manifest_info
 
 
 def main() -> None:
-    module = AnsibleModule(argument_spec={"root": {"type": "path", "required": True}}, supports_check_mode=True)
+    module = AnsibleModule(
+        argument_spec={
+            "root": {"type": "path", "required": True},
+            "formats": {"type": "list", "elements": "str", "default": []},
+        },
+        supports_check_mode=True,
+    )
 
     def work() -> dict[str, Any]:
-        return manifest_info(module.params["root"])
+        return manifest_info(module.params["root"], module.params["formats"])
 
     run(module, work)
 

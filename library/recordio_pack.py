@@ -145,11 +145,11 @@ options:
     default: 500
   jpeg_check:
     description:
-      - V(lenient) packs a JPEG as far as it decodes, as C(im2rec.py) does. One without the end of the file, or with
-        nothing in its scan, is bad.
-      - V(strict) makes each JPEG bad that the decoder calls corrupt, such as one with half of its scan. Each image then
-        goes through another process, which takes somewhat longer. O(pass_through) decodes nothing, so there it has no
-        effect.
+      - With V(lenient) a JPEG is bad if a part of it is missing, such as the end of the file or half of a scan. With
+        other damage it is packed as it decodes, as C(im2rec.py) does.
+      - With V(strict) each JPEG is bad that the decoder calls corrupt, even if only extra bytes are in it. Neither
+        finds damage that decodes as other pixels. Sound images take no more time than with V(lenient).
+      - O(pass_through) decodes nothing, so only a missing end of the file is found there.
     type: str
     choices: [lenient, strict]
     default: lenient
@@ -174,10 +174,32 @@ options:
     default: 100
   shards:
     description:
-      - Number of files for each split. V(1) makes C(train.rec), V(16) makes C(train-00000-of-00016.rec) and so on, each
-        with its own index and list.
+      - Number of files for each split in V(recordio). V(1) makes C(train.rec), V(16) makes C(train-00000-of-00016.rec)
+        and so on, each with its own index and list.
     type: int
     default: 1
+  formats:
+    description:
+      - What to write. Every image is decoded and encoded once, and all formats get the same images in the same order.
+      - V(recordio) is C(recordio/<split>.rec) with its index and list, as C(im2rec.py) makes them.
+      - V(webdataset) is C(webdataset/<split>-000000.tar) and so on, with members C(cls), C(jpg) and C(json), the index
+        of DALI for each, and what timm and wids read beside them.
+      - V(mds) is C(mds/<split>/) as MosaicML Streaming writes it, with the columns of its ImageNet (C(x), C(y), C(i))
+        and C(name).
+      - V(tfrecord) is C(tfrecord/<dataset>/1.0.0/) in the layout of TensorFlow Datasets, with the features of its
+        C(imagenet2012).
+      - V(parquet) is C(parquet/) as Hugging Face C(datasets) loads it, an image and a class label in each row.
+    type: list
+    elements: str
+    choices: [recordio, webdataset, mds, tfrecord, parquet]
+    default: [recordio]
+  shard_mib:
+    description:
+      - Size of the shards in MiB of all formats besides V(recordio). A shard ends where the format's own library ends
+        it for this size.
+      - V(0) makes as many as O(shards).
+    type: int
+    default: 256
   scratch_dir:
     description: Folder where archives are spooled; C(<root>/.scratch) by default. It is empty at the end.
     type: path
@@ -213,6 +235,8 @@ attributes:
 requirements:
   - numpy
   - opencv-python-headless
+  - google-crc32c
+  - pyarrow (for V(parquet) in O(formats))
   - scipy (for O(devkit))
 """
 
@@ -396,6 +420,13 @@ def main() -> None:
             "shuffle": {"type": "bool", "default": True},
             "shuffle_seed": {"type": "int", "default": 100},
             "shards": {"type": "int", "default": 1},
+            "formats": {
+                "type": "list",
+                "elements": "str",
+                "choices": ["recordio", "webdataset", "mds", "tfrecord", "parquet"],
+                "default": ["recordio"],
+            },
+            "shard_mib": {"type": "int", "default": 256},
             "scratch_dir": {"type": "path"},
             "shuffle_memory_mib": {"type": "int", "default": 256},
             "on_bad_image": {"type": "str", "choices": ["fail", "skip", "quarantine"], "default": "fail"},
@@ -404,7 +435,9 @@ def main() -> None:
         supports_check_mode=True,
     )
     if IMPORT_ERROR:
-        module.fail_json(msg=missing_required_lib("numpy and opencv-python-headless"), exception=IMPORT_ERROR)
+        module.fail_json(
+            msg=missing_required_lib("numpy, opencv-python-headless and google-crc32c"), exception=IMPORT_ERROR
+        )
 
     options = module.params
     limits = Limits(options["max_image_seconds"], options["max_image_memory_mib"])
@@ -421,6 +454,8 @@ def main() -> None:
             expected_classes=options["expected_classes"],
             shuffle_seed=options["shuffle_seed"] if options["shuffle"] else None,
             shards=options["shards"],
+            formats=options["formats"],
+            shard_bytes=options["shard_mib"] * 1024 * 1024,
             on_bad_image=options["on_bad_image"],
             workers=options["workers"],
             scratch_dir=options["scratch_dir"],

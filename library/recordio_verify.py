@@ -25,7 +25,9 @@ options:
     description:
       - V(sizes) compares the size of each file, reads indexes, lists and labels whole, and looks at O(decode_samples)
         records of each split. It takes seconds and finds what copying and mounting do wrong.
-      - V(full) reads every byte, compares every SHA-256 and looks at each record.
+      - V(full) reads every byte, compares every SHA-256 and looks at each record. Where there are several formats, it
+        also computes the hash over the content of each split again from each of them.
+      - Of the formats besides RecordIO, V(sizes) reads the first records of some shards.
     type: str
     choices: [sizes, full]
     default: sizes
@@ -39,9 +41,16 @@ options:
     choices: [imagenet_ops, mxnet]
     default: imagenet_ops
   decode_samples:
-    description: How many images of each split to decode, spread evenly, always the same ones; V(-1) means all.
+    description: How many images of each split to decode, spread evenly, always the same ones; V(-1) means all. They
+      are decoded in processes with limits of 15 seconds and 4 GiB, so that one that crashes its decoder is named.
     type: int
     default: 32
+  formats:
+    description: Of which formats the records must be there and are verified, such as V(recordio) and V(webdataset); all
+      that the data set has if it is empty.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode:
     description: Only looks, so check mode does the same.
@@ -52,6 +61,8 @@ attributes:
 requirements:
   - numpy
   - opencv-python-headless
+  - google-crc32c (for the format V(tfrecord))
+  - pyarrow (for the format V(parquet); without it, the frame and the footer of each shard are verified)
   - mxnet 1.9.1 (for O(reader=mxnet))
 """
 
@@ -96,9 +107,21 @@ classes:
   type: int
   sample: 1000
 bytes:
-  description: Size of the records' files together, in bytes.
+  description: Size of the records' files together, in bytes, in all O(formats).
   returned: success
   type: int
+formats:
+  description: The formats that were verified.
+  returned: success
+  type: list
+  elements: str
+  sample: [recordio]
+content_sha256:
+  description:
+    - SHA-256 over name, label and image of all records of each split, equal for all formats; empty for a data set
+      that has RecordIO alone.
+  returned: success
+  type: dict
 mib_s:
   description: How fast O(verify=full) read and verified them, in MiB/s; 0 where not every byte was read.
   returned: success
@@ -119,6 +142,7 @@ from ansible.module_utils.imagenet_ops.core.module import run
 try:
     from ansible.module_utils.imagenet_ops.dataset.verify import verify_dataset
     from ansible.module_utils.imagenet_ops.dataset.verify_mxnet import read_with_mxnet
+    from ansible.module_utils.imagenet_ops.pack.decoder import DecodeCheck
 except ImportError:
     IMPORT_ERROR = traceback.format_exc()
 else:
@@ -133,6 +157,7 @@ def main() -> None:
             "verify": {"type": "str", "choices": ["sizes", "full"], "default": "sizes"},
             "reader": {"type": "str", "choices": ["imagenet_ops", "mxnet"], "default": "imagenet_ops"},
             "decode_samples": {"type": "int", "default": 32},
+            "formats": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
@@ -144,7 +169,9 @@ def main() -> None:
         if options["reader"] == "mxnet":
             return read_with_mxnet(options["root"], options["dataset_version"])
         full = options["verify"] == "full"
-        return verify_dataset(options["root"], options["dataset_version"], full, options["decode_samples"])
+        root, version, samples = (options[name] for name in ("root", "dataset_version", "decode_samples"))
+        with DecodeCheck() as decode:
+            return verify_dataset(root, version, full, samples, decode, options["formats"])
 
     run(module, work)
 

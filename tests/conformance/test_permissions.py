@@ -186,7 +186,7 @@ CALLS: dict[str, dict[str, str]] = {
     "DisableFastSnapshotRestores": {"SourceSnapshotId.1": "snap-1", "AvailabilityZone.1": "us-east-1a"},
     "EnableFastSnapshotRestores": {"SourceSnapshotId.1": "snap-1", "AvailabilityZone.1": "us-east-1a"},
     "ImportKeyPair": {"KeyName": "imagenet-download-01234567"},
-    "ModifyInstanceAttribute": {"InstanceId": "i-1"},
+    "ModifyInstanceAttribute": {"InstanceId": "i-1", "BlockDeviceMapping.1.Ebs.VolumeId": "vol-1"},
     "ModifyLaunchTemplate": {"LaunchTemplateId": "lt-1"},
     "ModifySnapshotAttribute": {"SnapshotId": "snap-1"},
     "RevokeSecurityGroupIngress": {"GroupId": "sg-1"},

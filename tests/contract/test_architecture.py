@@ -13,8 +13,8 @@ from tests.contract import architecture, tree
 from tests.contract.architecture import NAME
 
 # Every GPU host runs it. What it takes along is to stay what it needs: module, errors, files, hashing and the pool of
-# threads, the manifest with the record of an archive, both formats, and the two that verify.
-RECORDIO_VERIFY_FILES_MAX = 12
+# threads, the manifest with the record of an archive, both formats, the two that verify, and the processes that decode.
+RECORDIO_VERIFY_FILES_MAX = 16
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,9 @@ LOCKS: dict[str, tuple[list[str], list[str]]] = {
     f"{HOST_FILES}/requirements-3.9.txt": (["host", "host-pip"], ["3.9"]),
     f"{HOST_FILES}/requirements-3.10.txt": (["host", "host-pip"], ["3.10", "3.11", "3.12"]),
     f"{HOST_FILES}/requirements-3.13.txt": (["host", "host-pip"], ["3.13", "3.14"]),
+    f"{HOST_FILES}/requirements-parquet-3.9.txt": (["host", "host-parquet", "host-pip"], ["3.9"]),
+    f"{HOST_FILES}/requirements-parquet-3.10.txt": (["host", "host-parquet", "host-pip"], ["3.10", "3.11", "3.12"]),
+    f"{HOST_FILES}/requirements-parquet-3.13.txt": (["host", "host-parquet", "host-pip"], ["3.13", "3.14"]),
     f"{HOST_FILES}/requirements-mxnet-3.9.txt": (["conformance", "host-pip"], ["3.9"]),
     f"{HOST_FILES}/requirements-mxnet-3.10.txt": (["conformance", "host-pip"], ["3.10", "3.11"]),
 }
@@ -91,10 +94,19 @@ def test_everything_in_a_lock_is_pinned_and_has_hashes(path: str) -> None:
     assert [hash_ for _, hashes in found for hash_ in hashes if not re.fullmatch(r"sha256:[0-9a-f]{64}", hash_)] == []
 
 
-def test_the_tests_under_other_pythons_have_the_packages_of_development() -> None:
-    def releases(path: str) -> set[tuple[str, ...]]:
-        return {(requirement.partition(" ;")[0], *hashes) for requirement, hashes in entries(path)}
+def releases(path: str) -> set[tuple[str, ...]]:
+    return {(requirement.partition(" ;")[0], *hashes) for requirement, hashes in entries(path)}
 
+
+@pytest.mark.parametrize("python", ["3.9", "3.10", "3.13"])
+def test_a_host_that_packs_parquet_has_the_packages_of_the_others_and_pyarrow(python: str) -> None:
+    others = releases(f"{HOST_FILES}/requirements-{python}.txt")
+    both = releases(f"{HOST_FILES}/requirements-parquet-{python}.txt")
+    assert others < both
+    assert {requirement.partition("==")[0] for requirement, *_ in both - others} == {"pyarrow"}
+
+
+def test_the_tests_under_other_pythons_have_the_packages_of_development() -> None:
     assert releases("locks/test.txt") <= releases("locks/development.txt")
 
 

@@ -62,6 +62,14 @@ def test_modules_that_speak_to_aws_are_told_how(path: str) -> None:
     assert {name: modules for name, modules in lacking.items() if modules} == {}
 
 
+def test_a_run_ends_where_the_download_host_fails() -> None:
+    """The group may have a host of another data set. Ansible would go on with it, and with the plays of localhost."""
+    plays = [play for path in imported_by("playbooks/prepare.yml") for play in tree.yaml_of(path)]
+    of_host = [play for play in plays if play.get("hosts") == "download_host"]
+    assert len(of_host) == 6
+    assert [play["name"] for play in of_host if play.get("any_errors_fatal") is not True] == []
+
+
 @pytest.mark.parametrize("path", tree.PLAYBOOKS)
 def test_playbook_opens_with_its_usage(path: str) -> None:
     assert checks.playbook_header(path, tree.text(path)) == []

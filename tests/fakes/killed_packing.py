@@ -1,8 +1,9 @@
 """Packs with the real engine, each time in a process of its own that kills itself at a given write, sync or rename.
 
-Reads lines of JSON, [split (the arguments of SplitRequest), root, workers, quality, number of the operation to be
-killed at or 0], and answers each with the status that the process ended with. Checkpoints after each batch of 3 images,
-and shuffles a spool in buckets of some images, so that there is much to interrupt.
+Reads lines of JSON, [split (the arguments of SplitRequest), root, workers, settings (quality, and others of
+PackRequest), number of the operation to be killed at or 0], and answers each with the status that the process ended
+with. Checkpoints after each batch of 3 images, and shuffles a spool in buckets of some images, so that there is much to
+interrupt.
 """
 
 from __future__ import annotations
@@ -52,17 +53,19 @@ def kill_at(number: int) -> None:
         setattr(os, name, guarded(name))
 
 
-def pack(split: dict[str, str], root: str, workers: int, quality: int) -> None:
+def pack(split: dict[str, str], root: str, workers: int, settings: dict[str, Any]) -> None:
+    recipe = Recipe(short_side_pixels=32, quality=95, resize_filter="linear", max_image_pixels=10_000_000)
     request = PackRequest(
         dataset="test",
         root=root,
         state_dir=f"{root}/.state",
         splits=[SplitRequest("train", split.get("source"), split.get("archive"), RULES)],
-        recipe=Recipe(short_side_pixels=32, quality=quality, resize_filter="linear", max_image_pixels=10_000_000),
+        recipe=recipe._replace(quality=settings.pop("quality", 95)),
         shards=3,
         on_bad_image="skip",
         workers=workers,
         bucket_bytes=8_000,
+        **settings,
     )
     pack_dataset(request, check=False, warn=exit_if_unexpected)
 
@@ -82,11 +85,14 @@ def main() -> None:
         JOURNAL_INTERVAL_SECONDS=0.0, _DEALT_AT_ONCE_BYTES=8_000, sync_filesystem=lambda _path: os.fsync(unwritten)
     )
     for line in sys.stdin:
-        split, root, workers, quality, number = json.loads(line)
+        split, root, workers, settings, number = json.loads(line)
         child = os.fork()
         if child == 0:
+            if workers == 1:
+                # Not beside the writing, so that the n-th operation is the same one each time.
+                checkpoint.SyncJournal.offer = checkpoint.SyncJournal.close  # type: ignore[method-assign]
             kill_at(number)
-            pack(split, root, workers, quality)
+            pack(split, root, workers, settings)
             os._exit(0)
         sys.stdout.write(f"{os.waitpid(child, 0)[1]}\n")
         sys.stdout.flush()

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.harness import Lab, running_lab
+from tests.integration.harness import FAST_RESTORE_HOUR_SECONDS, Lab, running_lab
 from tests.integration.neighbours import untouched
 
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
     """The lab, started for these tests, in an account that has neighbours."""
-    with running_lab("--hosts", "4", "--delay", "0") as running, untouched(running):
+    hour = ("--fast-restore-hour-seconds", str(FAST_RESTORE_HOUR_SECONDS))
+    with running_lab("--hosts", "4", "--delay", "0", *hour) as running, untouched(running):
         yield running

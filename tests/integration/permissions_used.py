@@ -24,11 +24,6 @@ NOT_IN_THE_LAB: Mapping[str, str] = {
     "kms:ReEncryptFrom": "likewise",
     "kms:ReEncryptTo": "likewise",
     "ec2:DescribeInstanceTypes": "only the limits of hosts with many volumes are looked up",
-    "deploy ec2:DeleteTags": "for fast snapshot restore, which the drills deploy with (tests/drill)",
-    "deploy ec2:DescribeFastSnapshotRestores": "likewise",
-    "deploy ec2:DisableFastSnapshotRestores": "likewise",
-    "deploy ec2:EnableFastSnapshotRestores": "likewise",
-    "deploy ec2:ModifyInstanceAttribute": "for hosts of Spot and Auto Scaling, which the lab does not launch",
     "s3:DeleteObject": "the lab's buckets have versions, and those are deleted",
     "s3:ListMultipartUploadParts": "only an upload that was killed between two parts is resumed (test_emulators.py)",
 }
@@ -72,8 +67,7 @@ def main() -> int:
     unused = {}
     for name in [*permissions.names(), permissions.HOST]:
         granted = actions_of(name)
-        unusable = {one for one in granted if one in NOT_IN_THE_LAB or f"{name} {one}" in NOT_IN_THE_LAB}
-        left = sorted(granted - found[name] - unusable)
+        left = sorted(granted - found[name] - NOT_IN_THE_LAB.keys())
         sys.stdout.write(f"{name}: {len(granted & found[name])} of {len(granted)} permissions used\n")
         if left:
             unused[name] = left

@@ -15,11 +15,13 @@ from typing import Any
 import pytest
 
 from tests.fakes.images import write_imagenette
-from tests.integration.harness import Lab
+from tests.integration.harness import FAST_RESTORE_HOUR_SECONDS, Lab
 from tests.integration.neighbours import by_name, tags
 
 HOST = "imagenette-download"
 ARCHIVE = "/var/tmp/imagenette2.tgz"
+BUCKET = "imagenet-ops-lab"
+TWIN_ARCHIVE = "twin/source/imagenette2.tgz"
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +87,7 @@ def test_prepare_takes_both_splits_from_one_archive(imagenette: Lab, arguments: 
 
 def test_uploads_that_were_never_completed_are_aborted(imagenette: Lab, arguments: tuple[str, ...]) -> None:
     """S3 bills their parts, and no listing shows them."""
-    s3, bucket = imagenette.s3(), "imagenet-ops-lab"
+    s3, bucket = imagenette.s3(), BUCKET
     (sha256,) = imagenette.ssh(HOST, "sha256sum < /data/imagenette/manifest.json | cut -c1-12").split()
     keys = [f"imagenette/{sha256}/{name}" for name in ("manifest.json", "archives/imagenette2.tgz")]
     before = s3.head_object(Bucket=bucket, Key=keys[1])["ContentLength"]
@@ -114,3 +116,90 @@ def test_the_trees_give_the_records_of_the_archive(imagenette: Lab, arguments: t
     imagenette.ssh(HOST, "sudo rm /data/imagenette/.state/recordio_pack.*.json /data/imagenette/manifest.json")
     imagenette.playbook("playbooks/steps/pack.yml", *arguments, "-e", "dataset_records_source=tree")
     assert manifest(imagenette) == before
+
+
+@pytest.fixture(scope="module")
+def twin(arguments: tuple[str, ...]) -> tuple[str, ...]:
+    """A second data set of the same images and settings, so that nothing but its name tells it from the first."""
+    given = json.loads(arguments[1])
+    images = {**given["dataset_overrides"]["archives"]["images"], "urls": [f"s3://{BUCKET}/{TWIN_ARCHIVE}"]}
+    overrides = {**given["dataset_overrides"], "name": "twin", "archives": {"images": images}}
+    return ("-e", json.dumps({**given, "dataset_overrides": overrides, "download_host_keep": False}))
+
+
+def test_a_host_that_fails_ends_the_run_though_one_of_another_data_set_goes_on(
+    imagenette: Lab, twin: tuple[str, ...]
+) -> None:
+    """Both are in the group download_host. The next play looks for the snapshots, for a minute."""
+    run = imagenette.playbook("playbooks/prepare.yml", *twin, expect_success=False)
+    assert run.failed_hosts() == ["twin-download"]
+    assert f"s3://{BUCKET}/{TWIN_ARCHIVE}" in " ".join(run.text.split())
+    assert "PLAY [Fetch the archives]" in run.text
+    assert "PLAY [Extract the archives into trees]" not in run.text
+    assert HOST in run.recap
+
+
+def whole(lab: Lab, dataset: str) -> dict[str, Any]:
+    """What an account has of a data set by kind: all with its tags, its role, its backup, as AWS describes it now."""
+    filters = [{"Name": "tag:Project", "Values": ["imagenet-ops"]}, {"Name": "tag:Dataset", "Values": [dataset]}]
+    live = {"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "stopped"]}
+    ec2, iam, s3 = lab.ec2(), lab.iam(), lab.s3()
+    instances = [
+        one for entry in ec2.describe_instances(Filters=[*filters, live])["Reservations"] for one in entry["Instances"]
+    ]
+    groups = ec2.describe_security_groups(Filters=filters)["SecurityGroups"]
+    return {
+        "instances": {one["InstanceId"]: (one["State"]["Name"], by_name(one)) for one in instances},
+        "volumes": {
+            one["VolumeId"]: (one["State"], [held["InstanceId"] for held in one["Attachments"]], by_name(one))
+            for one in ec2.describe_volumes(Filters=filters)["Volumes"]
+        },
+        "snapshots": {
+            one["SnapshotId"]: (one["State"], by_name(one))
+            for one in ec2.describe_snapshots(Filters=filters)["Snapshots"]
+        },
+        "groups": {one["GroupId"]: (one["IpPermissions"], by_name(one)) for one in groups},
+        "keys": {one["KeyName"]: by_name(one) for one in ec2.describe_key_pairs(Filters=filters)["KeyPairs"]},
+        "roles": {
+            one["RoleName"]: iam.get_role_policy(RoleName=one["RoleName"], PolicyName="backup")["PolicyDocument"]
+            for one in iam.list_roles()["Roles"]
+            if one["RoleName"] == f"{dataset}-download"
+        },
+        "backup": {
+            one["Key"]: one["ETag"] for one in s3.list_objects_v2(Bucket=BUCKET, Prefix=f"{dataset}/")["Contents"]
+        },
+    }
+
+
+def test_a_second_data_set_comes_and_goes_and_the_first_stays_whole(
+    imagenette: Lab, arguments: tuple[str, ...], twin: tuple[str, ...], archive: Path
+) -> None:
+    lab, to_host, elsewhere = imagenette, ("--limit", "gpu-1"), ("-e", "data_mount_path=/data2")
+    lab.s3().put_object(Bucket=BUCKET, Key=TWIN_ARCHIVE, Body=archive.read_bytes())
+    lab.playbook("playbooks/prepare.yml", *twin)
+    lab.playbook("playbooks/deploy.yml", *arguments, *to_host)
+    # With what few deployments want: a volume that ends with its host, made warm by fast snapshot restore.
+    few = {
+        "fleet_volumes_delete_on_termination": True,
+        "fleet_warmup_mode": "fsr",
+        "fleet_warmup_fsr_hour_seconds": FAST_RESTORE_HOUR_SECONDS,
+    }
+    lab.playbook("playbooks/deploy.yml", *twin, *to_host, *elsewhere, "-e", json.dumps(few))
+    made = whole(lab, "twin")
+    assert {kind for kind, found in made.items() if not found} == {"instances"}
+    mapped = [one["Ebs"] for one in lab.instance("gpu-1")["BlockDeviceMappings"]]
+    assert [one["DeleteOnTermination"] for one in mapped if one["VolumeId"] in made["volumes"]] == [True]
+    before, sums = whole(lab, "imagenette"), "find /data/imagenette -type f -exec sha256sum {} + | sort"
+    assert {kind for kind, found in before.items() if not found} == set()
+    content = lab.ssh("gpu-1", sums)
+    assert lab.ssh("gpu-1", sums.replace("/data/imagenette", "/data2/twin")).count("\n") == content.count("\n") > 0
+
+    lab.playbook("playbooks/teardown.yml", *twin, *elsewhere, "-e", "project_removal_confirm=twin")
+    left = whole(lab, "twin")
+    assert {kind for kind, found in left.items() if found} == {"backup"}
+    assert left["backup"] == made["backup"]
+    assert whole(lab, "imagenette") == before
+    assert lab.ssh("gpu-1", sums) == content
+    # Each of them verifies what it finds: the records on the host, and the snapshots of the settings.
+    assert lab.playbook("playbooks/deploy.yml", *arguments, *to_host).all_unchanged()
+    assert lab.playbook("playbooks/prepare.yml", *arguments).all_unchanged()

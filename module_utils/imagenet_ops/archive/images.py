@@ -5,6 +5,7 @@ A pass may start after any image of an earlier one (`ResumePoint`), so a run tha
 
 from __future__ import annotations
 
+import bisect
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -90,9 +91,33 @@ class ArchiveImage(NamedTuple):
 NOTHING_BESIDE = Beside()
 
 
+class LeftOutFiles:
+    """Counts the files that are left out because they are no images by their names; ``samples`` has the first ones.
+
+    They are the first in sorted order, so that archives and trees with the same content tell the same.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.samples: list[str] = []
+
+    def add(self, path: str) -> None:
+        """Count the file at ``path``, unless it is an annotation (of an archive of its own) or of a desktop."""
+        if path.endswith(ANNOTATION_SUFFIX) or is_desktop_file(path):
+            return
+        self.count += 1
+        bisect.insort(self.samples, os.fsencode(path).decode(errors="backslashreplace"))
+        del self.samples[SAMPLES:]
+
+
 def has_image_suffix(name: str) -> bool:
     """Return whether ``name`` ends as those of images do."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def is_class_name(name: str) -> bool:
+    """Return whether ``name`` can be a class of any data set."""
+    return re.fullmatch(_PLAIN_NAME, name) is not None
 
 
 def is_desktop_file(path: str) -> bool:
@@ -120,7 +145,7 @@ class ArchiveRules:
 
     def is_class(self, name: str) -> bool:
         """Return whether ``name`` can be a class: a WordNet id, or for other data sets any plain name."""
-        return re.fullmatch(_PLAIN_NAME if self.name_rules == "any" else r"n\d{8}", name) is not None
+        return is_class_name(name) if self.name_rules == "any" else re.fullmatch(r"n\d{8}", name) is not None
 
     def is_image(self, class_name: str, name: str) -> bool:
         """Return whether ``name`` can be an image; ``class_name`` is empty where the name does not imply it."""
@@ -199,22 +224,22 @@ class ImageArchive:
         self._labels = labels or {}
         self._beside: Beside | None = NOTHING_BESIDE
         self._empty_classes: set[str] = set()
-        self._left_out = 0
-        self._samples: list[str] = []
+        self._left_out = LeftOutFiles()
 
     @property
     def beside(self) -> Beside:
         """What the pass found beside the images; before a pass that resumes, set it to what was kept with the point."""
         if self._beside is None:
-            self._beside = Beside(tuple(sorted(self._empty_classes)), self._left_out, tuple(self._samples))
+            left_out = self._left_out
+            self._beside = Beside(tuple(sorted(self._empty_classes)), left_out.count, tuple(left_out.samples))
         return self._beside
 
     @beside.setter
     def beside(self, found: Beside) -> None:
         self._beside = found
         self._empty_classes = set(found.empty_classes)
-        self._left_out = found.files
-        self._samples = list(found.samples)
+        self._left_out.count = found.files
+        self._left_out.samples = list(found.samples)
 
     def __enter__(self) -> ImageArchive:  # noqa: PYI034 (Self is newer than Python 3.9)
         """Open the file. Raises OpsError where it is a zip archive with a damaged central directory."""
@@ -328,7 +353,8 @@ class ImageArchive:
                 continue
             if self._rules.passes_over(path):
                 see_class(path.rpartition("/")[0].partition("/")[0])
-                self._leave_out(path)
+                self._left_out.add(path)
+                self._beside = None
                 continue
             class_name, name = self._place(refusals, member, path)
             if class_name not in names and class_name in self._empty_classes:
@@ -337,14 +363,6 @@ class ImageArchive:
             self._refuse_twice_or_too_large(refusals, member, name, names.setdefault(class_name, set()))
             content = self._reader.content(member)
             yield ArchiveImage(class_name, name, content, member.data_offset, ResumePoint(member.end))
-
-    def _leave_out(self, path: str) -> None:
-        if path.endswith(ANNOTATION_SUFFIX) or is_desktop_file(path):
-            return  # annotations come from an archive of their own
-        self._left_out += 1
-        if len(self._samples) < SAMPLES:
-            self._samples.append(os.fsencode(path).decode(errors="backslashreplace"))
-        self._beside = None
 
     def _place(self, refusals: Refusals, member: Member, path: str) -> tuple[str, str]:
         """Return the class and the name of the image at ``path`` below the split's folder."""

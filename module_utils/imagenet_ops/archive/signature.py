@@ -39,7 +39,27 @@ _SIGNATURES: tuple[tuple[bytes, Signature], ...] = (
     (rb"(\xef\xbb\xbf)?\s*<(!doctype html|html|head|body|!--)", Signature("an HTML page", _NOT_THE_FILE)),
     (rb"(\xef\xbb\xbf)?\s*<\?xml", Signature("an XML document, such as the refusal of a server", _NOT_THE_FILE)),
     (rb"\s*[{\[]\s*\"", Signature("a JSON document, such as the refusal of a server", _NOT_THE_FILE)),
-    (rb"\xff\xd8\xff|\x89PNG", Signature("a single image", "Use an archive or a directory of images")),
+    (
+        rb"\xff\xd8\xff|\x89PNG|GIF8[79]a|RIFF....WEBP|II\*\0|MM\0\*|BM....\0\0\0\0",
+        Signature("a single image", "Use an archive or a directory of images"),
+    ),
+    (rb"hsqs|sqsh", Signature("a SquashFS image", _UNPACK.format("unsquashfs"))),
+    (rb"\0{32768}.CD001", Signature("a disk image (ISO 9660)", _UNPACK.format("7z x"))),
+    (rb"MSCF\0|MSWIM\0|xar!|\x60\xea", Signature("an archive of another kind", _UNPACK.format("7z x"))),
+    (rb"!<arch>\n", Signature("an ar archive or a Debian package", _UNPACK.format("ar x"))),
+    (rb"\xed\xab\xee\xdb", Signature("an RPM package", _UNPACK.format("rpm2cpio and cpio -i"))),
+    (rb"\x89LZO\0", Signature("LZO data", _TO_TAR.format("lzop -d"))),
+    (rb"\xff\x06\0\0sNaPpY", Signature("Snappy data", _TO_TAR.format("snzip -d"))),
+    (rb"LRZI", Signature("lrzip data", _TO_TAR.format("lrzip -d"))),
+    (
+        rb"\x89HDF\r\n|PAR1|\x93NUMPY|SQLite format 3\0|ARROW1\0|\x80[\x02-\x05][\x95c}\](]",
+        Signature("a data file of another kind", "Write its images to <class>/<image> files and use the directory"),
+    ),
+    (rb"%PDF-", Signature("a PDF document", _NOT_THE_FILE)),
+    (rb"HTTP/[12]", Signature("the answer of a server with its headers", _NOT_THE_FILE)),
+    (rb"d\d+:\w", Signature("a torrent, which only says where the file is", _NOT_THE_FILE)),
+    (rb"\xff\xfe|\xfe\xff", Signature("a text in UTF-16", _NOT_THE_FILE)),
+    (rb"(\xef\xbb\xbf)?[\t\n\r\x20-\x7e]{64}", Signature("a text", _NOT_THE_FILE)),
 )
 _COMPILED = [(re.compile(pattern, re.IGNORECASE | re.DOTALL), found) for pattern, found in _SIGNATURES]
 

@@ -36,6 +36,8 @@ _PACKED_BYTES = 128 * 1024
 # Longer names, attributes and lists of a directory's files are not genuine.
 _LARGEST_EXTENSION_BYTES = 16 * 1024 * 1024
 _ZERO_BLOCK = bytes(BLOCK_BYTES)
+# Beyond what a file can have (off_t of POSIX); a number of a header may have more digits.
+_LARGEST_FILE_BYTES = (1 << 63) - 1
 # Where the unpacked files of joined archives come from.
 _JOINED_TODO = (
     "Fetch it again (archive_fetch compares its MD5). If archives were joined on purpose, unpack them with"
@@ -58,6 +60,10 @@ _KINDS = {
     b"S": "sparse file",
     b"M": "part of a file of another volume",
 }
+
+
+# Types of headers that describe the next member: its long name, its long link, its attributes, and those of all.
+_DESCRIPTIONS = (b"L", b"K", b"x", b"g")
 
 
 class ForwardReader(Protocol):
@@ -99,11 +105,11 @@ class TarReader:
     def require_tar(self) -> None:
         """Raise UnsupportedArchiveError where the file begins as another known kind of file does, and not as a tar."""
         try:
-            begin = self._file.peek(BLOCK_BYTES)[:BLOCK_BYTES]
+            begin = self._file.peek(BLOCK_BYTES)
         except _UNPACKING_ERRORS:
             return  # reading says what is wrong
-        found = signature_of(begin)
-        if found is not None and not _is_header(begin):
+        found = None if _is_header(begin[:BLOCK_BYTES]) else signature_of(begin)
+        if found is not None:
             raise UnsupportedArchiveError(f"it is {found.kind}, not a tar or zip", found.todo)
 
     def read(self, count: int) -> bytes:
@@ -256,10 +262,7 @@ def read_members(reader: ForwardReader, end: int | None = None) -> Iterator[Memb
     impossible value, where the block of zeros that ends an archive is missing, and where anything but zeros is between
     it and ``end``.
     """
-    name: str | None = None
-    size: int | None = None
-    dumped = b""
-    first = reader.position
+    described = _Description(reader.position)
     while True:
         offset = reader.position
         header = _read_header(reader, end)
@@ -270,30 +273,50 @@ def read_members(reader: ForwardReader, end: int | None = None) -> Iterator[Memb
             return
         kind = header[156:157]
         data_size = _number(header[124:136], offset)
-        if kind == b"V":  # the label of the volume, a name without a file
-            name, size, dumped, first = None, None, b"", reader.position
-        elif kind == b"D":
-            dumped = _extension(reader, data_size)
-            yield _dumped(_member(header, name, 0, first, reader.position), dumped)
-            name, size, dumped, first = None, None, b"", reader.position
-        elif kind in (b"L", b"x"):
-            data = _extension(reader, data_size)
-            if kind == b"L":
-                name = _text(data.rstrip(b"\0"))
-            else:
-                attributes = _pax(data, offset)
-                name = attributes.get("path", name)
-                dumped = attributes.get("GNU.dumpdir", "").encode("utf-8", errors="surrogateescape")
-                size = int(attributes["size"]) if "size" in attributes else size
-        elif kind in (b"K", b"g"):
-            _extension(reader, data_size)
-        else:
-            member = _dumped(_member(header, name, data_size if size is None else size, first, reader.position), dumped)
+        if kind in _DESCRIPTIONS:
+            described.take(kind, _extension(reader, data_size), offset)
+            continue
+        if kind == b"D":
+            described.dumped = _extension(reader, data_size)
+            yield described.member(header, 0, reader.position)
+        elif kind != b"V":  # the label of the volume, a name without a file
+            member = described.member(header, data_size, reader.position)
             if end is not None and member.end > end:
                 raise DamagedArchiveError(offset, f"a member of {member.size} bytes exceeds the end of the archive")
             yield member
             reader.skip_to(member.end)
-            name, size, dumped, first = None, None, b"", reader.position
+        described = _Description(reader.position)
+
+
+class _Description:
+    """What the headers before that of a member say of it; the first of them is at byte ``offset``."""
+
+    def __init__(self, offset: int) -> None:
+        self.dumped = b""  # the names of a directory in an incremental dump
+        self._offset = offset
+        self._name: str | None = None
+        self._size: int | None = None
+        self._partial = ""  # what it is if its data is not what the file has
+
+    def take(self, kind: bytes, data: bytes, offset: int) -> None:
+        """Take over the ``data`` of a header of one of the `_DESCRIPTIONS`, which is at byte ``offset``."""
+        if kind == b"L":
+            self._name = _text(data.rstrip(b"\0"))
+        elif kind == b"x":
+            attributes = _pax(data, offset)
+            self._name = attributes.get("path", self._name)
+            self._size = int(attributes["size"]) if "size" in attributes else self._size
+            self.dumped = attributes.get("GNU.dumpdir", "").encode("utf-8", errors="surrogateescape")
+            if any(key.startswith("GNU.sparse.") for key in attributes):
+                self._partial = _KINDS[b"S"]  # without its holes, and often with a map of them
+        elif kind == b"g" and b" GNU.volume.offset=" in data:
+            self._partial = _KINDS[b"M"]
+
+    def member(self, header: bytes, size: int, data_offset: int) -> Member:
+        """Return the member with this ``header``, whose ``size`` is right where nothing else was said."""
+        size = size if self._size is None else self._size
+        found = _dumped(_member(header, self._name, size, self._offset, data_offset), self.dumped)
+        return found._replace(kind=self._partial) if self._partial else found
 
 
 def _read_header(reader: ForwardReader, end: int | None) -> bytes | None:
@@ -304,19 +327,24 @@ def _read_header(reader: ForwardReader, end: int | None) -> bytes | None:
     header = reader.read(BLOCK_BYTES)
     if header == _ZERO_BLOCK:
         return None
-    if _checksum(header) != _number(header[148:156], offset):
+    if _number(header[148:156], offset) not in _checksums(header):
         raise DamagedArchiveError(offset, "header checksum mismatch")
     return header
 
 
-def _checksum(header: bytes) -> int:
-    """Return the sum of all bytes, with the checksum's own eight taken as spaces."""
-    return sum(header) - sum(header[148:156]) + 8 * 0x20
+def _checksums(header: bytes) -> tuple[int, int]:
+    """Return the sum of all bytes, with the checksum's own eight taken as spaces, and that of signed bytes.
+
+    Some old systems wrote the latter (GNU tar manual, "Basic Tar Format"); only names beyond ASCII tell them apart.
+    """
+    others = header[:148] + header[156:]
+    unsigned = sum(others) + 8 * 0x20
+    return unsigned, unsigned - 256 * sum(byte > 0x7F for byte in others)
 
 
 def _is_header(block: bytes) -> bool:
     try:
-        return len(block) == BLOCK_BYTES and _checksum(block) == _number(block[148:156], 0)
+        return len(block) == BLOCK_BYTES and _number(block[148:156], 0) in _checksums(block)
     except DamagedArchiveError:
         return False
 
@@ -352,7 +380,10 @@ def _dumped(member: Member, names: bytes) -> Member:
 def _number(field: bytes, offset: int) -> int:
     """Return a number of a header: octal digits, or binary with the first bit set (GNU tar, for large ones)."""
     if field[0] == 0x80:
-        return int.from_bytes(field[1:], "big")
+        number = int.from_bytes(field[1:], "big")
+        if number > _LARGEST_FILE_BYTES:
+            raise DamagedArchiveError(offset, "a header has an invalid number")
+        return number
     digits = field.strip(b" \0")
     if not digits:
         return 0
@@ -375,14 +406,19 @@ def _pax(data: bytes, offset: int) -> dict[str, str]:
     attributes = {}
     while data:
         length, _, _ = data.partition(b" ")
-        if not length.isdigit() or data[int(length) - 1 : int(length)] != b"\n":
+        if not _is_size(length) or data[int(length) - 1 : int(length)] != b"\n":
             raise DamagedArchiveError(offset, "a pax header is invalid")
         key, _, value = data[len(length) + 1 : int(length) - 1].partition(b"=")
+        if key == b"size" and not _is_size(value):
+            raise DamagedArchiveError(offset, "a pax header is invalid")
         attributes[_text(key)] = _text(value)
         data = data[int(length) :]
-    if not attributes.get("size", "0").isdigit():
-        raise DamagedArchiveError(offset, "a pax header is invalid")
     return attributes
+
+
+def _is_size(digits: bytes) -> bool:
+    """Return whether ``digits`` are a number that a file can have bytes."""
+    return digits.isdigit() and len(digits) < 20 and int(digits) <= _LARGEST_FILE_BYTES
 
 
 def _text(name: bytes) -> str:

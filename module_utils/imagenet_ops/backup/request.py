@@ -19,7 +19,7 @@ class RestoreRequest:
     """What to restore, to where; the fields are the options of the module s3_restore.
 
     The backup is the one under ``prefix``, or else version ``dataset_version`` ("": the newest) of ``dataset``.
-    ``content`` is a key of the manifest's `CONTENTS`. ``trees`` are the splits whose trees come back too. ``replace``
+    ``content`` is one of the manifest's `CONTENTS`. ``trees`` are the splits whose trees come back too. ``replace``
     allows to replace what is there and wrong.
     """
 

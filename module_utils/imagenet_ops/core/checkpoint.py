@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Callable, Generic, TypeVar
 
@@ -17,11 +17,14 @@ _Position = TypeVar("_Position")
 
 
 class SyncJournal(Generic[_Position]):
-    """Syncs ``descriptors`` and then calls ``write`` with a position, at most once in `JOURNAL_INTERVAL_SECONDS`."""
+    """Calls ``sync`` and then ``write`` with a position, at most once in `JOURNAL_INTERVAL_SECONDS`.
 
-    def __init__(self, write: Callable[[_Position], None], descriptors: tuple[int, ...]) -> None:
+    ``sync`` makes durable what was appended before the position was offered; it runs beside the appending.
+    """
+
+    def __init__(self, write: Callable[[_Position], None], sync: Callable[[], None]) -> None:
         self._write = write
-        self._descriptors = descriptors
+        self._make_durable = sync
         self._last = time.monotonic()
         self._running: Future[None] | None = None
         self._pool = ThreadPoolExecutor(1)
@@ -47,14 +50,19 @@ class SyncJournal(Generic[_Position]):
         self._sync(position)
 
     def _sync(self, position: _Position) -> None:
-        for descriptor in self._descriptors:
-            os.fdatasync(descriptor)
+        self._make_durable()
         self._write(position)
 
     def _raise_failure(self) -> None:
         if self._running is not None:
             self._running.result()
             self._running = None
+
+
+def sync_all(descriptors: Iterable[int]) -> None:
+    """Make durable what was written to open files. Raises OSError."""
+    for descriptor in descriptors:
+        os.fdatasync(descriptor)
 
 
 @contextlib.contextmanager

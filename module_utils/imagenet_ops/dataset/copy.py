@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Callable
 
 from ansible.module_utils.imagenet_ops.core.disk import disk_error, require_space
@@ -46,10 +46,13 @@ def deploy_volume_gib(file_bytes: Iterable[int]) -> int:
     return int(-(-needed_bytes // _GIB))
 
 
-def manifest_info(root: str) -> dict[str, Any]:
-    """Return the result of the module manifest_info. Raises OpsError where ``root`` has no manifest."""
+def manifest_info(root: str, formats: Collection[str] = ()) -> dict[str, Any]:
+    """Return the result of the module manifest_info for the records in ``formats``, or all.
+
+    Raises OpsError where ``root`` has no manifest.
+    """
     manifest = read_manifest(root)
-    sizes = [entry.size_bytes for entry in manifest.files("records").values()]
+    sizes = [entry.size_bytes for entry in manifest.files("records", formats).values()]
     sizes.append(os.path.getsize(os.path.join(root, MANIFEST_NAME)))
     return {
         "changed": False,
@@ -61,14 +64,16 @@ def manifest_info(root: str) -> dict[str, Any]:
     }
 
 
-def copy_dataset(root: str, dest: str, state_dir: str, *, check_mode: bool) -> dict[str, Any]:
+def copy_dataset(
+    root: str, dest: str, state_dir: str, formats: Collection[str] = (), *, check_mode: bool
+) -> dict[str, Any]:
     """Copy the packed data set in ``root`` to ``dest`` and return the result of the module dataset_copy.
 
-    What an earlier run copied is kept, and the file that it was at is resumed. Raises OpsError where a file
-    is not what the manifest says, or where the filesystem of ``dest`` is full.
+    The records are those in ``formats``, or all. What an earlier run copied is kept, and the file that it was at is
+    resumed. Raises OpsError where a file is not what the manifest says, or where the filesystem of ``dest`` is full.
     """
     manifest = read_manifest(root)
-    files = manifest.files("records")
+    files = manifest.files("records", formats)
     result = {
         "dataset_version": manifest.dataset_version,
         "files": len(files) + 1,

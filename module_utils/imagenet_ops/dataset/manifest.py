@@ -8,12 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.core.files import canonical_json
-from ansible.module_utils.imagenet_ops.download.verified import VerifiedArchive
 
 SUFFIXES = ("rec", "idx", "lst")
 
@@ -24,12 +24,8 @@ LABELS_NAME = "labels.tsv"
 RECORD_FOLDER = "recordio"
 ARCHIVE_FOLDER = "archives"
 VERSION_DIGITS = 12
-# Which files belong to which content, by the beginning of their path; the manifest describes the records.
-CONTENTS = {
-    "all": (ARCHIVE_FOLDER, RECORD_FOLDER, LABELS_NAME),
-    "records": (RECORD_FOLDER, LABELS_NAME),
-    "archives": (ARCHIVE_FOLDER,),
-}
+# What a user may ask for; the records are those of all formats, with labels.tsv.
+CONTENTS = ("all", "records", "archives")
 
 
 def file_stems(split: str, shards: int) -> list[str]:
@@ -58,6 +54,10 @@ class SplitEntry(NamedTuple):
     """A split: ``classes`` has the number of records of each class, ``files`` the .rec, .idx and .lst by name.
 
     ``converted`` counts what was not a colour JPEG ("cmyk", "grey", "png"), ``bad_images`` has the reason by path.
+    ``content_sha256`` is over all images in their order and equal for all formats (`formats.format.content_lines`);
+    "" in a data set that has RecordIO alone.
+    ``left_out`` has the ``count`` and a few ``samples`` of other things that are no records: files that are no images
+    by their names.
     """
 
     records: int
@@ -65,6 +65,20 @@ class SplitEntry(NamedTuple):
     converted: Mapping[str, int]
     bad_images: Mapping[str, str]
     files: Mapping[str, FileEntry]
+    content_sha256: str = ""
+    left_out: Mapping[str, Any] = MappingProxyType({})
+
+
+class FormatEntry(NamedTuple):
+    """The files of a format besides RecordIO, by path below its folder.
+
+    ``shards`` has path and number of records of the shards of each split, in their order; ``files`` are the shards and
+    what belongs to one each, ``index_files`` describe all of it.
+    """
+
+    shards: Mapping[str, Sequence[tuple[str, int]]]
+    files: Mapping[str, FileEntry]
+    index_files: Mapping[str, FileEntry]
 
 
 class Manifest(NamedTuple):
@@ -77,9 +91,14 @@ class Manifest(NamedTuple):
     splits: dict[str, SplitEntry]
     sha256: str
     archives: dict[str, ArchiveEntry]
+    formats: dict[str, FormatEntry]
+    tools: dict[str, str]
 
-    def files(self, content: str = "all") -> dict[str, FileEntry]:
-        """Return the files of ``content`` (a key of `CONTENTS`) besides the manifest, by their path below the root."""
+    def files(self, content: str = "all", formats: Collection[str] = ()) -> dict[str, FileEntry]:
+        """Return the files of ``content`` (one of `CONTENTS`) besides the manifest, by their path below the root.
+
+        Records are those of all formats, or of ``formats`` if there are any.
+        """
         archives = {
             f"{ARCHIVE_FOLDER}/{name}": FileEntry(archive.size_bytes, archive.sha256)
             for name, archive in self.archives.items()
@@ -87,8 +106,18 @@ class Manifest(NamedTuple):
         records = {
             f"{RECORD_FOLDER}/{name}": entry for split in self.splits.values() for name, entry in split.files.items()
         }
-        files = {LABELS_NAME: self.labels, **archives, **records}
-        return {path: entry for path, entry in files.items() if path.partition("/")[0] in CONTENTS[content]}
+        for name, made in self.formats.items():
+            records.update({f"{name}/{path}": entry for path, entry in {**made.files, **made.index_files}.items()})
+        if content == "archives":
+            return archives
+        if formats:
+            records = {path: entry for path, entry in records.items() if path.partition("/")[0] in formats}
+        return {LABELS_NAME: self.labels, **(archives if content == "all" else {}), **records}
+
+    @property
+    def format_names(self) -> list[str]:
+        """The names of the formats that the data set has, sorted."""
+        return list(self.settings.get("formats", [RECORD_FOLDER]))
 
     @property
     def dataset_version(self) -> str:
@@ -105,27 +134,28 @@ def build_manifest(
     dataset: str,
     settings: Mapping[str, Any],
     opencv_version: str,
-    archives: Sequence[VerifiedArchive],
+    archives: Mapping[str, ArchiveEntry],
     labels: FileEntry,
     classes: int,
     splits: Mapping[str, SplitEntry],
+    *,
+    formats: Mapping[str, FormatEntry],
+    tools: Mapping[str, str],
 ) -> bytes:
-    """Return the bytes of manifest.json: canonical JSON."""
+    """Return the bytes of manifest.json: canonical JSON.
+
+    ``tools`` are the versions of libraries that the formats besides RecordIO are made with. A data set that has
+    RecordIO alone gets the manifest that it got before there were others, so that its version stays.
+    """
+    others = {"formats": {name: _format_value(made) for name, made in formats.items()}} if formats else {}
     return canonical_json(
         {
+            **others,
             "format": MANIFEST_FORMAT,
             "dataset": dataset,
             "settings": dict(settings),
-            "tools": {"opencv": opencv_version, "imagenet_ops": ENGINE_VERSION},
-            "archives": [
-                {
-                    "name": archive.name,
-                    "size_bytes": archive.size_bytes,
-                    "md5": archive.md5,
-                    "sha256": archive.sha256,
-                }
-                for archive in sorted(archives, key=lambda archive: archive.name)
-            ],
+            "tools": {"opencv": opencv_version, "imagenet_ops": ENGINE_VERSION, **tools},
+            "archives": [{"name": name, **archive._asdict()} for name, archive in sorted(archives.items())],
             "labels": {**labels._asdict(), "classes": classes},
             "splits": {name: _split_value(split) for name, split in splits.items()},
         }
@@ -133,12 +163,26 @@ def build_manifest(
 
 
 def _split_value(split: SplitEntry) -> dict[str, Any]:
+    # What earlier versions lack stands here only where there is something, so that other data sets keep their identity.
     return {
         "records": split.records,
         "classes": dict(split.classes),
         "converted": dict(split.converted),
         "bad_images": [{"name": name, "reason": reason} for name, reason in sorted(split.bad_images.items())],
         "files": {name: file._asdict() for name, file in split.files.items()},
+        **({"content_sha256": split.content_sha256} if split.content_sha256 else {}),
+        **({"left_out": dict(split.left_out)} if split.left_out else {}),
+    }
+
+
+def _format_value(made: FormatEntry) -> dict[str, Any]:
+    return {
+        "shards": {
+            split: [{"name": name, "records": records} for name, records in shards]
+            for split, shards in made.shards.items()
+        },
+        "files": {name: file._asdict() for name, file in made.files.items()},
+        "index_files": {name: file._asdict() for name, file in made.index_files.items()},
     }
 
 
@@ -174,6 +218,8 @@ def parse_manifest(content: bytes, path: str) -> Manifest:
                 archive["name"]: ArchiveEntry(archive["size_bytes"], archive["md5"], archive["sha256"])
                 for archive in value["archives"]
             },
+            formats={name: _format_entry(made) for name, made in value.get("formats", {}).items()},
+            tools=value["tools"],
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise OpsError(
@@ -194,5 +240,21 @@ def _split_entry(value: dict[str, Any]) -> SplitEntry:
         classes=value["classes"],
         converted=value["converted"],
         bad_images={image["name"]: image["reason"] for image in value["bad_images"]},
-        files={name: FileEntry(file["size_bytes"], file["sha256"]) for name, file in value["files"].items()},
+        files=_file_entries(value["files"]),
+        content_sha256=value.get("content_sha256", ""),
+        left_out=value.get("left_out", {}),
     )
+
+
+def _format_entry(value: dict[str, Any]) -> FormatEntry:
+    return FormatEntry(
+        shards={
+            split: [(shard["name"], shard["records"]) for shard in shards] for split, shards in value["shards"].items()
+        },
+        files=_file_entries(value["files"]),
+        index_files=_file_entries(value["index_files"]),
+    )
+
+
+def _file_entries(value: dict[str, Any]) -> dict[str, FileEntry]:
+    return {name: FileEntry(file["size_bytes"], file["sha256"]) for name, file in value.items()}

@@ -13,12 +13,10 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from typing import Any, BinaryIO, NamedTuple, TextIO
 
-import cv2
-import numpy as np
 from ansible.module_utils.imagenet_ops.core.concurrency import ordered_map, usable_processors
 from ansible.module_utils.imagenet_ops.core.errors import SAMPLES, OpsError
 from ansible.module_utils.imagenet_ops.core.hashing import hash_file
@@ -31,13 +29,15 @@ from ansible.module_utils.imagenet_ops.dataset.manifest import (
     file_stems,
     read_manifest,
 )
+from ansible.module_utils.imagenet_ops.dataset.verify_formats import ADVICE, Content, Decode, FormatVerifier
+from ansible.module_utils.imagenet_ops.formats.format import DatasetInfo, Sample
 from ansible.module_utils.imagenet_ops.formats.lst import ListLine, parse_list_line
 from ansible.module_utils.imagenet_ops.formats.recordio import ImageRecord, RecordReader, parse_image_data
+from ansible.module_utils.imagenet_ops.formats.registry import FORMATS
 
 _MIB = 1 << 20
 _BUFFER_BYTES = _MIB
 _CHUNK_IMAGES = 32
-ADVICE = "Restore it from the backup, create the volume again from a snapshot, or pack the data set again"
 
 
 class _Entry(NamedTuple):
@@ -70,22 +70,39 @@ class _HashingFile(io.RawIOBase):
         super().close()
 
 
-def verify_dataset(root: str, dataset_version: str | None, full: bool, decode_samples: int) -> dict[str, Any]:
+def verify_dataset(
+    root: str,
+    dataset_version: str | None,
+    full: bool,
+    decode_samples: int,
+    decode: Decode,
+    formats: Collection[str] = (),
+) -> dict[str, Any]:
     """Verify the data set in ``root`` and return the result of the module recordio_verify.
 
-    ``dataset_version``, if given, must be that of the manifest. ``decode_samples`` images of each split are decoded,
-    all if it is negative. Raises OpsError that names the file, and where it can the byte, at the first difference.
+    ``dataset_version``, if given, must be that of the manifest. ``formats`` are those that must be there, all of the
+    manifest's if there are none. ``decode_samples`` images of each split are decoded in each format, all if it is
+    negative, by ``decode``, which threads call concurrently. Raises OpsError that names the file, and where it can the
+    byte, at the first difference.
     """
-    cv2.setNumThreads(0)
     started = time.monotonic()
     with unreadable_files(root):
-        manifest = checked_manifest(root, dataset_version, full)
-        classes = read_labels(root, manifest)
-        decoded = sum(
-            _verify_split(manifest, name, os.path.join(root, RECORD_FOLDER), classes, full, decode_samples)
-            for name in manifest.splits
-        )
-    result = describe(manifest, decoded)
+        manifest = checked_manifest(root, dataset_version, full, formats)
+        formats = formats or manifest.format_names
+        labels = read_labels(root, manifest)
+        decoded = 0
+        if RECORD_FOLDER in formats:
+            decoded += sum(
+                _verify_split(
+                    manifest, name, os.path.join(root, RECORD_FOLDER), list(labels), full, decode_samples, decode
+                )
+                for name in manifest.splits
+            )
+        info = DatasetInfo(manifest.dataset, list(labels), labels, manifest.settings.get("shard_bytes", 0))
+        for name in formats:
+            if name != RECORD_FOLDER:
+                decoded += FormatVerifier(FORMATS[name], root, manifest, info, decode).run(full, decode_samples)
+    result = describe(manifest, decoded, formats)
     # Of the whole verification, for that is what a user waits for; without `full` most bytes are not read.
     speed = result["bytes"] / _MIB / (time.monotonic() - started) if full else 0.0
     return {**result, "mib_s": round(speed, 1)}
@@ -100,11 +117,11 @@ def unreadable_files(root: str) -> Iterator[None]:
         raise OpsError(f"File {error.filename or root}", f"it cannot be read ({error.strerror})", ADVICE) from error
 
 
-def checked_manifest(root: str, dataset_version: str | None, full: bool) -> Manifest:
+def checked_manifest(root: str, dataset_version: str | None, full: bool, formats: Collection[str] = ()) -> Manifest:
     """Return the manifest of the data set in ``root`` after comparing its version and the size of every file.
 
-    ``full`` also compares the SHA-256 of every file but the .rec, which are hashed while they are read. Raises
-    OpsError.
+    The files are those of ``formats``, or of all that the manifest has. ``full`` also compares the SHA-256 of every
+    file of RecordIO but the .rec, which are hashed while they are read. Raises OpsError.
     """
     manifest = read_manifest(root)
     if dataset_version and dataset_version != manifest.dataset_version:
@@ -113,25 +130,33 @@ def checked_manifest(root: str, dataset_version: str | None, full: bool) -> Mani
             f"it is version {manifest.dataset_version}, not {dataset_version}",
             "Mount the volume of that version or ask for this one; where they should be the same, it was changed",
         )
-    for name, split in manifest.splits.items():
+    unknown = set(formats) - set(manifest.format_names)
+    if unknown:
+        why = f"it does not have {', '.join(sorted(unknown))}, but {', '.join(manifest.format_names)}"
+        raise OpsError(f"Data set in {root}", why, "Ask for formats that it has (data_deploy_formats), or convert it")
+    for name, split in manifest.splits.items() if RECORD_FOLDER in manifest.format_names else ():
         stems = file_stems(name, manifest.settings.get("shards", 1))
         if set(split.files) != {f"{stem}.{suffix}" for stem in stems for suffix in SUFFIXES}:
             why = f"it does not name the {', '.join(SUFFIXES)} of split {name}, and no others"
             raise OpsError(f"Manifest in {root}", why, ADVICE)
-    for name, entry in manifest.files("records").items():
-        _check_file(os.path.join(root, name), entry, full and not name.endswith(".rec"))
+    for name, entry in manifest.files("records", formats).items():
+        is_small = name.partition("/")[0] in (RECORD_FOLDER, LABELS_NAME) and not name.endswith(".rec")
+        _check_file(os.path.join(root, name), entry, full and is_small)
     return manifest
 
 
-def describe(manifest: Manifest, decoded: int) -> dict[str, Any]:
-    """Return the result of the module recordio_verify for a data set of which ``decoded`` images were decoded."""
+def describe(manifest: Manifest, decoded: int, formats: Collection[str]) -> dict[str, Any]:
+    """Return the result of the module recordio_verify: ``decoded`` images were decoded, of ``formats``."""
+    files = manifest.files("records", formats)
     return {
         "changed": False,
         "dataset_version": manifest.dataset_version,
         "manifest_sha256": manifest.sha256,
         "records": {name: split.records for name, split in manifest.splits.items()},
         "classes": manifest.classes,
-        "bytes": sum(entry.size_bytes for split in manifest.splits.values() for entry in split.files.values()),
+        "content_sha256": {name: split.content_sha256 for name, split in manifest.splits.items()},
+        "formats": sorted(formats),
+        "bytes": sum(entry.size_bytes for path, entry in files.items() if path != LABELS_NAME),
         "decoded": decoded,
     }
 
@@ -154,39 +179,54 @@ def _check_hash(path: str, sha256: str, entry: FileEntry) -> None:
         raise OpsError(f"File {path}", f"its SHA-256 is {sha256}, the manifest says {entry.sha256}", ADVICE)
 
 
-def read_labels(root: str, manifest: Manifest) -> list[str]:
-    """Return the classes of labels.tsv in the order of their labels. Raises OpsError where it is no such file."""
+def read_labels(root: str, manifest: Manifest) -> dict[str, str]:
+    """Return the classes of labels.tsv in the order of their labels, with their words.
+
+    Raises OpsError where it is no such file.
+    """
     path = os.path.join(root, LABELS_NAME)
-    classes = []
+    classes: list[str] = []
+    words: list[str] = []
     with open_text(path) as file:
         for index, line in enumerate(file):
             fields = line.rstrip("\n").split("\t")
             if len(fields) != 3 or fields[0] != str(index):
                 raise OpsError(f"File {path}, line {index + 1}", f"it is no label {index}: {line[:80]!r}", ADVICE)
             classes.append(fields[1])
+            words.append(fields[2])
     by_file = manifest.settings.get("label_order") == "file"
     if len(classes) != manifest.classes or (sorted(classes) if by_file else classes) != sorted(set(classes)):
         order = "" if by_file else " in sorted order"
         raise OpsError(f"File {path}", f"it does not hold {manifest.classes} classes{order}", ADVICE)
-    return classes
+    return dict(zip(classes, words))
 
 
 def _verify_split(
-    manifest: Manifest, name: str, folder: str, classes: Sequence[str], full: bool, decode_samples: int
+    manifest: Manifest,
+    name: str,
+    folder: str,
+    classes: Sequence[str],
+    full: bool,
+    decode_samples: int,
+    decode: Decode,
 ) -> int:
     """Verify all shards of a split and return how many images were decoded."""
     split = manifest.splits[name]
     wanted = _choose(split.records, decode_samples, manifest.sha256)
     counts: Counter[str] = Counter()
     index_of = {name: index for index, name in enumerate(classes)}
+    content = Content() if full and split.content_sha256 else None
     records = decoded = 0
     for stem in file_stems(name, manifest.settings.get("shards", 1)):
-        shard = _ShardVerifier(os.path.join(folder, stem), split.files[f"{stem}.rec"], records, index_of, full, counts)
+        entry = split.files[f"{stem}.rec"]
+        shard = _ShardVerifier(os.path.join(folder, stem), entry, records, index_of, full, counts, decode, content)
         decoded += shard.run(wanted)
         records += shard.records
     if records != split.records:
         why = f"its lists have {records} lines, the manifest says {split.records}"
         raise OpsError(f"Split {name} in {folder}", why, ADVICE)
+    if content:
+        content.check(split.content_sha256, f"Split {name} in {folder}")
     odd = [f"{name} ({counts[name]}, not {count})" for name, count in split.classes.items() if counts[name] != count]
     if odd:
         why = f"{len(odd)} classes do not have the records that the manifest says: {', '.join(odd[:SAMPLES])}"
@@ -198,8 +238,9 @@ class _ShardVerifier:
     """Verifies one .rec with its .idx and .lst, those with the path ``stem``.
 
     ``rec_entry`` is what the manifest says of the .rec, ``first_place`` the place of its first record in the split.
-    ``index_of`` has the label of each class, ``counts`` is where the records of each class are counted, ``full`` is as
-    in `verify_dataset`. After `run`, ``records`` is how many there are.
+    ``index_of`` has the label of each class, ``counts`` is where the records of each class are counted, ``full`` and
+    ``decode`` are as in `verify_dataset`. ``content`` gets every record, if it is given. After `run`, ``records`` is
+    how many there are.
     """
 
     def __init__(
@@ -210,6 +251,8 @@ class _ShardVerifier:
         index_of: Mapping[str, int],
         full: bool,
         counts: Counter[str],
+        decode: Decode,
+        content: Content | None,
     ) -> None:
         self._rec, self._idx, self._lst = (f"{stem}.{suffix}" for suffix in SUFFIXES)
         self._rec_entry = rec_entry
@@ -217,6 +260,8 @@ class _ShardVerifier:
         self._index_of = index_of
         self._full = full
         self._counts = counts
+        self._decode = decode
+        self._content = content
         self.records = 0
 
     def run(self, wanted: Container[int]) -> int:
@@ -226,7 +271,7 @@ class _ShardVerifier:
         raw = _HashingFile(self._rec) if self._full else open(self._rec, "rb", buffering=0)  # noqa: SIM115 (closing, below)
         with closing(raw), io.BufferedReader(raw, _BUFFER_BYTES) as file:
             reader = RecordReader(file, self._rec)
-            with closing(ordered_map(self._decode, self._chunks(reader, wanted), usable_processors())) as chunks:
+            with closing(ordered_map(self._decode_all, self._chunks(reader, wanted), usable_processors())) as chunks:
                 decoded = sum(chunks)
             if isinstance(raw, _HashingFile):
                 _check_hash(self._rec, raw.sha256.hexdigest(), self._rec_entry)
@@ -240,6 +285,8 @@ class _ShardVerifier:
             if not self._full and not is_wanted:
                 continue
             record = self._read(reader, entry)
+            if self._content:
+                self._content.add(Sample(record.record_id, int(record.label), entry.line.path, record.image))
             if is_wanted:
                 chunk.append((entry, record))
                 if len(chunk) == _CHUNK_IMAGES:
@@ -264,15 +311,12 @@ class _ShardVerifier:
             raise self._error(entry, f"it has the label {record.label:g}, {self._lst} says {entry.line.label:g}")
         return record
 
-    def _decode(self, chunk: list[tuple[_Entry, ImageRecord]]) -> int:
+    def _decode_all(self, chunk: list[tuple[_Entry, ImageRecord]]) -> int:
         """Decode the images of some records and return their number; runs in the threads."""
         for entry, record in chunk:
-            try:
-                pixels = cv2.imdecode(np.frombuffer(record.image, np.uint8), cv2.IMREAD_COLOR)
-            except cv2.error:
-                pixels = None
-            if pixels is None:
-                raise self._error(entry, f"its image ({entry.line.path}) does not decode")
+            reason = self._decode(record.image)
+            if reason:
+                raise self._error(entry, f"its image ({entry.line.path}) cannot be decoded: {reason}")
         return len(chunk)
 
     def _entries(self) -> Iterator[_Entry]:

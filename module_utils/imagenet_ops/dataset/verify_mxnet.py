@@ -23,13 +23,13 @@ from ansible.module_utils.imagenet_ops.core.concurrency import usable_processors
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.dataset.manifest import RECORD_FOLDER, file_stems
 from ansible.module_utils.imagenet_ops.dataset.verify import (
-    ADVICE,
     checked_manifest,
     describe,
     open_text,
     read_labels,
     unreadable_files,
 )
+from ansible.module_utils.imagenet_ops.dataset.verify_formats import ADVICE
 from ansible.module_utils.imagenet_ops.formats.lst import parse_list_line
 
 # Every image is decoded and brought to this many pixels a side: they come in all sizes, and a batch has one.
@@ -52,7 +52,7 @@ def read_with_mxnet(root: str, dataset_version: str | None) -> dict[str, Any]:
             "it with python_environment_purpose=mxnet",
         )
     with unreadable_files(root):
-        manifest = checked_manifest(root, dataset_version, full=False)
+        manifest = checked_manifest(root, dataset_version, full=False, formats=[RECORD_FOLDER])
         read_labels(root, manifest)
         for name, split in manifest.splits.items():
             stems = file_stems(name, manifest.settings.get("shards", 1))
@@ -60,7 +60,7 @@ def read_with_mxnet(root: str, dataset_version: str | None) -> dict[str, Any]:
             if records != split.records:
                 why = f"MXNet reads {records} records, the manifest says {split.records}"
                 raise OpsError(f"Split {name} in {root}", why, ADVICE)
-    return describe(manifest, sum(split.records for split in manifest.splits.values()))
+    return describe(manifest, sum(split.records for split in manifest.splits.values()), [RECORD_FOLDER])
 
 
 def _read_file(stem: str) -> int:

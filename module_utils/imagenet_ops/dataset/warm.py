@@ -12,6 +12,7 @@ import os
 import threading
 import time
 import warnings
+from collections.abc import Collection
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any, Callable, NamedTuple
@@ -62,6 +63,7 @@ def warm_dataset(
     volume_id: str,
     state_dir: str,
     readers: int,
+    formats: Collection[str] = (),
     *,
     check_mode: bool,
     clock: Callable[[], float] = time.monotonic,
@@ -69,14 +71,15 @@ def warm_dataset(
 ) -> dict[str, Any]:
     """Read every byte that the manifest in ``root`` names, unless that was done; return the module's result.
 
-    ``volume_id`` is the volume that the data set lies on: another volume is cold again. Progress and what was read are
-    kept in ``state_dir``, made where missing, for the data set may be mounted read-only. Raises OpsError where the
-    manifest or a file cannot be read, or has another size than the manifest says.
+    The records are those in ``formats``, or all. ``volume_id`` is the volume that the data set lies on: another volume
+    is cold again. Progress and what was read are kept in ``state_dir``, made where missing, for the data set may be
+    mounted read-only. Raises OpsError where the manifest or a file cannot be read, or has another size than the
+    manifest says.
     """
     if readers < 1:
         raise OpsError(f"{readers} readers", "that reads nothing", "Give at least 1")
     try:
-        segments, identity = list_segments(root)
+        segments, identity = list_segments(root, formats)
     except OSError as error:
         raise disk_error(root, error) from error
     total = sum(segment.length for segment in segments)
@@ -94,10 +97,13 @@ def warm_dataset(
         return _result(total, total - before, clock() - started)
 
 
-def list_segments(root: str) -> tuple[list[Segment], dict[str, Any]]:
-    """Return the segments of all files of the data set, and what tells them from those of another one."""
+def list_segments(root: str, formats: Collection[str]) -> tuple[list[Segment], dict[str, Any]]:
+    """Return the segments of all files of the data set, and what tells them from those of another one.
+
+    The records are those in ``formats``, or all.
+    """
     manifest = read_manifest(root)
-    sizes = {path: entry.size_bytes for path, entry in manifest.files("records").items()}
+    sizes = {path: entry.size_bytes for path, entry in manifest.files("records", formats).items()}
     sizes[MANIFEST_NAME] = os.stat(os.path.join(root, MANIFEST_NAME)).st_size
     length = min(SEGMENT_BYTES_MAX, max(MIB, sum(sizes.values()) // SEGMENTS // MIB * MIB))
     segments = [

@@ -8,6 +8,7 @@ that they were given for, never to one that it redirects to, and never into a te
 from __future__ import annotations
 
 import base64
+import codecs
 import contextlib
 import datetime as dt
 import email.utils
@@ -166,17 +167,22 @@ def _login(
     path = os.environ.get("NETRC") or os.path.expanduser("~/.netrc")
     try:
         found = netrc.netrc(path).authenticators(host)
-    except OSError:
+    except FileNotFoundError:
         return None
+    except OSError as error:
+        why = f"it cannot be read ({error.strerror})"
+        raise OpsError(f"Credentials file {path}", why, "Make it a file that this user can read") from None
     except UnicodeDecodeError as error:
         raise OpsError(
             f"Credentials file {path}", f"it is not UTF-8 text (byte {error.start})", "Save it as UTF-8 and run again"
         ) from None
     except netrc.NetrcParseError as error:
         # Only where and what, for the line itself holds a password.
-        raise OpsError(
-            f"Credentials file {path}", f"line {error.lineno} is not understood", "Correct it and run again"
-        ) from None
+        why = f"line {error.lineno} is not understood"
+        with open(path, "rb") as file:
+            if file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8:
+                why = "it begins with a byte order mark, which programs take for a part of the first word"
+        raise OpsError(f"Credentials file {path}", why, "Correct it and run again") from None
     return None if found is None else (found[0], found[2] or "")
 
 

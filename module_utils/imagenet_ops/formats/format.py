@@ -8,7 +8,7 @@ no state: what must survive a kill is the length of the growing file, which pack
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol, Union
 
 Buffer = Union[bytes, memoryview]
@@ -41,11 +41,13 @@ class DatasetInfo(NamedTuple):
     """What the metadata of a format say of the whole data set.
 
     ``classes`` are the names (WNIDs) in the order of their labels, ``words`` has the English words of some of them.
+    ``shard_bytes`` is the limit that `Format.is_full` gets: MDS holds it in every shard and in its index.
     """
 
     name: str
     classes: Sequence[str]
     words: Mapping[str, str]
+    shard_bytes: int = 256 << 20
 
 
 class ShardInfo(NamedTuple):
@@ -65,11 +67,19 @@ class Format(Protocol):
     """A record format. ``name`` is its name in ``data_formats``, and its folder below the root of the data set.
 
     ``in_place`` is whether the growing file, completed by `seal`, is the shard itself; otherwise `seal` writes
-    the shard from it, for formats whose beginning depends on their end.
+    the shard from it, for formats whose beginning depends on their end. ``overhead_bytes`` is what a record takes at
+    most besides its image. ``index_suffix`` is that of a second growing file, which has an `index_line` for each
+    record; "" for none. Formats inherit from this class, for the methods that most of them share.
     """
 
     name: str
     in_place: bool
+    overhead_bytes: int
+    index_suffix: str = ""
+
+    def tools(self) -> Mapping[str, str]:
+        """Return the versions of the libraries that decide its bytes, by name."""
+        return {}
 
     def refusal(self, names: Iterable[str]) -> str:
         """Return why the format cannot hold images of these names (``<class>/<file>``, sorted), or "" if it can."""
@@ -80,6 +90,14 @@ class Format(Protocol):
         Runs in the threads that decode. Raises OpsError for a sample that the format cannot hold.
         """
 
+    def encode_all(self, samples: Sequence[Sample]) -> Sequence[Sequence[Buffer]]:
+        """Return `encode` of each sample."""
+        return [self.encode(sample) for sample in samples]
+
+    def index_line(self, record_id: int, offset: int) -> str:
+        """Return the line of the growing index for a record that begins at byte ``offset`` of its shard."""
+        return ""
+
     def is_full(self, data_bytes: int, records: int, next_bytes: int, limit_bytes: int) -> bool:
         """Return whether the next sample begins a new shard, by the rule of the format's own library.
 
@@ -87,7 +105,7 @@ class Format(Protocol):
         should have ``limit_bytes``. Never true of an empty shard.
         """
 
-    def seal(self, data_path: str, shard_path: str, entries: Sequence[Entry], info: DatasetInfo) -> None:
+    def seal(self, data_path: str, shard_path: str, entries: Collection[Entry], info: DatasetInfo) -> None:
         """Complete a shard, and sync it: ``data_path`` is its growing file, ``entries`` are its samples.
 
         With ``in_place`` both paths are the same, and what the shard needs is appended (a run that was killed in
@@ -95,7 +113,7 @@ class Format(Protocol):
         and the entries. Raises OSError and OpsError.
         """
 
-    def sidecar(self, shard_path: str, entries: Sequence[Entry]) -> bytes:
+    def sidecar(self, shard_path: str, entries: Collection[Entry]) -> bytes:
         """Return the small file that belongs to a sealed shard (the index that its readers want); b"" for none."""
 
     def sidecar_name(self, shard_name: str) -> str:
@@ -106,6 +124,14 @@ class Format(Protocol):
 
     def index_files(self, info: DatasetInfo, splits: Mapping[str, Sequence[ShardInfo]]) -> Mapping[str, bytes]:
         """Return the small files that belong to the whole data set, by their path below the format's folder."""
+
+    def can_read(self) -> bool:
+        """Return whether what `read` needs is installed; where it is not, `check_frame` looks at a shard."""
+        return True
+
+    def check_frame(self, shard_path: str) -> None:
+        """Check what can be checked of a shard with the standard library alone. Raises OpsError and OSError."""
+        return
 
     def read(self, shard_path: str, info: DatasetInfo) -> Iterator[Sample]:
         """Yield the samples of a shard in their order, checking all that the format has to check.
@@ -128,3 +154,28 @@ def entry_of(sample: Sample) -> Entry:
     """Return the entry of a sample."""
     sha256 = hashlib.sha256(sample.image).hexdigest()
     return Entry(sample.record_id, sample.label, sample.name, len(sample.image), sha256)
+
+
+def entry_line(entry: Entry) -> bytes:
+    """Return the line of an entry in a file of entries; the name, which has no line break (`ImageNames`), is last."""
+    return f"{entry.record_id}\t{entry.label}\t{entry.image_bytes}\t{entry.sha256}\t{entry.name}\n".encode()
+
+
+def parse_entry_line(line: bytes) -> Entry:
+    """Return the entry of a line by `entry_line`."""
+    record_id, label, image_bytes, sha256, name = line.decode("utf-8").rstrip("\n").split("\t", 4)
+    return Entry(int(record_id), int(label), name, int(image_bytes), sha256)
+
+
+def utf8_refusal(names: Iterable[str], container: str) -> str:
+    """Return what `Format.refusal` returns for a ``container`` whose names are UTF-8 and nothing else."""
+    odd = next((name for name in names if not _is_utf8(name)), None)
+    return "" if odd is None else f"the name {odd!a} is not UTF-8, and names in {container} are"
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # the name of a file in another encoding, as surrogates
+        return False
+    return True

@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
+from ansible.module_utils.imagenet_ops.formats.format import Buffer, DatasetInfo, Entry, Format, Sample, ShardInfo
+from ansible.module_utils.imagenet_ops.formats.lst import parse_list_line
 
 MAGIC = b"\x0a\x23\xd7\xce"  # kMagic 0xced7230a, little-endian
 _MAGIC_WORD = int.from_bytes(MAGIC, "little")
@@ -31,6 +33,7 @@ _PART = struct.Struct("<4sI")
 _IMAGE_HEADER = struct.Struct("<IfQQ")
 _WHOLE_IMAGE = struct.Struct("<4sIIfQQ")  # of a record in one part, up to the picture
 _PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")  # by length modulo 4
+_DAMAGED = "The file is damaged; restore it from the backup or pack the data set again"
 
 
 class ImageRecord(NamedTuple):
@@ -90,9 +93,7 @@ def image_data(record_id: int, label: float, image: bytes | memoryview) -> bytes
     return _IMAGE_HEADER.pack(0, label, record_id, 0) + image
 
 
-def frame_images(
-    ids: Sequence[int], labels: Sequence[float], images: Sequence[bytes | memoryview]
-) -> Sequence[bytes | memoryview]:
+def frame_images(ids: Sequence[int], labels: Sequence[float], images: Sequence[Buffer]) -> Sequence[Buffer]:
     """Return ``frame(image_data(record_id, label, image))`` of each image, at a fraction of the cost.
 
     The pictures are copied once, into one block, which is searched for the magic as a whole: the codec evicts this
@@ -139,34 +140,76 @@ def parse_image_data(data: bytes) -> ImageRecord:
     return ImageRecord(record_id, labels[0], labels, data[end:])
 
 
-class RecordWriter:
-    """Appends records and their index lines to two open files.
+class RecordIO(Format):
+    """RecordIO as a format of image records: a .rec, which grows, with its .idx."""
 
-    ``rec_bytes`` and ``idx_bytes`` are the lengths of the files; both descriptors are at their ends. Nothing is
-    buffered: when `write` returns, the records are in the files (durable only after the caller's fsync).
-    """
+    name = "recordio"
+    in_place = True
+    overhead_bytes = _PART.size + IMAGE_HEADER_BYTES + 3
+    index_suffix = "idx"
 
-    def __init__(self, rec_descriptor: int, idx_descriptor: int, rec_bytes: int = 0, idx_bytes: int = 0) -> None:
-        self.rec_descriptor = rec_descriptor
-        self.idx_descriptor = idx_descriptor
-        self.rec_bytes = rec_bytes
-        self.idx_bytes = idx_bytes
+    def refusal(self, names: Iterable[str]) -> str:
+        """Return "": a record does not hold the name."""
+        return ""
 
-    def write(self, ids: Sequence[int], records: Sequence[bytes | memoryview]) -> None:
-        """Append ``records`` (each as from `frame`), whose .lst ids are ``ids``. Raises OSError if the disk is full.
+    def encode(self, sample: Sample) -> Sequence[Buffer]:
+        """Return the record of ``sample``. Raises ValueError for an image that is longer than the format allows."""
+        return [frame(image_data(sample.record_id, sample.label, sample.image))]
 
-        Pass many records at a time, for the cost is in the system calls, but at most 1024 (IOV_MAX).
-        """
-        lines = []
-        offset = self.rec_bytes
-        for record_id, record in zip(ids, records):
-            lines.append(f"{record_id}\t{offset}\n")
-            offset += len(record)
-        index = "".join(lines).encode("ascii")
-        write_all(self.rec_descriptor, records)
-        write_all(self.idx_descriptor, [index])
-        self.rec_bytes = offset
-        self.idx_bytes += len(index)
+    def encode_all(self, samples: Sequence[Sample]) -> Sequence[Sequence[Buffer]]:
+        """Return the record of each sample. Raises ValueError as `encode` does."""
+        ids, labels, _, images = zip(*samples) if samples else ((), (), (), ())
+        return [(record,) for record in frame_images(ids, labels, images)]
+
+    def index_line(self, record_id: int, offset: int) -> str:
+        """Return the line of the .idx."""
+        return f"{record_id}\t{offset}\n"
+
+    def is_full(self, data_bytes: int, records: int, next_bytes: int, limit_bytes: int) -> bool:
+        """Return False: the user says how many files there are, as with im2rec.py."""
+        return False
+
+    def seal(self, data_path: str, shard_path: str, entries: Collection[Entry], info: DatasetInfo) -> None:
+        """Do nothing: a .rec has no end."""
+
+    def sidecar(self, shard_path: str, entries: Collection[Entry]) -> bytes:
+        """Return b"": the index grows with the records."""
+        return b""
+
+    def sidecar_name(self, shard_name: str) -> str:
+        """Return "", as `sidecar`."""
+        return ""
+
+    def shard_name(self, info: DatasetInfo, split: str, shard: int, shards: int) -> str:
+        """Return ``train.rec``, or the like of ``train-00001-of-00016.rec`` where there are several."""
+        return f"{split}.rec" if shards == 1 else f"{split}-{shard:05d}-of-{shards:05d}.rec"
+
+    def index_files(self, info: DatasetInfo, splits: Mapping[str, Sequence[ShardInfo]]) -> Mapping[str, bytes]:
+        """Return nothing: each .rec stands for itself."""
+        return {}
+
+    def read(self, shard_path: str, info: DatasetInfo) -> Iterator[Sample]:
+        """Yield the samples, with their names from the .lst beside the .rec; see `Format`."""
+        list_path = f"{os.path.splitext(shard_path)[0]}.lst"
+        with open(shard_path, "rb") as file, open(list_path, encoding="utf-8", newline="\n") as lines:
+            reader = RecordReader(file, shard_path)
+            for number, line in enumerate(lines, 1):
+                listed = parse_list_line(line, f"File {list_path}, line {number}")
+                begin = reader.offset
+                data = reader.read()
+                try:
+                    record = parse_image_data(data or b"")
+                except ValueError as error:
+                    raise OpsError(f"Record file {shard_path}, byte {begin}", str(error), _DAMAGED) from error
+                if (record.record_id, record.label) != (listed.record_id, listed.label):
+                    why = f"it has the id {record.record_id} and the label {record.label:g}, the list says otherwise"
+                    raise OpsError(f"Record file {shard_path}, byte {begin}", why, _DAMAGED)
+                yield Sample(record.record_id, int(record.label), listed.path, record.image)
+            if reader.read() is not None:
+                raise OpsError(f"Record file {shard_path}", f"it has more records than {list_path}", _DAMAGED)
+
+
+RECORDIO = RecordIO()
 
 
 def write_all(descriptor: int, buffers: Sequence[bytes | memoryview]) -> None:
@@ -239,5 +282,5 @@ class RecordReader:
         return OpsError(
             f"Record file {self.path}, byte {self.offset}",
             why,
-            "The file is damaged; restore it from the backup or pack the data set again",
+            _DAMAGED,
         )

@@ -12,16 +12,16 @@ The format has no end: that a shard was cut between two records shows in its siz
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import BinaryIO
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO
 
-import google_crc32c
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.core.files import canonical_json
-from ansible.module_utils.imagenet_ops.formats.format import Buffer, DatasetInfo, Entry, Sample, ShardInfo
+from ansible.module_utils.imagenet_ops.formats.format import Buffer, DatasetInfo, Entry, Format, Sample, ShardInfo
 
 _VERSION = "1.0.0"
 _LENGTH = struct.Struct("<Q")
@@ -39,13 +39,14 @@ _MAX_VARINT_BYTES = 10
 _FEATURES = "tensorflow_datasets.core.features"
 
 
-class TfRecord:
+class TfRecord(Format):
     """TFRecord shards; see `Format` for the methods."""
 
     name = "tfrecord"
     in_place = True
+    overhead_bytes = _FRAME_BYTES + 512  # with the name of the file and the keys of the features
 
-    def refusal(self, names: Iterable[str]) -> str:  # noqa: ARG002  the interface
+    def refusal(self, names: Iterable[str]) -> str:
         """Return "": the names are bytes of a field."""
         return ""
 
@@ -60,6 +61,7 @@ class TfRecord:
                 "Resize the images, or leave tfrecord out of data_formats",
             )
         length = _LENGTH.pack(data_bytes)
+        google_crc32c = _google_crc32c()
         checksum = google_crc32c.value(before)
         checksum = google_crc32c.extend(checksum, bytes(sample.image))  # bytes are not copied, and it takes no views
         checksum = google_crc32c.extend(checksum, after)
@@ -73,12 +75,12 @@ class TfRecord:
         """Return whether the next sample would exceed the limit; no library has a rule for that."""
         return records > 0 and data_bytes + next_bytes > limit_bytes
 
-    def seal(self, data_path: str, shard_path: str, entries: Sequence[Entry], info: DatasetInfo) -> None:  # noqa: ARG002  the interface
+    def seal(self, data_path: str, shard_path: str, entries: Collection[Entry], info: DatasetInfo) -> None:
         """Sync the shard: nothing follows its last record."""
         with open(shard_path, "rb+") as file:
             os.fsync(file.fileno())
 
-    def sidecar(self, shard_path: str, entries: Sequence[Entry]) -> bytes:  # noqa: ARG002  the interface
+    def sidecar(self, shard_path: str, entries: Collection[Entry]) -> bytes:
         """Return the index of DALI's tfrecord2idx: offset and length of each record."""
         lines = []
         offset = 0
@@ -129,6 +131,7 @@ class _RecordReader:
         self._offset = 0  # of the record that was read last
         self._next = 0
         self._size = os.fstat(file.fileno()).st_size
+        self._crc32c = _google_crc32c().value
 
     def read(self) -> memoryview | None:
         """Return the data of the next record; None at the end of the file. Raises OpsError for a damaged one."""
@@ -139,7 +142,7 @@ class _RecordReader:
         if len(head) < _HEAD_BYTES:
             raise self.error(f"the file ends within the first {_HEAD_BYTES} bytes of a record")
         length = head[: _LENGTH.size]
-        if head[_LENGTH.size :] != _masked(google_crc32c.value(length)):
+        if head[_LENGTH.size :] != _masked(self._crc32c(length)):
             raise self.error("no record begins here: the checksum of its length is wrong")
         (data_bytes,) = _LENGTH.unpack(length)
         self._next += _FRAME_BYTES + data_bytes
@@ -147,7 +150,7 @@ class _RecordReader:
             found = self._size - self._offset
             raise self.error(f"the record is truncated: {found} of {_FRAME_BYTES + data_bytes} bytes")
         data = self._file.read(data_bytes)
-        if self._file.read(_CHECKSUM.size) != _masked(google_crc32c.value(data)):
+        if self._file.read(_CHECKSUM.size) != _masked(self._crc32c(data)):
             raise self.error("checksum mismatch of the record's data")
         return memoryview(data)
 
@@ -158,6 +161,20 @@ class _RecordReader:
             why,
             "The file is damaged; restore it from the backup or pack the data set again",
         )
+
+
+@functools.cache
+def _google_crc32c() -> Any:
+    """Return the module google_crc32c, which MXNet's environment lacks. Raises OpsError where it is missing."""
+    try:
+        import google_crc32c  # noqa: PLC0415  only who reads or writes this format needs it
+    except ImportError as error:
+        raise OpsError(
+            "Format tfrecord",
+            f"google-crc32c is not installed ({error})",
+            "Run the role python_environment on this host",
+        ) from error
+    return google_crc32c
 
 
 def _masked(checksum: int) -> bytes:

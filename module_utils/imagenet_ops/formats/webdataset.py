@@ -14,13 +14,13 @@ import json
 import os
 import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import quote
 
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.core.files import canonical_json
-from ansible.module_utils.imagenet_ops.formats.format import Buffer, DatasetInfo, Entry, Sample, ShardInfo
+from ansible.module_utils.imagenet_ops.formats.format import Buffer, DatasetInfo, Entry, Format, Sample, ShardInfo
 
 _BLOCK_BYTES = 512
 _END_BYTES = 2 * _BLOCK_BYTES  # of zeros, after the last member
@@ -46,11 +46,13 @@ class _Member(NamedTuple):
     content: bytes
 
 
-class WebDataset:
+class WebDataset(Format):
     """WebDataset shards; see `Format` for the methods."""
 
     name = "webdataset"
     in_place = True
+    # Three headers, the label, the JSON (a name has at most 255 bytes, 6 each where they are escaped), and padding.
+    overhead_bytes = 10 * _BLOCK_BYTES
 
     def refusal(self, names: Iterable[str]) -> str:
         """Return which two images of a class have the same key: samples of one key are one sample to a reader."""
@@ -85,18 +87,18 @@ class WebDataset:
             return [label + header, sample.image, padding + metadata]
         return [label + metadata + header, sample.image, padding]
 
-    def is_full(self, data_bytes: int, records: int, next_bytes: int, limit_bytes: int) -> bool:  # noqa: ARG002  the interface
+    def is_full(self, data_bytes: int, records: int, next_bytes: int, limit_bytes: int) -> bool:
         """Return whether the shard has reached the limit: ShardWriter's rule, by which the last sample exceeds it."""
         return records > 0 and data_bytes >= limit_bytes
 
-    def seal(self, data_path: str, shard_path: str, entries: Sequence[Entry], info: DatasetInfo) -> None:  # noqa: ARG002  the interface
+    def seal(self, data_path: str, shard_path: str, entries: Collection[Entry], info: DatasetInfo) -> None:
         """Append the end of a tar."""
         with open(shard_path, "ab") as file:
             file.write(bytes(_end_bytes(file.tell())))
             file.flush()
             os.fsync(file.fileno())
 
-    def sidecar(self, shard_path: str, entries: Sequence[Entry]) -> bytes:
+    def sidecar(self, shard_path: str, entries: Collection[Entry]) -> bytes:
         """Return the index of DALI's wds2idx: for each sample, suffix, offset, size and name of its members."""
         lines = [f"v1.2 {len(entries)}\n"]
         with open(shard_path, "rb") as file:
@@ -118,7 +120,7 @@ class WebDataset:
         """Return the name of a shard's index."""
         return f"{os.path.splitext(shard_name)[0]}.idx"
 
-    def shard_name(self, info: DatasetInfo, split: str, shard: int, shards: int) -> str:  # noqa: ARG002  the interface
+    def shard_name(self, info: DatasetInfo, split: str, shard: int, shards: int) -> str:
         """Return the name of a shard."""
         return f"{split}-{shard:06d}.tar"
 

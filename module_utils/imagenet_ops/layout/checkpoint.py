@@ -108,6 +108,15 @@ def read_checkpoint(request: LayoutRequest) -> Checkpoint | None:
     return Checkpoint(**{**found, "beside": Beside(*found.get("beside", ()))})
 
 
+def left_out_of(dest: str, state_dir: str) -> Beside:
+    """Return what was not laid out in the tree at ``dest``; nothing where its checkpoint is missing or damaged."""
+    try:
+        found = _state_file(os.path.abspath(dest), state_dir).read()
+    except OpsError:
+        return NOTHING_BESIDE
+    return Beside(*found.get("beside", ())) if found is not None and found["state"] == COMPLETE else NOTHING_BESIDE
+
+
 def write_checkpoint(request: LayoutRequest, checkpoint: Checkpoint) -> None:
     """Write ``checkpoint`` durably."""
     _state_file(request.dest, request.state_dir).write(_fields(checkpoint))

@@ -1,9 +1,10 @@
 """Transforms images so that whatever a decoder does to one of them costs that image and nothing else.
 
 Decoders crash, loop and fill the memory where a file brings them to it. Images of the usual kind are decoded here, in
-threads. Every other image (`Plan.is_usual`), and those that were in hand when an earlier run ended (`in_hand`), go to a
-process of their own with limits for its time and its memory. One that dies is replaced. The image is bad if it ends a
-process that has decoded nothing else, so that no image is blamed for what another did.
+threads. Every other image (`Plan.is_usual`), those that were in hand when an earlier run ended (`in_hand`), and those
+during which libjpeg warned of damage (`jpeg_warnings`), go to a process of their own with limits for its time and its
+memory. One that dies is replaced. The image is bad if it ends a process that has decoded nothing else, so that no image
+is blamed for what another did.
 """
 
 from __future__ import annotations
@@ -26,17 +27,18 @@ import cv2
 from ansible.module_utils.imagenet_ops.core.concurrency import reuse_memory
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.pack.image import (
-    STRICT,
     BadImageError,
     Outcome,
     OutOfMemoryError,
     Plan,
     Recipe,
     apply,
+    decode_only,
     plan_all,
     transform_all,
 )
 from ansible.module_utils.imagenet_ops.pack.in_hand import InHand, printable
+from ansible.module_utils.imagenet_ops.pack.jpeg_warnings import CaughtStandardError, damage
 
 _MIB = 1024 * 1024
 _READY = b"ready\n"
@@ -45,8 +47,6 @@ _START_SECONDS = 300.0
 CLOCK_SECONDS = 10
 _QUESTION = struct.Struct("<Q")  # length of the image
 _ANSWER = struct.Struct("<?BQ")  # whether it is bad; lengths of `Header.converted` and of the record or the reason
-# What libjpeg says of an image that it decodes nevertheless: messages of its jerror.h that tell of damage.
-_JPEG_WARNINGS = ("Corrupt JPEG data", "Premature end of JPEG file", "Inconsistent progression sequence")
 # Where the modules of this process are found; Ansible's are in a zip archive.
 _PROGRAM = """
 import importlib, json, sys
@@ -68,7 +68,7 @@ DEFAULT_LIMITS = Limits()
 
 
 class Transformer:
-    """Transforms images by ``recipe``, within ``limits``. Close it at the end.
+    """Transforms images by ``recipe``, within ``limits``. A context manager, which catches standard error.
 
     ``in_hand`` keeps the names of the images that are decoded in this process; None where a run leaves no trace.
     """
@@ -78,7 +78,18 @@ class Transformer:
         self._limits = limits
         self._in_hand = in_hand
         self._suspects = frozenset() if in_hand is None else in_hand.suspects
-        self._idle: deque[_DecoderProcess] = deque()
+        self._standard_error = CaughtStandardError()
+
+    def __enter__(self) -> Transformer:  # noqa: PYI034 (Self is newer than Python 3.9)
+        """Begin to catch standard error."""
+        self._standard_error.__enter__()
+        self._processes = _Processes(self.recipe, self._limits, self._standard_error.passed_on)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """End the processes."""
+        self._processes.end()
+        self._standard_error.__exit__()
 
     def transform_all(self, names: Sequence[str], images: Sequence[bytes]) -> list[Outcome]:
         """Return the result of `transform` for each of ``images``, or why it is bad; threads may call it concurrently.
@@ -89,11 +100,6 @@ class Transformer:
         with contextlib.nullcontext(_forget) if self._in_hand is None else self._in_hand.slot() as write_name:
             return [self._transform(*image, write_name) for image in zip(names, images, plans)]
 
-    def close(self) -> None:
-        """End the processes."""
-        while self._idle:
-            self._idle.pop().end()
-
     def _transform(
         self, name: str, data: bytes, plan: Plan | BadImageError, write_name: Callable[[str], Any]
     ) -> Outcome:
@@ -101,8 +107,64 @@ class Transformer:
             return plan
         if not self._is_contained(name, plan):
             write_name(name)
-            return apply(data, plan, self.recipe)
+            before = self._standard_error.length()
+            result = apply(data, plan, self.recipe)
+            if self._standard_error.length() == before or isinstance(result, BadImageError):
+                return result
+            # Of this image or of another thread's: alone it tells.
         write_name("")
+        return self._processes.outcome(data)
+
+    def _is_contained(self, name: str, plan: Plan) -> bool:
+        if self.recipe.pass_through:
+            return False
+        is_suspect = bool(self._suspects) and printable(name) in self._suspects
+        return is_suspect or not plan.is_usual
+
+
+def _forget(_name: str) -> None:
+    """Write no name."""
+
+
+class DecodeCheck:
+    """Tells of images whether they decode, each in a process of its own within ``limits``. A context manager."""
+
+    def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
+        self._processes = _Processes(None, limits, standard_error=2)
+
+    def __enter__(self) -> DecodeCheck:  # noqa: PYI034 (Self is newer than Python 3.9)
+        """Start nothing yet."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """End the processes."""
+        self._processes.end()
+
+    def __call__(self, data: bytes) -> str:
+        """Return why the image in ``data`` does not decode, or ""; threads may call it concurrently.
+
+        Raises OpsError where no process can be started.
+        """
+        outcome = self._processes.outcome(data)
+        return str(outcome) if isinstance(outcome, BadImageError) else ""
+
+
+class _Processes:
+    """As many processes as there are threads that ask. ``recipe`` None is for images that are only decoded."""
+
+    def __init__(self, recipe: Recipe | None, limits: Limits, standard_error: int) -> None:
+        self._recipe = recipe
+        self._limits = limits
+        self._standard_error = standard_error
+        self._idle: deque[_DecoderProcess] = deque()
+
+    def end(self) -> None:
+        """End the processes."""
+        while self._idle:
+            self._idle.pop().end()
+
+    def outcome(self, data: bytes) -> Outcome:
+        """Return what became of the image in ``data``. Raises OpsError where no process can be started."""
         outcome, death = None, 0
         if self._idle:
             with contextlib.suppress(IndexError):  # another thread may have taken the last one
@@ -113,14 +175,8 @@ class Transformer:
                 outcome, death = self._ask(self._start(), data)
         return outcome or BadImageError(self._reason(death))
 
-    def _is_contained(self, name: str, plan: Plan) -> bool:
-        if self.recipe.pass_through:
-            return False
-        is_suspect = bool(self._suspects) and printable(name) in self._suspects
-        return is_suspect or not plan.is_usual or self.recipe.jpeg_check == STRICT
-
     def _start(self) -> _DecoderProcess:
-        return _DecoderProcess(self.recipe, self._limits)
+        return _DecoderProcess(self._recipe, self._limits, self._standard_error)
 
     def _ask(self, process: _DecoderProcess, data: bytes) -> tuple[Outcome | None, int]:
         """Return the outcome of ``process``; None, and the signal or the negative exit status, where it died."""
@@ -138,22 +194,22 @@ class Transformer:
         return f"damaged: the decoder exited with status {-death}"
 
 
-def _forget(_name: str) -> None:
-    """Write no name."""
-
-
 class _DecoderProcess:
     """A process that transforms one image after another; it ends with this one, when its standard input is closed."""
 
-    def __init__(self, recipe: Recipe, limits: Limits) -> None:
-        """Start it. Raises OpsError."""
+    def __init__(self, recipe: Recipe | None, limits: Limits, standard_error: int) -> None:
+        """Start it; ``standard_error`` is a descriptor. Raises OpsError."""
         self._clock_seconds = limits.seconds * CLOCK_SECONDS
         utils = list(sys.modules["ansible.module_utils"].__path__)
-        arguments = json.dumps([sys.path, utils, [recipe._asdict(), *limits]])
+        arguments = json.dumps([sys.path, utils, [recipe and recipe._asdict(), *limits]])
         todo = "Check free memory, the limit of processes (ulimit -u) and dmesg, then rerun: packing resumes"
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+                [sys.executable, "-c", _PROGRAM, arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=standard_error,
+                bufsize=0,
             )
         except OSError as error:
             raise OpsError("Decoder process", f"it cannot be started ({error.strerror})", todo) from error
@@ -213,14 +269,14 @@ class _DecoderProcess:
 # The other process
 
 
-def serve(recipe: dict[str, Any], seconds: int, memory_mib: int) -> None:
-    """Transform images from standard input until it ends; what a decoder prints goes to standard error."""
-    wanted = Recipe(**recipe)
+def serve(recipe: dict[str, Any] | None, seconds: int, memory_mib: int) -> None:
+    """Transform images from standard input until it ends; what a decoder prints goes to standard error.
+
+    Without ``recipe`` they are only decoded, and nothing that is decoded is bad.
+    """
+    wanted = None if recipe is None else Recipe(**recipe)
     sink = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    warnings = os.memfd_create("warnings")
-    if wanted.jpeg_check == STRICT:
-        os.dup2(warnings, 2)
     reuse_memory()
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle: it closes standard input
@@ -230,19 +286,21 @@ def serve(recipe: dict[str, Any], seconds: int, memory_mib: int) -> None:
     sink.write(_READY)
     sink.flush()
     source = sys.stdin.buffer
-    while (data := _question(source)) is not None:
-        signal.setitimer(signal.ITIMER_PROF, seconds)
-        try:
-            (outcome,) = transform_all([data], wanted)
-        except MemoryError:
-            outcome = OutOfMemoryError()
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        if isinstance(outcome, OutOfMemoryError):
-            outcome = BadImageError(f"too large: decoding it takes more than {memory_mib} MiB of memory")
-        warning = _take_warning(warnings)
-        if warning and not isinstance(outcome, BadImageError):
-            outcome = BadImageError(f"damaged: the decoder says {warning}")
-        _answer(sink, outcome)
+    with CaughtStandardError() as caught:
+        while (data := _question(source)) is not None:
+            signal.setitimer(signal.ITIMER_PROF, seconds)
+            try:
+                outcome = decode_only(data) if wanted is None else transform_all([data], wanted)[0]
+            except MemoryError:
+                outcome = OutOfMemoryError()
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            if isinstance(outcome, OutOfMemoryError):
+                outcome = BadImageError(f"too large: decoding it takes more than {memory_mib} MiB of memory")
+            printed = caught.take()
+            warning = "" if wanted is None else damage(printed, wanted.jpeg_check)
+            if warning and not isinstance(outcome, BadImageError):
+                outcome = BadImageError(f"damaged: the decoder says {warning}")
+            _answer(sink, outcome)
 
 
 def _limit(kind: int, value: int) -> None:
@@ -259,17 +317,6 @@ def _question(source: BinaryIO) -> bytes | None:
     (size,) = _QUESTION.unpack(header)
     data = source.read(size)
     return data if len(data) == size else None
-
-
-def _take_warning(descriptor: int) -> str:
-    """Return the first warning of libjpeg that tells of damage, or ""; the file is empty afterwards."""
-    size = os.fstat(descriptor).st_size
-    if not size:
-        return ""
-    lines = os.pread(descriptor, size, 0).decode("ascii", "replace").splitlines()
-    os.ftruncate(descriptor, 0)
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    return next((line for line in lines if line.startswith(_JPEG_WARNINGS)), "")
 
 
 def _answer(sink: BinaryIO, outcome: Outcome) -> None:

@@ -10,6 +10,7 @@ a `Plan`, which says whether its decoding needs a process of its own (`decoder`)
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -40,6 +41,10 @@ _KIND_OF_COMPONENTS = {1: "grey", 4: "cmyk"}
 _LONE_MARKERS = frozenset(range(0xD0, 0xD9)) | {0x01}  # table B.1: markers without a length
 # A decoder goes through all pixels for each scan; more than this takes seconds.
 _USUAL_WORK_PIXELS = 200_000_000
+_NO_FILL_BYTE = re.compile(b"[^\xff]")
+# Segments of a JPEG and chunks of a PNG are counted here, outside of the process that has limits. Encoders write some
+# hundreds, and of a large PNG some ten thousands.
+_MOST_PIECES = 100_000
 _CHUNK_BEGIN = struct.Struct(">I4s")  # ISO/IEC 15948, 5.3: length of the data, and type; a CRC follows the data
 _CRC_BYTES = 4
 # PNG, third edition, 11.3.6: the chunks of an animation, and the least bytes in each.
@@ -57,7 +62,7 @@ class Recipe(NamedTuple):
     key of `FILTERS`. ``quality`` is JPEG's, 1 to 100. ``channels`` is 3 for colour or 1 for grey. With ``pass_through``
     the bytes are not changed. An image with more than ``max_image_pixels`` pixels, before or after resizing, is bad,
     and so is a JPEG with more than ``max_jpeg_scans`` scans. With ``jpeg_check`` STRICT a JPEG that the decoder calls
-    corrupt is bad; with LENIENT it is packed as far as it decodes, as im2rec.py does.
+    corrupt is bad, with LENIENT one of which it says that a part is missing.
     """
 
     short_side_pixels: int
@@ -162,17 +167,20 @@ def _find_marker(data: bytes, position: int, wanted: frozenset[int]) -> tuple[in
     The offset is that of its length. Where there is none of them, with room for a frame header, the marker is 0.
     """
     last = len(data) - _SEGMENT_BEGIN.size - _FRAME.size - 1
-    while 0 <= position <= last:
+    for _ in range(_MOST_PIECES):
+        if not 0 <= position <= last:
+            return 0, 0
         prefix, marker, length = _SEGMENT_BEGIN.unpack_from(data, position)
         if prefix != 0xFF:
             position = data.find(b"\xff", position)
         elif marker in wanted:
             return marker, position + 2
         elif marker == 0xFF:  # B.1.1.2: any number of them may stand before a marker
-            position += 1
+            following = _NO_FILL_BYTE.search(data, position)
+            position = following.start() - 1 if following else len(data)
         else:
             position += 2 if marker in _LONE_MARKERS else 2 + length
-    return 0, 0
+    raise BadImageError(f"damaged: more than {_MOST_PIECES} segments come before its picture")
 
 
 def resized(width: int, height: int, recipe: Recipe) -> tuple[int, int]:
@@ -260,10 +268,23 @@ def apply(data: bytes, plan: Plan | BadImageError, recipe: Recipe) -> Outcome:
     except BadImageError as error:
         return error
     except cv2.error as error:
-        # One line, as in the manifest and the checkpoints. An exception that is not OpenCV's own has no fields.
-        reason = " ".join(getattr(error, "err", str(error)).split())
-        is_memory = getattr(error, "code", 0) == cv2.Error.StsNoMem or "bad_alloc" in reason
-        return (OutOfMemoryError if is_memory else BadImageError)(f"damaged: OpenCV says {reason}")
+        return _opencv_error(error)
+
+
+def decode_only(data: bytes) -> Outcome:
+    """Return nothing as the record of the image in ``data``, or why it does not decode."""
+    try:
+        pixels = cv2.imdecode(np.frombuffer(_still(data), np.uint8), cv2.IMREAD_COLOR) if data else None
+    except cv2.error as error:
+        return _opencv_error(error)
+    return BadImageError("damaged: it does not decode") if pixels is None else (b"", "")
+
+
+def _opencv_error(error: cv2.error) -> BadImageError:
+    # One line, as in the manifest and the checkpoints. An exception that is not OpenCV's own has no fields.
+    reason = " ".join(getattr(error, "err", str(error)).split())
+    is_memory = getattr(error, "code", 0) == cv2.Error.StsNoMem or "bad_alloc" in reason
+    return (OutOfMemoryError if is_memory else BadImageError)(f"damaged: OpenCV says {reason}")
 
 
 def _decode_resize_encode(data: bytes, plan: Plan, recipe: Recipe) -> memoryview:
@@ -298,13 +319,16 @@ def _still(data: bytes) -> bytes:
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield type, begin and end of each chunk of a PNG up to its IEND; the last may reach beyond ``data``."""
     position = len(_PNG_BEGIN)
-    while position + _CHUNK_BEGIN.size <= len(data):
+    for _ in range(_MOST_PIECES):
+        if position + _CHUNK_BEGIN.size > len(data):
+            return
         length, kind = _CHUNK_BEGIN.unpack_from(data, position)
         end = position + _CHUNK_BEGIN.size + length + _CRC_BYTES
         yield kind, position, end
         if kind == b"IEND":
             return
         position = end
+    raise BadImageError(f"damaged: more than {_MOST_PIECES} chunks come before its end")
 
 
 def _is_sound_png(data: bytes) -> bool:

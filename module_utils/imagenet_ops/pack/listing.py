@@ -20,11 +20,14 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypedDict
 
 import numpy as np
 from ansible.module_utils.imagenet_ops.archive.images import (
-    ANNOTATION_SUFFIX,
+    Beside,
+    LeftOutFiles,
     has_image_suffix,
+    is_class_name,
     is_desktop_file,
 )
 from ansible.module_utils.imagenet_ops.core.errors import SAMPLES, OpsError
@@ -34,11 +37,26 @@ _LINES_AT_ONCE = 1000
 _UNFIT_NAME = re.compile(r"^\s|[\t\n\r]|\s$|[\ud800-\udfff]")
 
 
+class LeftOut(TypedDict):
+    """How many things were left out, and the names of a few."""
+
+    count: int
+    samples: list[str]
+
+
+def left_out_files(*found: Beside) -> dict[str, LeftOut]:
+    """Return what the manifest says of the files that were ``found`` beside the images; nothing for none."""
+    count = sum(beside.files for beside in found)
+    samples = sorted(sample for beside in found for sample in beside.samples)[:SAMPLES]
+    return {"files": LeftOut(count=count, samples=samples)} if count else {}
+
+
 class ImageNames:
     """The images of a split by class, in sorted order; row n is the n-th image and its id.
 
     ``where`` is their tree or archive. ``classes`` are the sorted names of the classes, empty ones too.
-    ``sizes`` has each row's length in bytes, ``names_digest`` is a SHA-256 over all paths.
+    ``sizes`` has each row's length in bytes, ``names_digest`` is a SHA-256 over all paths. ``left_out`` is what the
+    manifest says of what is no record: a number and a few names for each kind.
     """
 
     def __init__(self, where: str, images_of_classes: Iterable[tuple[str, list[tuple[str, int]]]]) -> None:
@@ -47,6 +65,7 @@ class ImageNames:
         Raises OpsError for a name that a .lst cannot hold.
         """
         self.where = where
+        self.left_out: dict[str, LeftOut] = {}
         self.classes: list[str] = []
         self.sizes = array("Q")
         self._class_ends = array("Q")
@@ -100,15 +119,15 @@ class ImageNames:
 class Tree(ImageNames):
     """The images of ``directory``/<class>/.
 
-    ``ignored`` counts the files that are not images by their names, ``ignored_samples`` has a few of them.
+    ``beside`` has the files that are not images by their names.
     """
 
     def __init__(self, directory: str) -> None:
         """List the directories. Raises OpsError for what im2rec.py would label wrongly."""
         self.directory = directory
-        self.ignored = 0
-        self.ignored_samples: list[str] = []
+        self._left_out = LeftOutFiles()
         super().__init__(directory, self._read())
+        self.beside = Beside((), self._left_out.count, self._left_out.samples)
 
     def _read(self) -> Iterator[tuple[str, list[tuple[str, int]]]]:
         """Yield each class and the names and sizes of its images."""
@@ -128,11 +147,14 @@ class Tree(ImageNames):
         with os.scandir(self.directory) as entries:
             for entry in entries:
                 if entry.is_dir():
-                    directories.append(entry.name)
+                    if is_class_name(entry.name):
+                        directories.append(entry.name)
+                    else:
+                        self._refuse_images_within(entry.path, "whose name cannot be a class")
                 elif _is_image(entry.name):
                     images.append(entry.name)
                 else:
-                    self._ignore(entry.name)
+                    self._left_out.add(entry.name)
         if images:
             raise OpsError(
                 f"Tree {self.directory}",
@@ -148,30 +170,31 @@ class Tree(ImageNames):
         with os.scandir(directory) as entries:
             for entry in entries:
                 if entry.is_dir():
-                    self._refuse_images_within(entry.path)
-                elif _is_image(entry.name) and entry.is_file():
+                    self._refuse_images_within(
+                        entry.path, "a directory within a class, which would become another class"
+                    )
+                elif _is_image(entry.name):
+                    if not entry.is_file():
+                        raise self._no_file(entry)
                     images.append((entry.name, entry.stat().st_size))
-                elif not entry.name.endswith(ANNOTATION_SUFFIX):  # an annotation, next to its image
-                    self._ignore(f"{class_name}/{entry.name}")
+                else:
+                    self._left_out.add(f"{class_name}/{entry.name}")
         return sorted(images)
 
-    def _refuse_images_within(self, directory: str) -> None:
+    def _no_file(self, entry: os.DirEntry[str]) -> OpsError:
+        kind = "a symbolic link to nothing" if entry.is_symlink() else "no file"
+        return OpsError(f"Tree {self.directory}", f"{entry.path} is {kind}", "Replace it by the image, or delete it")
+
+    def _refuse_images_within(self, directory: str, what: str) -> None:
         for path, _, files in os.walk(directory, followlinks=True):
             for name in files:
-                self._ignore(os.path.relpath(os.path.join(path, name), self.directory))
+                self._left_out.add(os.path.relpath(os.path.join(path, name), self.directory))
             if any(_is_image(name) for name in files):
                 raise OpsError(
                     f"Tree {self.directory}",
-                    f"there are images in {path}, a directory within a class, which would become another class",
+                    f"there are images in {path}, {what}",
                     "Move them into the directory of their class, or away",
                 )
-
-    def _ignore(self, path: str) -> None:
-        if is_desktop_file(path):
-            return
-        self.ignored += 1
-        if len(self.ignored_samples) < SAMPLES:
-            self.ignored_samples.append(os.fsencode(path).decode(errors="backslashreplace"))
 
 
 class Listing:
@@ -197,6 +220,19 @@ class Listing:
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.order)
+
+    @property
+    def left_out(self) -> dict[str, LeftOut]:
+        """What the manifest says of what is no record."""
+        return self.names.left_out
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of images of each class."""
+        return dict.fromkeys(self.classes, 0) | self.names.counts()
+
+    def key(self, places: int) -> dict[str, Any]:
+        """Return what the first ``places`` records depend on: all names, and the sizes of their files."""
+        return {"names": self.names.names_digest, "sizes": self.sizes_digest(places)}
 
     def label(self, row: int) -> int:
         """Return the class index of the image in ``row``."""
@@ -274,8 +310,11 @@ def read_label_order(path: str) -> list[str]:
     try:
         with open(path, encoding="utf-8-sig") as file:
             lines = [line.rstrip("\r\n") for line in file]
-    except (OSError, UnicodeDecodeError) as error:
-        raise OpsError(f"Label order {path}", f"it cannot be read ({error})", "Use a text file") from error
+    except UnicodeDecodeError as error:
+        why = f"it is not UTF-8 text (byte {error.start})"
+        raise OpsError(f"Label order {path}", why, "Save it as UTF-8 and rerun") from error
+    except OSError as error:
+        raise OpsError(f"Label order {path}", f"it cannot be read ({error.strerror})", "Use a text file") from error
     classes = [line.split("\t")[0] if "\t" in line else line.split()[0] for line in lines if line.strip()]
     twice = [name for name, count in Counter(classes).items() if count > 1]
     if twice or not classes:
@@ -322,7 +361,7 @@ def _form(name: str) -> str:
 
 
 def _is_image(name: str) -> bool:
-    return has_image_suffix(name) and not is_desktop_file(name)
+    return has_image_suffix(name) and not name.startswith(".") and not is_desktop_file(name)
 
 
 def _some(names: Sequence[str]) -> str:

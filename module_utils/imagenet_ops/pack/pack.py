@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import os
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,22 +20,31 @@ from ansible.module_utils.imagenet_ops.archive.devkit import read_words
 from ansible.module_utils.imagenet_ops.archive.images import LABELLED_FILES, ArchiveRules
 from ansible.module_utils.imagenet_ops.core.concurrency import reuse_memory, usable_processors
 from ansible.module_utils.imagenet_ops.core.errors import SAMPLES, OpsError
-from ansible.module_utils.imagenet_ops.core.files import exclusive, write_atomic
+from ansible.module_utils.imagenet_ops.core.files import exclusive
 from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.dataset.manifest import (
     ENGINE_VERSION,
     LABELS_NAME,
     MANIFEST_NAME,
-    RECORD_FOLDER,
     VERSION_DIGITS,
+    ArchiveEntry,
     FileEntry,
-    SplitEntry,
     build_manifest,
     labels_tsv,
     read_manifest,
 )
 from ansible.module_utils.imagenet_ops.download.verified import read_verified
+from ansible.module_utils.imagenet_ops.formats.format import DatasetInfo
+from ansible.module_utils.imagenet_ops.formats.registry import FORMATS
 from ansible.module_utils.imagenet_ops.pack.decoder import DEFAULT_LIMITS, Limits, Transformer
+from ansible.module_utils.imagenet_ops.pack.describe import (
+    describe_formats,
+    format_key,
+    format_settings,
+    split_entry,
+    tools_of,
+    write_if_different,
+)
 from ansible.module_utils.imagenet_ops.pack.image import LENIENT, MAX_SIDE_PIXELS, STRICT, Recipe
 from ansible.module_utils.imagenet_ops.pack.in_hand import InHand
 from ansible.module_utils.imagenet_ops.pack.listing import (
@@ -81,8 +89,10 @@ class PackRequest:
 
     ``label_order`` is a file that lists the classes in the order of their labels; without it they are sorted.
     ``devkit`` lists the classes too; where there is neither, they are those of the first split. ``shuffle_seed`` None
-    keeps the sorted order. ``workers`` 0 means all processors that may be used. ``scratch_dir`` is where archives are
-    spooled, ``bucket_bytes`` how much of the page cache shuffling them may take. ``limits`` are those for one image.
+    keeps the sorted order. ``formats`` are keys of `FORMATS`; RecordIO has ``shards`` shards a split, and so have
+    the others if ``shard_bytes`` is 0; if not, theirs have about so many bytes. ``workers`` 0 means all processors that
+    may be used. ``scratch_dir`` is where archives are spooled, ``bucket_bytes`` how much of the page cache shuffling
+    them may take. ``limits`` are those for one image.
     """
 
     dataset: str
@@ -95,6 +105,8 @@ class PackRequest:
     expected_classes: int = 0
     shuffle_seed: int | None = 100
     shards: int = 1
+    formats: Sequence[str] = ("recordio",)
+    shard_bytes: int = 256 * 1024 * 1024
     on_bad_image: str = "fail"
     workers: int = 0
     scratch_dir: str | None = None
@@ -110,6 +122,7 @@ class PackRequest:
             "shards": self.shards,
             "label_order": "file" if self.label_order else "sorted",
             "on_bad_image": self.on_bad_image,
+            **format_settings(self.formats, self.shard_bytes),
         }
 
 
@@ -142,8 +155,7 @@ def pack_dataset(request: PackRequest, check: bool, warn: Callable[[str], None])
             stack.enter_context(exclusive(os.path.join(request.state_dir, "recordio_pack.lock")))
             in_hand = InHand(request.state_dir, _workers(request), warn)
             stack.callback(in_hand.close)
-            transformer = Transformer(request.recipe, request.limits, in_hand)
-            stack.callback(transformer.close)
+            transformer = stack.enter_context(Transformer(request.recipe, request.limits, in_hand))
             progress = Progress(request.state_dir, "recordio_pack")
             result = _pack(request, progress, transformer, warn)
             progress.finish()
@@ -188,6 +200,13 @@ def _validate(request: PackRequest) -> None:
         ),
         (request.workers < 0, f"workers is {request.workers}, it must be 0 (all) or more"),
         (not 1 <= request.shards <= MAX_SHARDS, f"shards is {request.shards}, it must be 1 to {MAX_SHARDS}"),
+        (not request.formats, "formats is empty"),
+        (len(set(request.formats)) != len(request.formats), "formats names one twice"),
+        (
+            any(name not in FORMATS for name in request.formats),
+            f"formats is {', '.join(request.formats)}, they must be of {', '.join(FORMATS)}",
+        ),
+        (request.shard_bytes < 0, "shard_mib must be 0 (by number) or more"),
         (recipe.channels not in (1, 3), f"channels is {recipe.channels}, it must be 3 (colour) or 1 (grey)"),
         (request.bucket_bytes < 1, "shuffle_memory_mib must be at least 1"),
         *(
@@ -216,7 +235,7 @@ def _pack(
     """Pack the splits; without ``progress`` (check mode) only check them."""
     before = _identity_before(request.root)
     words = None if request.devkit is None else read_words(request.devkit)
-    context = _context(request, progress, transformer, warn)
+    context = _context(request, words or {}, progress, transformer, warn)
     inputs = [_input(request, split, context) for split in request.splits]
     # All images are listed and counted before the first record is written.
     if progress:
@@ -228,13 +247,18 @@ def _pack(
             _check(requested.expected, split, classes)
     outcomes = {split.name: _pack_split(request, split, classes, check=progress is None) for split in splits}
     labels = labels_tsv(classes or [], words or {})
-    result = _describe(request, len(classes or []), labels, outcomes, check=progress is None)
+    info = DatasetInfo(request.dataset, classes or [], words or {}, request.shard_bytes)
+    result = _describe(request, info, labels, outcomes, check=progress is None)
     after = {"dataset_version": result["dataset_version"], "settings": request.settings(), "records": result["records"]}
     return {**result, "diff": {"before": before, "after": after if result["changed"] else before}}
 
 
 def _context(
-    request: PackRequest, progress: Progress | None, transformer: Transformer, warn: Callable[[str], None]
+    request: PackRequest,
+    words: Mapping[str, str],
+    progress: Progress | None,
+    transformer: Transformer,
+    warn: Callable[[str], None],
 ) -> PackContext:
     # on_bad_image is not part of the settings: it decides whether to continue, not what the bytes are.
     settings = {
@@ -244,13 +268,18 @@ def _context(
         "opencv": cv2.__version__,
         "engine": ENGINE_VERSION,
     }
+    settings |= format_key(request.formats, request.shard_bytes, request.dataset, words)
     quarantine = partial(_quarantine, request, check=progress is None)
     return PackContext(
         state_dir=request.state_dir,
         transformer=transformer,
         settings=settings,
         shuffle_seed=request.shuffle_seed,
+        formats=[FORMATS[name] for name in sorted(request.formats)],
+        dataset=request.dataset,
+        words=words,
         shards=request.shards,
+        shard_bytes=request.shard_bytes,
         workers=_workers(request),
         stop_at_bad=request.on_bad_image == "fail",
         quarantine=quarantine if request.on_bad_image == "quarantine" else None,
@@ -260,8 +289,7 @@ def _context(
 
 
 def _input(request: PackRequest, split: SplitRequest, context: PackContext) -> SplitInput:
-    folder, manifest_path = (os.path.join(request.root, name) for name in (RECORD_FOLDER, MANIFEST_NAME))
-    finished = FinishedSplit(split.name, folder, request.state_dir, manifest_path, context.warn)
+    finished = FinishedSplit(split.name, request.root, request.state_dir, context.warn)
     if split.source is not None:
         return TreeInput(finished, context, split.source)
     scratch_dir = request.scratch_dir or os.path.join(request.root, SCRATCH_FOLDER)
@@ -310,7 +338,7 @@ def _pack_split(request: PackRequest, split: PreparedSplit, classes: Sequence[st
             paths = [path for path in paths if not os.path.exists(_quarantine_path(request, split.name, path))]
         for path, content in split.contents(paths) if paths else ():
             changed |= _quarantine(request, split.name, path, content, check)
-    return _Outcome(split, packed, changed, sum(file.size_bytes for file in packed.files.values()))
+    return _Outcome(split, packed, changed, sum(file.size_bytes for file in packed.all_files().values()))
 
 
 def _quarantine_path(request: PackRequest, split: str, path: str) -> str:
@@ -321,17 +349,17 @@ def _quarantine(request: PackRequest, split: str, path: str, content: bytes, che
     target = _quarantine_path(request, split, path)
     if not check:
         os.makedirs(os.path.dirname(target), exist_ok=True)
-    return _write_if_different(target, content, check)
+    return write_if_different(target, content, check)
 
 
 def _describe(
-    request: PackRequest, classes: int, labels: bytes, outcomes: Mapping[str, _Outcome], check: bool
+    request: PackRequest, info: DatasetInfo, labels: bytes, outcomes: Mapping[str, _Outcome], check: bool
 ) -> dict[str, Any]:
-    """Write labels.tsv and the manifest if they differ, and return the result of the module."""
+    """Write what describes all splits if it differs, the manifest last, and return the result of the module."""
     finished = {name: outcome.packed for name, outcome in outcomes.items() if outcome.packed is not None}
     result: dict[str, Any] = {
         "changed": any(outcome.changed for outcome in outcomes.values()),
-        "classes": classes,
+        "classes": len(info.classes),
         "records": {split.name: _foreseen_records(split, outcomes[split.name]) for split in request.splits},
         "bytes": sum(outcome.size_bytes for outcome in outcomes.values()),
         "bad_images": 0,
@@ -340,14 +368,24 @@ def _describe(
         "manifest_sha256": "",
     }
     if len(finished) == len(outcomes):
-        splits = {name: _split_entry(packed) for name, packed in finished.items()}
-        entry = FileEntry(len(labels), hashlib.sha256(labels).hexdigest())
-        archives = read_verified(request.state_dir)
+        archives = {
+            archive.name: ArchiveEntry(archive.size_bytes, archive.md5, archive.sha256)
+            for archive in read_verified(request.state_dir)
+        }
+        described, formats = describe_formats(request.formats, info, finished)
         manifest = build_manifest(
-            request.dataset, request.settings(), cv2.__version__, archives, entry, classes, splits
+            request.dataset,
+            request.settings(),
+            cv2.__version__,
+            archives,
+            FileEntry(len(labels), hashlib.sha256(labels).hexdigest()),
+            len(info.classes),
+            {name: split_entry(packed) for name, packed in finished.items()},
+            formats=formats,
+            tools=tools_of(request.formats),
         )
-        for name, content in ((LABELS_NAME, labels), (MANIFEST_NAME, manifest)):
-            result["changed"] |= _write_if_different(os.path.join(request.root, name), content, check)
+        for name, content in {LABELS_NAME: labels, **described, MANIFEST_NAME: manifest}.items():
+            result["changed"] |= write_if_different(os.path.join(request.root, name), content, check)
         bad = [f"{name}/{path}: {reason}" for name, packed in finished.items() for path, reason in packed.bad]
         sha256 = hashlib.sha256(manifest).hexdigest()
         result.update(
@@ -365,17 +403,6 @@ def _foreseen_records(split: SplitRequest, outcome: _Outcome) -> int:
     return split.expected_images if outcome.split.counts is None else sum(outcome.split.counts.values())
 
 
-def _split_entry(packed: Packed) -> SplitEntry:
-    bad = Counter(path.split("/")[0] for path, _ in packed.bad)
-    return SplitEntry(
-        records=packed.records,
-        classes={name: count - bad[name] for name, count in packed.images.items()},
-        converted=packed.converted,
-        bad_images=dict(packed.bad),
-        files={name: FileEntry(file.size_bytes, file.sha256) for name, file in packed.files.items()},
-    )
-
-
 def _identity_before(root: str) -> dict[str, Any]:
     """Return what the diff shows of the present manifest; nothing if there is none."""
     try:
@@ -387,15 +414,3 @@ def _identity_before(root: str) -> dict[str, Any]:
         "settings": manifest.settings,
         "records": {name: split.records for name, split in manifest.splits.items()},
     }
-
-
-def _write_if_different(path: str, content: bytes, check: bool) -> bool:
-    try:
-        with open(path, "rb") as file:
-            if file.read() == content:
-                return False
-    except FileNotFoundError:
-        pass
-    if not check:
-        write_atomic(path, content)
-    return True

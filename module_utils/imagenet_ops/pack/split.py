@@ -22,26 +22,34 @@ from ansible.module_utils.imagenet_ops.core.files import canonical_json
 from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.dataset.manifest import ENGINE_VERSION
 from ansible.module_utils.imagenet_ops.download.verified import find_verified
+from ansible.module_utils.imagenet_ops.formats.format import DatasetInfo, Format
+from ansible.module_utils.imagenet_ops.layout.checkpoint import left_out_of
 from ansible.module_utils.imagenet_ops.pack.decoder import Transformer
-from ansible.module_utils.imagenet_ops.pack.listing import ImageNames, Listing, Tree
+from ansible.module_utils.imagenet_ops.pack.listing import ImageNames, Listing, Tree, left_out_files
 from ansible.module_utils.imagenet_ops.pack.spool import ArchiveSpool, SpooledImages
 from ansible.module_utils.imagenet_ops.pack.spool_source import SpoolSource, bad_archive_image
 from ansible.module_utils.imagenet_ops.pack.tree_source import RecordSource, TreeSource, bad_tree_image, rec_bytes
-from ansible.module_utils.imagenet_ops.pack.writer import FinishedSplit, Packed, SplitPacker
+from ansible.module_utils.imagenet_ops.pack.writer import FinishedSplit, Outputs, Packed, SplitPacker
 
 
 class PackContext(NamedTuple):
     """The settings of one run of packing that all its splits share.
 
-    ``settings`` is what the bytes depend on besides the images. ``quarantine`` keeps a bad image (split, path, bytes);
-    None if it is not wanted. ``progress`` is None in check mode, which writes nothing; ``warn`` shows a warning.
+    ``settings`` is what the bytes depend on besides the images. ``formats`` are those to write, ``shard_bytes`` is as
+    in `Outputs`, ``dataset`` and ``words`` (by class) are for their metadata. ``quarantine`` keeps a bad image (split,
+    path, bytes); None if it is not wanted. ``progress`` is None in check mode, which writes nothing; ``warn`` shows a
+    warning.
     """
 
     state_dir: str
     transformer: Transformer
     settings: Mapping[str, Any]
     shuffle_seed: int | None
+    formats: Sequence[Format]
+    dataset: str
+    words: Mapping[str, str]
     shards: int
+    shard_bytes: int
     workers: int
     stop_at_bad: bool
     quarantine: Callable[[str, str, bytes], bool] | None
@@ -112,9 +120,14 @@ class PreparedSplit(ABC):
         digest = hashlib.sha256("\n".join(classes or []).encode()).hexdigest()
         return {**self._context.settings, "classes": digest}
 
-    def _packer(self, names: ImageNames, classes: Sequence[str], origin: Mapping[str, Any]) -> SplitPacker:
-        listing = Listing(names, classes, self._context.shuffle_seed)
-        return SplitPacker(self._finished, self._key(classes), origin, listing, self._context.shards)
+    def _packer(self, listing: Listing, origin: Mapping[str, Any]) -> SplitPacker:
+        context = self._context
+        info = DatasetInfo(context.dataset, listing.classes, context.words, context.shard_bytes)
+        outputs = Outputs(context.formats, info, context.shards, context.shard_bytes)
+        return SplitPacker(self._finished, self._key(listing.classes), origin, listing, outputs)
+
+    def _listing(self, names: ImageNames, classes: Sequence[str]) -> Listing:
+        return Listing(names, classes, self._context.shuffle_seed)
 
     def _find(self, key: Mapping[str, Any]) -> Packed | None:
         """Return the finished split if it has this ``key``; otherwise warn why it does not."""
@@ -125,8 +138,13 @@ class PreparedSplit(ABC):
             self._finished.remember(packed)
         return packed
 
-    def _write(self, packer: SplitPacker, source: RecordSource, progress: Progress) -> Packed:
+    def _write(self, packer: SplitPacker, names: ImageNames, source: RecordSource, progress: Progress) -> Packed:
         context = self._context
+        for form in context.formats:
+            why = form.refusal(names.path(row) for row in range(len(names)))
+            if why:
+                todo = f"Rename one of them, or leave {form.name} out of data_formats"
+                raise OpsError(f"Images of {names.where}", why, todo)
         return packer.pack(source, context.workers, context.stop_at_bad, progress, context.warn)
 
 
@@ -137,10 +155,10 @@ class TreeInput(SplitInput):
         """List the tree; see `SplitInput`."""
         renamed = self._finish_renaming()
         tree = Tree(self.where)
-        if tree.ignored:
-            samples = ", ".join(tree.ignored_samples)
-            ignored = f"{tree.ignored} files in {self.where} are not images by their names ({samples})"
-            self.context.warn(f"Split {self.name}: {ignored}")
+        warning = tree.beside.warning(self.where)
+        if warning:
+            self.context.warn(f"Split {self.name}: {warning}")
+        tree.left_out = left_out_files(tree.beside, left_out_of(self.where, self.context.state_dir))
         return PreparedTree(self, tree, renamed)
 
 
@@ -153,12 +171,13 @@ class PreparedTree(PreparedSplit):
 
     def run(self, classes: Sequence[str] | None) -> tuple[Packed | None, bool]:
         """Pack the tree; see `PreparedSplit`."""
-        packer = self._packer(self._tree, classes or [], {})
+        listing = self._listing(self._tree, classes or [])
+        packer = self._packer(listing, {})
         packed = self._find(packer.key())
         if packed is not None or self._context.progress is None:
             return packed, packed is None or self._renamed
-        source = TreeSource(packer.listing, self._context.transformer)
-        return self._write(packer, source, self._context.progress), True
+        source = TreeSource(listing, self._context.transformer, self._context.formats)
+        return self._write(packer, self._tree, source, self._context.progress), True
 
     def bad_image(self, path: str, reason: str) -> OpsError:
         """Return the error for a bad image of the tree."""
@@ -235,23 +254,30 @@ class _ArchiveReader:
         source, context = self.source, self.source.context
         try:
             self.spool.fill(
-                self._archive(), context.transformer, context.workers, self._on_bad, source.finished.folder, progress
+                self._archive(),
+                context.transformer,
+                context.workers,
+                self._on_bad,
+                source.finished.root,
+                len(context.formats),
+                progress,
             )
         except OSError as error:
             raise disk_error(source.spool_folder, error) from error
         spooled = self.spool.images(source.where)
-        for warning in (spooled.beside.warning(source.where), self._without_image(spooled.names)):
+        missing = self._without_image(spooled.names)
+        spooled.names.left_out = left_out_files(spooled.beside)
+        for warning in (spooled.beside.warning(source.where), missing and missing_images(missing, source.where)):
             if warning:
                 context.warn(f"Split {source.name}: {warning}")
         return spooled
 
-    def _without_image(self, names: ImageNames) -> str | None:
-        """Return a sentence about labels whose images are not among ``names``; None where there are none."""
+    def _without_image(self, names: ImageNames) -> list[str]:
+        """Return the images that have labels and are not among ``names``, unless their number is an expected one."""
         if len(self._labels) <= len(names) or self.source.is_counted:
-            return None
+            return []
         found = {unicodedata.normalize("NFC", names.path(row).partition("/")[2]) for row in range(len(names))}
-        missing = sorted(name for name in self._labels if unicodedata.normalize("NFC", name) not in found)
-        return missing_images(missing, self.source.where) if missing else None
+        return sorted(name for name in self._labels if unicodedata.normalize("NFC", name) not in found)
 
     def contents(self, paths: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         """Read the archive again and yield some of its images. Raises OpsError."""
@@ -314,15 +340,16 @@ class PreparedArchive(PreparedSplit):
             source.deal(progress)
         except OSError as error:
             raise disk_error(self._spool.folder, error) from error
-        packed = self._write(packer, source, progress)
+        packed = self._write(packer, source.names, source, progress)
         self._spool.discard()
         return packed, True
 
     def _shuffle(self, spooled: SpooledImages, classes: Sequence[str]) -> tuple[SplitPacker, SpoolSource]:
-        packer = self._packer(spooled.names, classes, self._origin)
+        listing = self._listing(spooled.names, classes)
+        packer = self._packer(listing, self._origin)
         order_key = f"{self._key(classes)['classes']} {self._context.shuffle_seed}"
         bucket_bytes = self._reader.source.bucket_bytes
-        return packer, SpoolSource(self._spool, spooled, packer.listing, order_key, bucket_bytes)
+        return packer, SpoolSource(self._spool, spooled, listing, self._context.formats, order_key, bucket_bytes)
 
     def bad_image(self, path: str, reason: str) -> OpsError:
         """Return the error for a bad image of the archive."""

@@ -18,6 +18,7 @@ import warnings
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Callable, NamedTuple
 
 import numpy as np
@@ -29,7 +30,7 @@ from ansible.module_utils.imagenet_ops.archive.images import (
     ImageArchive,
     ResumePoint,
 )
-from ansible.module_utils.imagenet_ops.core.checkpoint import SyncJournal, open_part
+from ansible.module_utils.imagenet_ops.core.checkpoint import SyncJournal, open_part, sync_all
 from ansible.module_utils.imagenet_ops.core.concurrency import ordered_map
 from ansible.module_utils.imagenet_ops.core.disk import require_space
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
@@ -180,14 +181,15 @@ class ArchiveSpool:
         transformer: Transformer,
         workers: int,
         on_bad: Callable[[str, str, bytes], None],
-        records_folder: str,
+        root: str,
+        formats: int,
         progress: Progress,
     ) -> None:
         """Read the ``archive``, or the rest of it, into the spool.
 
         ``on_bad`` is called with path, reason and bytes of each bad image; an OpsError from it ends the reading, and
-        the next run reads that image again. ``records_folder`` is where the records will be written: its free space is
-        checked too. Raises OpsError and OSError.
+        the next run reads that image again. The records will be written below ``root``, in so many ``formats``: its
+        free space is checked too. Raises OpsError and OSError.
         """
         if not self.is_reading():
             return
@@ -199,7 +201,7 @@ class ArchiveSpool:
             position = SpoolPosition()
         self.write_checkpoint(READING, position=asdict(position))
         with archive:
-            scratch_bytes = self._require_space(archive, transformer, position, records_folder)
+            scratch_bytes = self._require_space(archive, transformer, position, root, formats)
         stage = f"reading {os.path.basename(archive.path)} (up to {scratch_bytes / _GIB:.1f} GiB of scratch space)"
         progress.start(stage, archive.size_bytes, "bytes", position.file_position)
         with archive, contextlib.ExitStack() as stack:
@@ -210,7 +212,7 @@ class ArchiveSpool:
             batches = _batches(archive, position.after, self._classes())
             transformed = ordered_map(lambda batch: _transform(archive.path, batch, transformer), batches, workers)
             stack.enter_context(contextlib.closing(transformed))
-            checkpoint = SyncJournal(self._save_position, (spool, index))
+            checkpoint = SyncJournal(self._save_position, partial(sync_all, (spool, index)))
             stack.enter_context(checkpoint.running())
             try:
                 for images in transformed:
@@ -249,19 +251,20 @@ class ArchiveSpool:
         self.write_checkpoint(READING, position=asdict(position))
 
     def _require_space(
-        self, archive: ImageArchive, transformer: Transformer, position: SpoolPosition, records_folder: str
+        self, archive: ImageArchive, transformer: Transformer, position: SpoolPosition, root: str, formats: int
     ) -> float:
         """Return the bytes that the spool will take at most. Raises OpsError if there is not enough space.
 
         The spool is deleted only after it was dealt into buckets, or the records were written: at most there are two
-        copies. The size is estimated from the first images of the archive.
+        copies, and one for each further format. The size is estimated from the first images of the archive.
         """
         sample = _sample(archive, transformer)
         expected_bytes = archive.size_bytes * sample * _ESTIMATE_MARGIN
-        other_disk = os.stat(self.folder).st_dev != os.stat(os.path.dirname(records_folder)).st_dev
-        if other_disk:
-            require_space(records_folder, int(expected_bytes))
-        require_space(self.folder, int(2 * expected_bytes) - position.spool_bytes)
+        records_bytes = formats * expected_bytes
+        if os.stat(self.folder).st_dev != os.stat(root).st_dev:
+            require_space(root, int(records_bytes))
+            records_bytes = expected_bytes
+        require_space(self.folder, int(expected_bytes + records_bytes) - position.spool_bytes)
         return 2 * expected_bytes
 
     def _classes(self) -> set[str]:

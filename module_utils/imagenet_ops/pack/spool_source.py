@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,9 @@ from ansible.module_utils.imagenet_ops.core.concurrency import ordered_map
 from ansible.module_utils.imagenet_ops.core.disk import sync_filesystem
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.core.progress import Progress
+from ansible.module_utils.imagenet_ops.formats.format import Format
 from ansible.module_utils.imagenet_ops.formats.recordio import image_record_bytes, write_all
-from ansible.module_utils.imagenet_ops.pack.listing import Listing
+from ansible.module_utils.imagenet_ops.pack.listing import ImageNames, Listing
 from ansible.module_utils.imagenet_ops.pack.spool import DEALING, DEALT, READ, ArchiveSpool, SpooledImages
 from ansible.module_utils.imagenet_ops.pack.tree_source import BatchBuilder, RecordBatch, place_batches
 
@@ -34,21 +35,33 @@ _MOST_BUFFERS = 1024  # of one writev (IOV_MAX)
 
 
 class SpoolSource:
-    """Makes the records of ``listing`` from the images ``spooled`` in ``spool``; a `RecordSource`.
+    """Makes the records of ``listing`` in ``formats`` from the images ``spooled`` in ``spool``; a `RecordSource`.
 
     ``order_key`` identifies the order. ``bucket_bytes`` is how much of the page cache a bucket may take.
     """
 
     def __init__(
-        self, spool: ArchiveSpool, spooled: SpooledImages, listing: Listing, order_key: str, bucket_bytes: int
+        self,
+        spool: ArchiveSpool,
+        spooled: SpooledImages,
+        listing: Listing,
+        formats: Sequence[Format],
+        order_key: str,
+        bucket_bytes: int,
     ) -> None:
         self._spool = spool
         self._spooled = spooled
         self._listing = listing
+        self._formats = formats
         self._order_key = order_key
         self._numbers = spooled.numbers[np.frombuffer(listing.order, np.uint32)]
         total_bytes = int(spooled.lengths.sum(dtype=np.uint64))
         self._buckets = max(1, min(MOST_BUCKETS, len(listing), -(-total_bytes // bucket_bytes)))
+
+    @property
+    def names(self) -> ImageNames:
+        """The images of the archive."""
+        return self._listing.names
 
     def is_usable(self) -> bool:
         """Return whether the spool, or the buckets that it was dealt into, can be used for this order."""
@@ -177,13 +190,13 @@ class SpoolSource:
             _read_through(descriptor)
 
             def pick(places: range) -> RecordBatch:
-                builder = BatchBuilder(self._listing)
+                builder = BatchBuilder(self._listing, self._formats)
                 here = self._numbers[places.start : places.stop]
                 where = np.searchsorted(numbers, here)
                 rows = self._listing.order[places.start : places.stop]
                 extents = zip(lengths[where].tolist(), offsets[where].tolist())
-                for row, number, extent in zip(rows, here.tolist(), extents):
-                    self._add(builder, row, number, (descriptor, *extent))
+                for place, row, number, extent in zip(places, rows, here.tolist(), extents):
+                    self._add(builder, place, row, number, (descriptor, *extent))
                 return builder.batch(places.stop)
 
             sizes = self._spooled.lengths[self._numbers[begin:stop]].tolist()
@@ -192,7 +205,7 @@ class SpoolSource:
         finally:
             os.close(descriptor)
 
-    def _add(self, builder: BatchBuilder, row: int, number: int, extent: tuple[int, int, int]) -> None:
+    def _add(self, builder: BatchBuilder, place: int, row: int, number: int, extent: tuple[int, int, int]) -> None:
         """Add the image in ``row``, or that it is bad; ``extent`` is its descriptor, length and offset."""
         reason = self._spooled.bad.get(number)
         if reason is not None:
@@ -205,7 +218,7 @@ class SpoolSource:
                 f"the image {self._listing.names.path(row)} is truncated",
                 "Delete that folder and rerun: the archive is read again",
             )
-        builder.add(row, image, self._spooled.converted.get(number, ""))
+        builder.add(place, row, image, self._spooled.converted.get(number, ""))
 
 
 def _bucket_name(bucket: int) -> str:

@@ -8,7 +8,8 @@ from typing import NamedTuple, Protocol
 
 from ansible.module_utils.imagenet_ops.core.concurrency import ordered_map
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.formats.recordio import frame_images, image_record_bytes
+from ansible.module_utils.imagenet_ops.formats.format import Buffer, Format, Sample, entry_line, entry_of
+from ansible.module_utils.imagenet_ops.formats.recordio import RECORDIO, image_record_bytes
 from ansible.module_utils.imagenet_ops.pack.decoder import Transformer
 from ansible.module_utils.imagenet_ops.pack.image import BadImageError
 from ansible.module_utils.imagenet_ops.pack.listing import ImageNames, Listing
@@ -21,31 +22,38 @@ _BATCH_BYTES = 8 * 1024 * 1024
 class RecordBatch(NamedTuple):
     """Consecutive records of the order, up to the one before place ``stop``.
 
+    ``places`` and ``ids`` are those of the records, ``image_bytes`` the lengths of their images. ``records`` has the
+    pieces of each in each format, ``entries`` the line of each for the file of entries, where one is kept.
     ``bad`` has [path, reason] of each bad image among them, which has no record, ``converted`` the `Header.converted`
     of each image that was not a colour JPEG.
     """
 
     stop: int
+    places: Sequence[int]
     ids: list[int]
-    records: Sequence[bytes | memoryview]
+    image_bytes: list[int]
+    records: dict[str, Sequence[Sequence[Buffer]]]
+    entries: list[bytes]
     bad: list[list[str]]
     converted: list[str]
 
 
 class BatchBuilder:
-    """Collects consecutive images of the order of ``listing`` for a `RecordBatch`."""
+    """Collects consecutive images of the order of ``listing`` for a `RecordBatch` in ``formats``."""
 
-    def __init__(self, listing: Listing) -> None:
+    def __init__(self, listing: Listing, formats: Sequence[Format]) -> None:
         self._listing = listing
-        self._ids: list[int] = []
-        self._images: list[bytes | memoryview] = []
+        self._formats = formats
+        self._places: list[int] = []
+        self._samples: list[Sample] = []
         self._bad: list[list[str]] = []
         self._converted: list[str] = []
 
-    def add(self, row: int, image: bytes | memoryview, converted: str) -> None:
-        """Add the packed image of ``row`` and the `Header.converted` of the original."""
-        self._ids.append(row)
-        self._images.append(image)
+    def add(self, place: int, row: int, image: Buffer, converted: str) -> None:
+        """Add the packed image of ``row``, at ``place`` in the order, and the `Header.converted` of the original."""
+        names = self._listing.names
+        self._places.append(place)
+        self._samples.append(Sample(row, self._listing.label(row), names.path(row), image))
         if converted:
             self._converted.append(converted)
 
@@ -54,10 +62,25 @@ class BatchBuilder:
         self._bad.append([path, reason])
 
     def batch(self, stop: int) -> RecordBatch:
-        """Return the records of all images that were added; ``stop`` is the place after the last one."""
-        labels = [self._listing.label(row) for row in self._ids]
-        records = frame_images(self._ids, labels, self._images)
-        return RecordBatch(stop, self._ids, records, self._bad, self._converted)
+        """Return the records of all added images; ``stop`` is the place after the last one. Raises OpsError."""
+        batch = encoded_batch(stop, self._places, self._samples, self._formats)
+        return batch._replace(bad=self._bad, converted=self._converted)
+
+
+def encoded_batch(
+    stop: int, places: Sequence[int], samples: Sequence[Sample], formats: Sequence[Format]
+) -> RecordBatch:
+    """Return the records of ``samples``, which are at ``places``, in each format. Raises OpsError."""
+    return RecordBatch(
+        stop=stop,
+        places=places,
+        ids=[sample.record_id for sample in samples],
+        image_bytes=[len(sample.image) for sample in samples],
+        records={form.name: form.encode_all(samples) for form in formats},
+        entries=[] if list(formats) == [RECORDIO] else [entry_line(entry_of(sample)) for sample in samples],
+        bad=[],
+        converted=[],
+    )
 
 
 class RecordSource(Protocol):
@@ -77,10 +100,14 @@ class RecordSource(Protocol):
 
 
 class TreeSource:
-    """Reads the images of ``listing``, that of a tree, in the order of the records, and transforms them."""
+    """Reads the images of ``listing``, that of a tree, in the order of the records, and transforms them.
 
-    def __init__(self, listing: Listing, transformer: Transformer) -> None:
+    Their records are made in each of ``formats``.
+    """
+
+    def __init__(self, listing: Listing, transformer: Transformer, formats: Sequence[Format]) -> None:
         self._listing = listing
+        self._formats = formats
         self._transformer = transformer
 
     def batches(self, begin: int, stop: int, workers: int) -> Generator[RecordBatch, None, None]:
@@ -103,16 +130,17 @@ class TreeSource:
     def _transform(self, places: range) -> RecordBatch:
         """Return the records of the images at ``places``; runs in the worker threads."""
         listing = self._listing
-        builder = BatchBuilder(listing)
+        builder = BatchBuilder(listing, self._formats)
         rows = listing.order[places.start : places.stop]
         paths = [listing.names.path(row) for row in rows]
         full_paths = [self._full_path(path) for path in paths]
         contents = [self._read(row, path) for row, path in zip(rows, full_paths)]
-        for row, path, result in zip(rows, paths, self._transformer.transform_all(full_paths, contents)):
+        results = self._transformer.transform_all(full_paths, contents)
+        for place, row, path, result in zip(places, rows, paths, results):
             if isinstance(result, BadImageError):
                 builder.add_bad(path, str(result))
             else:
-                builder.add(row, *result)
+                builder.add(place, row, *result)
         return builder.batch(places.stop)
 
     def _full_path(self, path: str) -> str:

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import recordio_verify
+from ansible.module_utils.imagenet_ops.pack import decoder
 from ansible.module_utils.imagenet_ops.pack.image import Recipe
 from ansible.module_utils.imagenet_ops.pack.pack import PackRequest, SplitRequest, pack_dataset
 from ansible.module_utils.testing import patch_module_args
 
-from tests.fakes.images import mixed_images, write_tree
+from tests.fakes import faulty_decoder
+from tests.fakes.images import jpeg, mixed_images, with_comment, write_tree
 
 
 def run_module(capsys: pytest.CaptureFixture[str], **arguments: Any) -> dict[str, Any]:
@@ -76,6 +78,20 @@ def test_only_a_full_read_finds_a_changed_byte(capsys: pytest.CaptureFixture[str
     rec.write_bytes(content)
     assert "failed" not in run_module(capsys, root=str(tmp_path), decode_samples=0)
     assert "its SHA-256 is" in run_module(capsys, root=str(tmp_path), decode_samples=0, verify="full")["msg"]
+
+
+def test_a_record_that_crashes_the_decoder_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    faulty = with_comment(jpeg(), b"fault:SIGSEGV;")
+    tree = write_tree(tmp_path / "train", {"a/1.jpg": jpeg(), "a/2.jpg": faulty, "a/3.jpg": jpeg()})
+    recipe = Recipe(24, 95, "linear", 10_000_000, pass_through=True)
+    request = PackRequest("test", str(tmp_path), str(tmp_path / ".state"), [SplitRequest("train", str(tree))], recipe)
+    pack_dataset(request, check=False, warn=pytest.fail)
+    monkeypatch.setattr(decoder, "_PROGRAM", faulty_decoder.PRELUDE + decoder._PROGRAM)
+    for _ in range(2):
+        answer = run_module(capsys, root=str(tmp_path))
+        assert "its image (a/2.jpg) cannot be decoded: damaged: the decoder crashed (SIGSEGV)" in answer["msg"]
 
 
 def test_a_host_without_opencv_is_told_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

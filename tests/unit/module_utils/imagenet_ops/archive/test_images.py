@@ -270,7 +270,7 @@ def test_what_is_beside_the_images_is_kept_with_the_point_to_resume_from(tmp_pat
     path = tmp_path / "a.tar"
     path.write_bytes(tar(entries))
     path = zip_of_tar(path) if kind == "zip" else path
-    whole = Beside(("cow", "fox", "owl"), 4, ("cat/notes.txt", "cow/deep/notes", "owl/READ.ME", "dog/.hidden.png"))
+    whole = Beside(("cow", "fox", "owl"), 4, ("cat/notes.txt", "cow/deep/notes", "dog/.hidden.png", "owl/READ.ME"))
     with ImageArchive(str(path), imagenette(""), None) as archive:
         points = [(image.after, archive.beside) for image in archive.images()]
         assert archive.beside == whole
@@ -285,7 +285,7 @@ def test_what_is_beside_the_images_is_kept_with_the_point_to_resume_from(tmp_pat
                 found._replace(empty_classes=tuple(n for n in found.empty_classes if n not in ("cat", "dog"))) == whole
             )
     assert whole.warning("x") == (
-        "4 files in x are not images by their names (cat/notes.txt, cow/deep/notes, owl/READ.ME, dog/.hidden.png)"
+        "4 files in x are not images by their names (cat/notes.txt, cow/deep/notes, dog/.hidden.png, owl/READ.ME)"
     )
 
 

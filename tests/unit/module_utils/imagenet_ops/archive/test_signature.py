@@ -83,8 +83,8 @@ def test_a_zip_in_another_compression(tmp_path: Path, method: int, name: str) ->
     content = bytearray(zipped())
     content[8] = content[content.find(b"PK\x01\x02") + 10] = method
     assert failure(tmp_path / "a.zip", bytes(content)) == (
-        f"Archive {tmp_path / 'a.zip'}: 'a/1.png' in it is compressed in {name} (method {method})."
-        " Unpack it with 7z x and use the directory"
+        f"Archive {tmp_path / 'a.zip'}: 'a/1.png' in it is of a kind that is not read: compressed in {name}"
+        f" (method {method}). Unpack it with 7z x and use the directory"
     )
 
 

@@ -153,3 +153,32 @@ def test_an_archive_that_is_cut_off_has_no_list(tmp_path: Path, length: int) -> 
 def test_what_is_no_zip(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"\x1f\x8b")
     assert not is_zip(str(tmp_path / "a"))
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_compressed_data_that_is_damaged_is_named(tmp_path: Path, compression: int) -> None:
+    members = [("first", bytes(range(256)) * 9)]
+    path = write(tmp_path, members, compression)
+    content = bytearray(path.read_bytes())
+    data = range(30 + len("first"), content.find(b"PK\x01\x02"))
+    damaged = 0
+    for position in data:
+        content[position] ^= 0x55
+        path.write_bytes(content)
+        try:
+            assert read_all(path) == members  # a bit of padding does not matter
+        except DamagedArchiveError as error:
+            damaged += str(error).startswith("its data cannot be read")
+        content[position] ^= 0x55
+    assert damaged > len(data) / 2
+
+
+def test_a_header_of_any_length_makes_no_long_error(tmp_path: Path) -> None:
+    path = write(tmp_path, [("first", bytes(9000))])
+    content = bytearray(path.read_bytes())
+    content[26:28] = b"\xff\x20"
+    content[18:22] = bytes(4)
+    path.write_bytes(content)
+    with pytest.raises(DamagedArchiveError) as caught:
+        read_all(path)
+    assert len(str(caught.value)) < 250

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
 from ansible.module_utils.imagenet_ops.core import checkpoint
-from ansible.module_utils.imagenet_ops.core.checkpoint import SyncJournal, open_part
+from ansible.module_utils.imagenet_ops.core.checkpoint import SyncJournal, open_part, sync_all
 
 
 @pytest.fixture
@@ -17,14 +18,16 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_the_files_are_synced_before_a_position_is_kept(synced: list[int]) -> None:
     kept: list[tuple[int, list[int]]] = []
-    with SyncJournal[int](lambda position: kept.append((position, list(synced))), (7, 8)).running() as journal:
+    with SyncJournal[int](
+        lambda position: kept.append((position, list(synced))), partial(sync_all, (7, 8))
+    ).running() as journal:
         journal.close(42)
     assert kept == [(42, [7, 8])]
 
 
 def test_positions_are_kept_only_now_and_then(synced: list[int]) -> None:
     kept: list[int] = []
-    with SyncJournal[int](kept.append, (7,)).running() as journal:
+    with SyncJournal[int](kept.append, partial(sync_all, (7,))).running() as journal:
         for position in range(1000):
             journal.offer(position)
         journal.close(1000)
@@ -38,7 +41,7 @@ def test_what_went_wrong_beside_the_work_is_raised(monkeypatch: pytest.MonkeyPat
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    with SyncJournal[int](full, ()).running() as journal:
+    with SyncJournal[int](full, partial(sync_all, ())).running() as journal:
         journal.offer(1)
         with pytest.raises(OSError, match="No space left"):
             journal.close(2)
@@ -65,7 +68,7 @@ def test_a_slow_disk_delays_no_offer(monkeypatch: pytest.MonkeyPatch) -> None:
         os.read(begin, 1)
 
     monkeypatch.setattr(os, "fdatasync", wait_for_the_disk)
-    with SyncJournal[int](kept.append, (7,)).running() as journal:
+    with SyncJournal[int](kept.append, partial(sync_all, (7,))).running() as journal:
         for position in range(10):
             journal.offer(position)  # the first is being synced; the others find it busy and are not kept
         os.write(end, b"12")

@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.dataset import manifest
-from ansible.module_utils.imagenet_ops.dataset.manifest import FileEntry, SplitEntry
-from ansible.module_utils.imagenet_ops.download.verified import VerifiedArchive
+from ansible.module_utils.imagenet_ops.dataset.manifest import ArchiveEntry, FileEntry, FormatEntry, SplitEntry
 
-ARCHIVES = [
-    VerifiedArchive("val.tar", 5, 1234567890, "b" * 32, "c" * 64),
-    VerifiedArchive("train.tar", 6, 987654321, "d" * 32, "e" * 64),
-]
+ARCHIVES = {
+    "val.tar": ArchiveEntry(5, "b" * 32, "c" * 64),
+    "train.tar": ArchiveEntry(6, "d" * 32, "e" * 64),
+}
 SPLITS = {
     "validation": SplitEntry(1, {"n01": 1, "n02": 0}, {"cmyk": 0, "grey": 1, "png": 0}, {}, {}),
     "train": SplitEntry(
@@ -36,6 +35,8 @@ def built(**changes: Any) -> bytes:
         "labels": FileEntry(20, "a" * 64),
         "classes": 2,
         "splits": SPLITS,
+        "formats": {},
+        "tools": {},
     }
     return manifest.build_manifest(**{**parts, **changes})
 
@@ -83,7 +84,7 @@ def test_the_manifest_says_what_was_made_from_what() -> None:
 
 
 def test_neither_the_order_of_things_nor_a_time_changes_a_byte() -> None:
-    later = [VerifiedArchive(a.name, a.size_bytes, a.mtime_ns + 1, a.md5, a.sha256) for a in reversed(ARCHIVES)]
+    later = dict(reversed(list(ARCHIVES.items())))
     assert built(archives=later, splits=dict(reversed(SPLITS.items()))) == built()
 
 
@@ -137,3 +138,20 @@ def test_the_files_that_it_names() -> None:
     assert sorted(archives) == ["archives/train.tar", "archives/val.tar"]
     assert {**records, **archives} == read.files()
     assert read.archives["val.tar"].md5 == "b" * 32
+
+
+def test_other_formats_come_back_and_are_absent_otherwise() -> None:
+    made = FormatEntry(
+        {"train": [("train-000000.tar", 2)], "validation": [("validation-000000.tar", 1)]},
+        {"train-000000.tar": FileEntry(10240, "1" * 64), "validation-000000.tar": FileEntry(10240, "2" * 64)},
+        {"_info.json": FileEntry(20, "3" * 64)},
+    )
+    splits = {name: split._replace(content_sha256="4" * 64) for name, split in SPLITS.items()}
+    content = built(splits=splits, formats={"webdataset": made}, tools={"pyarrow": "1.2"})
+    found = manifest.parse_manifest(content, "manifest.json")
+    assert found.formats == {"webdataset": made}
+    assert {split.content_sha256 for split in found.splits.values()} == {"4" * 64}
+    assert json.loads(content)["tools"]["pyarrow"] == "1.2"
+    assert {"webdataset/train-000000.tar", "webdataset/_info.json"} < found.files("records").keys()
+    assert not {"webdataset/train-000000.tar"} & found.files("archives").keys()
+    assert {"formats", "content_sha256"}.isdisjoint(built().decode().split('"'))

@@ -15,7 +15,7 @@ from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.dataset import verify
 from ansible.module_utils.imagenet_ops.dataset.verify import verify_dataset
 from ansible.module_utils.imagenet_ops.formats.recordio import frame, image_data
-from ansible.module_utils.imagenet_ops.pack.image import Recipe
+from ansible.module_utils.imagenet_ops.pack.image import BadImageError, Recipe, decode_only
 from ansible.module_utils.imagenet_ops.pack.pack import PackRequest, SplitRequest, pack_dataset
 
 from tests.fakes.images import mixed_images, write_tree
@@ -60,9 +60,15 @@ def shards(sharded: Path, tmp_path: Path) -> Path:
     return tmp_path / "copy"
 
 
+def decode(data: bytes) -> str:
+    """Decode in this process: what a process of its own adds is tested with it."""
+    outcome = decode_only(data)
+    return str(outcome) if isinstance(outcome, BadImageError) else ""
+
+
 def error(root: Path, *, full: bool = True, samples: int = 8, version: str | None = None) -> str:
     with pytest.raises(OpsError) as caught:
-        verify_dataset(str(root), version, full, samples)
+        verify_dataset(str(root), version, full, samples, decode)
     return str(caught.value)
 
 
@@ -100,7 +106,7 @@ def swap_lines(content: bytes, first: int, second: int) -> bytes:
 def test_a_whole_data_set_is_described(packed: Path, samples: int, decoded: int, *, full: bool) -> None:
     manifest = (packed / "manifest.json").read_bytes()
     sha256 = hashlib.sha256(manifest).hexdigest()
-    found = verify_dataset(str(packed), sha256[:12], full, samples)
+    found = verify_dataset(str(packed), sha256[:12], full, samples, decode)
     assert (found.pop("mib_s") > 0) == full
     assert found == {
         "changed": False,
@@ -126,14 +132,17 @@ import sys, os
 import ansible.module_utils
 ansible.module_utils.__path__.append(sys.argv[1])
 from ansible.module_utils.imagenet_ops.dataset.verify import verify_dataset
+from ansible.module_utils.imagenet_ops.pack.decoder import DecodeCheck
 
 def refuse(event, arguments):
-    writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    is_file = event == "open" and not isinstance(arguments[0], int)  # pipes are opened by their descriptors
+    writes = is_file and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
     if writes or event in ("os.mkdir", "os.rename", "os.remove", "os.truncate", "os.utime"):
         raise OSError(30, f"Read-only file system: {event} {arguments}")
 
 sys.addaudithook(refuse)
-print(verify_dataset(sys.argv[2], None, True, -1)["decoded"])
+with DecodeCheck() as decode:
+    print(verify_dataset(sys.argv[2], None, True, -1, decode)["decoded"])
 """
     modules = Path(__file__).resolve().parents[5] / "module_utils"
     command = [sys.executable, "-c", script, str(modules), str(packed)]
@@ -298,7 +307,7 @@ def replace_record(root: Path, place: int, data: bytes) -> None:
     [
         (12345, 0, "it has the id 12345, ROOT/recordio/train.idx says ID"),
         (None, 7, "it has the label 7, ROOT/recordio/train.lst says LABEL"),
-        (None, None, "its image (PATH) does not decode"),
+        (None, None, "its image (PATH) cannot be decoded: damaged: it does not decode"),
     ],
 )
 def test_a_record_of_another_split_is_found(
@@ -387,7 +396,7 @@ def test_a_disk_that_fails_is_an_error(root: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(("samples", "decoded"), [(0, 0), (5, 10), (-1, 54)])
 @pytest.mark.parametrize("full", [False, True])
 def test_shards_are_one_split(sharded: Path, samples: int, decoded: int, *, full: bool) -> None:
-    result = verify_dataset(str(sharded), None, full, samples)
+    result = verify_dataset(str(sharded), None, full, samples, decode)
     assert (result["records"], result["decoded"]) == ({"train": 40, "validation": 14}, decoded)
 
 

@@ -41,7 +41,7 @@ def test_everything_is_read_once_and_another_volume_anew(root: Path) -> None:
 
 
 def test_the_segments_cover_every_byte_of_every_file_once(root: Path) -> None:
-    segments, _ = list_segments(str(root))
+    segments, _ = list_segments(str(root), [])
     for path in root.rglob("*"):
         if path.is_file():
             mine = sorted(segment[1:] for segment in segments if segment.name == str(path.relative_to(root)))

@@ -442,6 +442,30 @@ def test_a_netrc_in_another_encoding(origin: Origin, monkeypatch: pytest.MonkeyP
     )
 
 
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (None, "it cannot be read (Is a directory). Make it a file that this user can read"),
+        (
+            b"\xef\xbb\xbfmachine 127.0.0.1 login you password word\n",
+            (
+                "it begins with a byte order mark, which programs take for a part of the first word."
+                " Correct it and run again"
+            ),
+        ),
+    ],
+)
+def test_a_netrc_that_no_program_reads(
+    origin: Origin, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes | None, why: str
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.mkdir() if content is None else netrc.write_bytes(content)
+    monkeypatch.setenv("NETRC", str(netrc))
+    with pytest.raises(OpsError) as caught:
+        session_of(origin)
+    assert str(caught.value) == f"Credentials file {netrc}: {why}"
+
+
 def test_credentials_do_not_follow_a_redirect_to_another_host(origin: Origin) -> None:
     with Origin(origin.directory) as other:
         origin.faults = [Fault(redirect=f"{other.url}/a.tar?token=1")]

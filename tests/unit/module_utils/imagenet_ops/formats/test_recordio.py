@@ -2,19 +2,22 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 from pathlib import Path
 
 import pytest
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.formats import recordio
+from ansible.module_utils.imagenet_ops.formats.format import DatasetInfo, Sample
 from ansible.module_utils.imagenet_ops.formats.recordio import (
     MAGIC,
+    RECORDIO,
     RecordReader,
-    RecordWriter,
     frame,
     frame_images,
     image_data,
+    write_all,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -192,43 +195,66 @@ def test_damage_is_named_with_its_place(content: bytes, error: str) -> None:
     assert error_of(content) == f"Record file train.rec, {error}{todo}"
 
 
-# --- RecordWriter ----------------------------------------------------------------------------------------------------
-
-
-def test_the_writer_appends_records_and_index_lines(tmp_path: Path) -> None:
-    rec, idx = (os.open(tmp_path / name, os.O_CREAT | os.O_WRONLY) for name in ("rec", "idx"))
-    writer = RecordWriter(rec, idx)
-    writer.write([5, 3], [frame(b"five"), frame(b"three")])
-    writer.write([], [])
-    writer.write([1], [frame(b"one")])
-    os.close(rec)
-    os.close(idx)
-    assert (tmp_path / "idx").read_text() == "5\t0\n3\t12\n1\t28\n"
-    assert read_all((tmp_path / "rec").read_bytes()) == [b"five", b"three", b"one"]
-    assert (writer.rec_bytes, writer.idx_bytes) == (40, 14)
+# --- files -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "writev", lambda descriptor, pieces: os.write(descriptor, b"".join(pieces)[:7]))
-    rec, idx = (os.open(tmp_path / name, os.O_CREAT | os.O_WRONLY) for name in ("rec", "idx"))
-    RecordWriter(rec, idx).write([5, 3], [frame(b"five"), frame(b"three")])
+    rec = os.open(tmp_path / "rec", os.O_CREAT | os.O_WRONLY)
+    write_all(rec, [frame(b"five"), frame(b"three")])
     os.close(rec)
-    os.close(idx)
     assert read_all((tmp_path / "rec").read_bytes()) == [b"five", b"three"]
-    assert (tmp_path / "idx").read_text() == "5\t0\n3\t12\n"
 
 
 @pytest.mark.parametrize("begin", [2**31 - 8, 2**32 - 8, 2**32, 5 * 2**32])
 def test_offsets_beyond_32_bits_are_written_and_read(tmp_path: Path, begin: int) -> None:
-    rec, idx = (os.open(tmp_path / name, os.O_CREAT | os.O_WRONLY | os.O_APPEND) for name in ("rec", "idx"))
+    rec = os.open(tmp_path / "rec", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     os.ftruncate(rec, begin)  # a hole takes no space
-    RecordWriter(rec, idx, rec_bytes=begin).write([1, 2], [frame(b"first"), frame(b"second")])
+    write_all(rec, [frame(b"first"), frame(b"second")])
     os.close(rec)
-    os.close(idx)
-    assert (tmp_path / "idx").read_text() == f"1\t{begin}\n2\t{begin + 16}\n"
+    assert RECORDIO.index_line(2, begin + 16) == f"2\t{begin + 16}\n"
     with (tmp_path / "rec").open("rb") as file:
         reader = RecordReader(file, "rec")
         reader.seek(begin + 16)
         assert reader.read() == b"second"
         assert reader.offset == begin + 32 == os.path.getsize(tmp_path / "rec")
         assert reader.read() is None
+
+
+# --- the format ------------------------------------------------------------------------------------------------------
+
+INFO = DatasetInfo("pets", ["cat", "dog"], {})
+SAMPLES = [Sample(3, 1, "dog/b.jpg", b"\xff\xd8 dog"), Sample(0, 0, "cat/a.jpg", MAGIC * 2 + b"cat")]
+
+
+def shard(folder: Path, samples: list[Sample]) -> Path:
+    path = folder / "train.rec"
+    path.write_bytes(b"".join(piece for record in RECORDIO.encode_all(samples) for piece in record))
+    (folder / "train.lst").write_text("".join(f"{s.record_id}\t{s.label:f}\t{s.name}\n" for s in samples))
+    return path
+
+
+@pytest.mark.parametrize("samples", [[], SAMPLES])
+def test_samples_come_back_with_their_names(tmp_path: Path, samples: list[Sample]) -> None:
+    assert list(RECORDIO.read(str(shard(tmp_path, samples)), INFO)) == samples
+
+
+@pytest.mark.parametrize(
+    ("lists", "error"),
+    [
+        ("3\t1.0\tdog/b.jpg\n", "train.rec: it has more records than "),
+        ("3\t1.0\tdog/b.jpg\n1\t0.0\tcat/a.jpg\n", "byte 40: it has the id 0 and the label 0, the list says otherwise"),
+        ("3\t1.0\tdog/b.jpg\n0\t0.0\tcat/a.jpg\n1\t0.0\tcat/c.jpg\n", "byte 92: 0 bytes are too few"),
+        ("3\t1.0\n", "train.lst, line 1: it does not have an id, a label and a path"),
+    ],
+)
+def test_a_list_that_does_not_fit_is_an_error(tmp_path: Path, lists: str, error: str) -> None:
+    path = shard(tmp_path, SAMPLES)
+    (tmp_path / "train.lst").write_text(lists)
+    with pytest.raises(OpsError, match=re.escape(error)):
+        list(RECORDIO.read(str(path), INFO))
+
+
+@pytest.mark.parametrize(("shards", "name"), [(1, "train.rec"), (3, "train-00002-of-00003.rec")])
+def test_shards_have_the_names_that_they_always_had(shards: int, name: str) -> None:
+    assert RECORDIO.shard_name(INFO, "train", shards - 1, shards) == name

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import os
 import struct
 import subprocess
 import sys
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Callable
 
@@ -28,15 +31,12 @@ Make = Callable[..., Transformer]
 def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     """Return what makes a transformer whose processes have a decoder with faults."""
     monkeypatch.setattr(decoder, "_PROGRAM", faulty_decoder.PRELUDE + decoder._PROGRAM)
-    made = []
+    with ExitStack() as stack:
 
-    def make(recipe: Recipe = RECIPE, limits: Limits = LIMITS, in_hand: InHand | None = None) -> Transformer:
-        made.append(Transformer(recipe, limits, in_hand))
-        return made[-1]
+        def make(recipe: Recipe = RECIPE, limits: Limits = LIMITS, in_hand: InHand | None = None) -> Transformer:
+            return stack.enter_context(Transformer(recipe, limits, in_hand))
 
-    yield make
-    for transformer in made:
-        transformer.close()
+        yield make
 
 
 def fault(name: str) -> bytes:
@@ -95,43 +95,93 @@ def test_memory_that_opencv_itself_wants_is_limited(make: Make) -> None:
 
 def test_a_process_that_does_not_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoder, "_PROGRAM", "raise SystemExit(7)")
-    with pytest.raises(OpsError, match=r"Decoder process: it ended before the first image \(status 7\)"):
-        Transformer(RECIPE).transform_all(["a"], [animated_png()])
-    monkeypatch.setattr(sys, "executable", "/there/is/none")
-    with pytest.raises(OpsError, match="Decoder process: it cannot be started"):
-        Transformer(RECIPE).transform_all(["a"], [animated_png()])
+    with Transformer(RECIPE) as transformer:
+        with pytest.raises(OpsError, match=r"Decoder process: it ended before the first image \(status 7\)"):
+            transformer.transform_all(["a"], [animated_png()])
+        monkeypatch.setattr(sys, "executable", "/there/is/none")
+        with pytest.raises(OpsError, match="Decoder process: it cannot be started"):
+            transformer.transform_all(["a"], [animated_png()])
 
 
 def test_passing_through_starts_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "Popen", pytest.fail)
     recipe = RECIPE._replace(pass_through=True, jpeg_check="strict")
-    assert Transformer(recipe).transform_all(["a"], [animated_png()]) == [(animated_png(), "")]
+    with Transformer(recipe) as transformer:
+        assert transformer.transform_all(["a"], [animated_png()]) == [(animated_png(), "")]
 
 
-def test_sound_images_of_the_usual_kinds_start_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("check", ["lenient", "strict"])
+def test_sound_images_of_the_usual_kinds_start_no_process(monkeypatch: pytest.MonkeyPatch, check: str) -> None:
     monkeypatch.setattr(subprocess, "Popen", pytest.fail)
     images = [jpeg(), png()]
-    assert Transformer(RECIPE).transform_all(["a", "b"], images) == [transform(data, RECIPE) for data in images]
+    with Transformer(RECIPE._replace(jpeg_check=check)) as transformer:
+        assert transformer.transform_all(["a", "b"], images) == [transform(data, RECIPE) for data in images]
 
 
-# --- the strict check ------------------------------------------------------------------------------------------------
+# --- what libjpeg warns of ------------------------------------------------------------------------------------------
 
 
-def holes() -> list[bytes]:
+def half() -> bytes:
     whole = jpeg(320, 240)
-    half = len(whole) // 2
-    return [whole[:half] + b"\xff\xd9", whole[:half] + bytes(4096) + whole[half + 4096 :]]
+    return whole[: len(whole) // 2] + b"\xff\xd9"
+
+
+def hole() -> bytes:
+    whole = jpeg(320, 240)
+    return whole[: len(whole) // 2] + bytes(4096) + whole[len(whole) // 2 + 4096 :]
+
+
+def extra_bytes() -> bytes:
+    return jpeg(320, 240)[:-2] + bytes(100) + b"\xff\xd9"
+
+
+PREMATURE = "damaged: the decoder says Corrupt JPEG data: premature end of data segment"
+
+
+def test_half_of_a_scan_is_bad_at_any_number_of_threads(make: Make) -> None:
+    transformer = make(limits=Limits())
+    images = [half() if number in (3, 40, 41) else jpeg(320, 240) for number in range(64)]
+
+    def of(number: int) -> str:
+        (outcome,) = transformer.transform_all([str(number)], [images[number]])
+        return str(outcome) if isinstance(outcome, BadImageError) else ""
+
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(of, range(64)))
+    assert found == [PREMATURE if number in (3, 40, 41) else "" for number in range(64)]
+
+
+def test_half_of_a_scan_is_bad_in_the_other_process_too(make: Make, tmp_path: Path) -> None:
+    in_hand = InHand(str(tmp_path), 1, pytest.fail)
+    in_hand.suspects = frozenset(["a/0"])
+    assert texts(make(limits=Limits(), in_hand=in_hand), half()) == [PREMATURE]
+    in_hand.close()
+
+
+def test_lenient_packs_a_whole_image_with_more_bytes_as_im2rec_does(make: Make) -> None:
+    outcomes = make(limits=Limits()).transform_all(["a"], [extra_bytes()])
+    assert outcomes == [transform(extra_bytes(), RECIPE)]
 
 
 def test_strict_refuses_what_libjpeg_calls_corrupt(make: Make) -> None:
-    warning = "damaged: the decoder says Corrupt JPEG data: "
-    found = texts(make(RECIPE._replace(jpeg_check="strict"), Limits()), jpeg(320, 240), *holes(), jpeg(), png())
-    assert [text.startswith(warning) for text in found] == [False, True, True, False, False]
-    assert found[0] == found[3] == found[4] == ""
+    images = [jpeg(320, 240), half(), hole(), extra_bytes(), jpeg(), png()]
+    found = texts(make(RECIPE._replace(jpeg_check="strict"), Limits()), *images)
+    assert [text.partition(": the decoder says ")[2] for text in found] == [
+        "",
+        "Corrupt JPEG data: premature end of data segment",
+        "Corrupt JPEG data: premature end of data segment",
+        "Corrupt JPEG data: 95 extraneous bytes before marker 0xd9",
+        "",
+        "",
+    ]
 
 
-def test_lenient_packs_it_as_im2rec_does(make: Make) -> None:
-    assert texts(make(), *holes()) == ["", ""]
+def test_other_text_on_standard_error_arrives_and_makes_no_image_bad(capfd: pytest.CaptureFixture[str]) -> None:
+    with Transformer(RECIPE._replace(jpeg_check="strict"), Limits()) as transformer:
+        os.write(2, b"hello\n")
+        assert texts(transformer, half(), jpeg()) == [PREMATURE, ""]
+        os.write(2, b"world")
+    assert capfd.readouterr().err == "hello\nworld"
 
 
 # --- whole runs ------------------------------------------------------------------------------------------------------

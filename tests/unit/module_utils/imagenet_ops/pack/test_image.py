@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -383,3 +384,23 @@ def test_importing_starts_no_thread_that_only_spins() -> None:
     command = [sys.executable, "-c", code, str(utils)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"\xff\xd8" + b"\xff" * 30_000_000, "truncated: it ends within the header"),
+        (b"\xff\xd8" + b"\xff\x01" * 15_000_000, "damaged: more than 100000 segments come before its picture"),
+        (b"\xff\xd8" + b"\xff\xe0\0\2" * 8_000_000, "damaged: more than 100000 segments come before its picture"),
+        (png()[:33] + b"\0\0\0\0tEXt\0\0\0\0" * 3_000_000, "damaged: more than 100000 chunks come before its end"),
+    ],
+)
+def test_an_image_of_countless_pieces_takes_no_time(data: bytes, expected: str) -> None:
+    began = time.process_time()
+    assert reason(data) == expected
+    assert time.process_time() - began < 5
+
+
+def test_fill_bytes_before_a_marker_are_passed_over() -> None:
+    whole = jpeg()
+    assert transform(whole[:2] + b"\xff" * 500 + whole[2:], RECIPE) == transform(whole, RECIPE)

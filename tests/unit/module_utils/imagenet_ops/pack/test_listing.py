@@ -61,27 +61,38 @@ def test_links_to_images_and_directories_are_followed(tmp_path: Path) -> None:
 
 def test_what_is_no_image_by_name_is_counted_and_named(tmp_path: Path) -> None:
     found = tree(tmp_path, "a/1.jpg", "a/1.txt", "a/2.gif", "readme", "b/.jpg", "b/3.JPEG.part", "c/5", "c/6")
-    (tmp_path / "a" / "gone.jpg").symlink_to(tmp_path / "nowhere")
-    found = Tree(str(tmp_path))
     assert len(found) == 1
-    assert found.ignored == 8
-    assert len(found.ignored_samples) == 5
-    assert "readme" in found.ignored_samples
+    assert found.beside.files == 7
+    assert found.beside.samples == ["a/1.txt", "a/2.gif", "b/.jpg", "b/3.JPEG.part", "c/5"]
+
+
+def test_an_image_that_is_no_file_is_an_error(tmp_path: Path) -> None:
+    tree(tmp_path, "a/1.jpg")
+    path = tmp_path / "a" / "gone.jpg"
+    path.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(OpsError) as caught:
+        Tree(str(tmp_path))
+    todo = "Replace it by the image, or delete it"
+    assert str(caught.value) == f"Tree {tmp_path}: {path} is a symbolic link to nothing. {todo}"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(OpsError, match=f"{path} is no file"):
+        Tree(str(tmp_path))
 
 
 def test_annotations_beside_their_images_are_no_reason_to_warn(tmp_path: Path) -> None:
     found = tree(tmp_path, "a/1.jpg", "a/1.xml")
-    assert (len(found), found.ignored) == (1, 0)
+    assert (len(found), found.beside.files) == (1, 0)
 
 
 def test_a_directory_within_a_class_may_hold_anything_but_images(tmp_path: Path) -> None:
     found = tree(tmp_path, "a/1.jpg", "a/notes/deep/readme.txt")
-    assert (len(found), found.ignored, found.ignored_samples) == (1, 1, ["a/notes/deep/readme.txt"])
+    assert (len(found), found.beside.files, found.beside.samples) == (1, 1, ["a/notes/deep/readme.txt"])
 
 
 def test_what_desktops_leave_is_passed_over(tmp_path: Path) -> None:
     found = tree(tmp_path, "a/1.jpg", "a/._1.jpg", "a/.DS_Store", ".DS_Store", "a/Thumbs.db", "a/desktop.ini")
-    assert (len(found), found.ignored) == (1, 0)
+    assert (len(found), found.beside.files) == (1, 0)
 
 
 NFC, NFD = "caf\u00e9", "cafe\u0301"
@@ -136,7 +147,7 @@ def test_what_im2rec_would_label_wrongly_is_an_error(tmp_path: Path, names: list
     assert rest == error.format(root=tmp_path)
 
 
-@pytest.mark.parametrize("name", [" a/1.jpg", "a\n/1.jpg", "a/1\r.jpg", "a/\u2003.jpg", "a/1.jpg\n.png"])
+@pytest.mark.parametrize("name", ["a/ 1.jpg", "a/1\n2.jpg", "a/1\r.jpg", "a/\u2003.jpg", "a/1.jpg\n.png"])
 def test_names_that_a_list_cannot_hold_are_refused(tmp_path: Path, name: str) -> None:
     write_tree(tmp_path, {name: b""})
     assert "a .lst cannot have the name" in error_of(tmp_path)
@@ -300,6 +311,14 @@ def test_a_mismatch_names_only_a_few_classes() -> None:
     names = [f"n{number:03d}" for number in range(100)]
     with pytest.raises(OpsError, match=r"100 classes do not have 50 images: n000 \(1\), .*, n004 \(1\), \.\.\.\."):
         Expected(0, 50, 50).check("validation", "/data/validation", dict.fromkeys(names, 1), names)
+
+
+def test_a_label_order_that_is_no_text_in_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "order.txt").write_bytes("n1\nn2\n".encode("utf-16"))
+    with pytest.raises(OpsError) as caught:
+        read_label_order(str(tmp_path / "order.txt"))
+    why = "it is not UTF-8 text (byte 0). Save it as UTF-8 and rerun"
+    assert str(caught.value) == f"Label order {tmp_path}/order.txt: {why}"
 
 
 def test_a_label_order_that_an_editor_of_windows_wrote(tmp_path: Path) -> None:

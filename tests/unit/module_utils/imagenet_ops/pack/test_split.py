@@ -100,7 +100,7 @@ def request_of(kind: str, folder: Path, files: dict[str, bytes]) -> SplitRequest
     archive = zip_of_tar(archive) if kind == "zip" else archive
     if kind == "laid out":
         tree = str(folder / "laid out")
-        request = LayoutRequest("any", "class_directories", tree, str(folder / "state"), str(archive))
+        request = LayoutRequest("any", "class_directories", tree, str(folder / "out/.state"), str(archive))
         lay_out(request, warn=lambda _: None)
         assert lay_out(request)["changed"] is False
         return SplitRequest("train", tree)
@@ -128,18 +128,46 @@ def test_a_class_without_an_image_keeps_its_label(tmp_path: Path, kind: str) -> 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_left_out_is_named_and_counted(tmp_path: Path, kind: str) -> None:
     files = {"a/1.jpg": jpeg(), "a/RENAME2": b"", "a/deep/more/x.gif": b"", "READ.ME": b"", "a/1.xml": b"<x/>"}
-    files |= {"a/.DS_Store": b"", "b/2.jpg": jpeg()}
+    files |= {"a/.DS_Store": b"", "b/2.jpg": jpeg(), "list.xml": b"<x/>", ".git/config": b"", "b/.2.jpg": jpeg()}
+    files |= {"__MACOSX/b/._2.jpg": b"", "_notes/z": b""}
     split = request_of(kind, tmp_path, files)
     request = PackRequest("test", str(tmp_path / "out"), str(tmp_path / "out/.state"), [split], RECIPE)
     warnings: list[str] = []
-    assert pack_dataset(request, False, warnings.append)["records"] == {"train": 2}
+    result = pack_dataset(request, False, warnings.append)
+    assert (result["records"], result["classes"]) == ({"train": 2}, 2)
+    names = [".git/config", "READ.ME", "_notes/z", "a/RENAME2", "a/deep/more/x.gif"]
+    where = split.source or split.archive
     if kind == "laid out":  # which said so itself, and left them behind
         assert warnings == []
-        return
-    (warning,) = warnings
-    head, _, names = warning.rstrip(")").partition(" are not images by their names (")
-    assert head == f"Split train: 3 files in {split.source or split.archive}"
-    assert sorted(names.split(", ")) == ["READ.ME", "a/RENAME2", "a/deep/more/x.gif"]
+    else:
+        assert warnings == [f"Split train: 6 files in {where} are not images by their names ({', '.join(names)})"]
+    assert manifest_of(tmp_path / "out")["left_out"] == {"files": {"count": 6, "samples": names}}
+    assert pack_dataset(request, False, warnings.append)["changed"] is False
+
+
+def manifest_of(root: Path) -> dict[str, Any]:
+    """Return what the manifest says of the split."""
+    value: dict[str, Any] = json.loads((root / "manifest.json").read_text())["splits"]["train"]
+    return value
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_images_where_no_class_can_be_are_an_error(tmp_path: Path, kind: str) -> None:
+    files = {"a/1.jpg": jpeg(), ".ipynb_checkpoints/1-checkpoint.jpg": jpeg()}
+    with pytest.raises(OpsError, match=r"whose name (cannot be a class|is not a valid class)"):
+        pack_dataset(
+            PackRequest("test", str(tmp_path), str(tmp_path / "state"), [request_of(kind, tmp_path, files)], RECIPE),
+            False,
+            pytest.fail,
+        )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_where_nothing_is_left_out_the_manifest_does_not_speak_of_it(tmp_path: Path, kind: str) -> None:
+    split = request_of(kind, tmp_path, {"a/1.jpg": jpeg(), "a/1.xml": b"<x/>", "a/.DS_Store": b""})
+    request = PackRequest("test", str(tmp_path / "out"), str(tmp_path / "out/.state"), [split], RECIPE)
+    pack_dataset(request, False, pytest.fail)
+    assert "left_out" not in manifest_of(tmp_path / "out")
 
 
 def test_labels_of_images_that_are_missing(tmp_path: Path) -> None:
@@ -153,6 +181,8 @@ def test_labels_of_images_that_are_missing(tmp_path: Path) -> None:
     assert pack_dataset(request, False, warnings.append)["records"] == {"train": 4}
     samples = "4.jpg, 5.jpg, 6.jpg, 7.jpg, 8.jpg"
     assert warnings == [f"Split train: 5 images that have labels are not in {tmp_path}/a.tar (such as {samples})"]
+    # Nothing was left out: the manifest lists what is there.
+    assert "left_out" not in manifest_of(tmp_path / "out")
     root = tmp_path / "counted"
     counted = replace(split, expected_images=4)
     pack_dataset(PackRequest("test", str(root), str(root / ".state"), [counted], RECIPE), False, warn=pytest.fail)

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from ansible.module_utils.imagenet_ops.formats.recordio import RECORDIO
 from ansible.module_utils.imagenet_ops.pack import tree_source
 from ansible.module_utils.imagenet_ops.pack.decoder import Transformer
 from ansible.module_utils.imagenet_ops.pack.image import Recipe
@@ -34,14 +35,15 @@ def test_the_size_of_the_records_is_known_only_of_what_is_not_encoded(
     tmp_path: Path, expected: int | None, *, pass_through: bool
 ) -> None:
     tree = Tree(str(write_tree(tmp_path, {"a/1.jpg": b"123", "a/2.jpg": b"12345"})))
-    source = TreeSource(Listing(tree, ["a"], None), Transformer(RECIPE._replace(pass_through=pass_through)))
+    source = TreeSource(Listing(tree, ["a"], None), Transformer(RECIPE._replace(pass_through=pass_through)), [RECORDIO])
     assert source.rec_bytes() == expected
 
 
 def test_a_chunk_has_records_and_says_what_is_bad_or_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tree_source, "_BATCH_IMAGES", 2)
     write_tree(tmp_path, {"a/1.jpg": jpeg(), "a/2.jpg": b"", "b/3.jpg": jpeg(2000, 10)})
-    source = TreeSource(Listing(Tree(str(tmp_path)), ["a", "b"], None), Transformer(RECIPE))
-    first, second = source.batches(0, 3, 1)
+    with Transformer(RECIPE) as transformer:
+        source = TreeSource(Listing(Tree(str(tmp_path)), ["a", "b"], None), transformer, [RECORDIO])
+        first, second = source.batches(0, 3, 1)
     assert (first.stop, first.ids, first.bad) == (2, [0], [["a/2.jpg", "zero bytes long"]])
     assert (second.stop, second.ids, len(second.bad)) == (3, [], 1)

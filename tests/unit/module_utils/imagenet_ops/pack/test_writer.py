@@ -7,9 +7,6 @@ import json
 import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,18 +17,20 @@ from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.core.progress import Progress
 from ansible.module_utils.imagenet_ops.dataset.manifest import SUFFIXES
 from ansible.module_utils.imagenet_ops.dataset.verify import verify_dataset
-from ansible.module_utils.imagenet_ops.formats.recordio import RecordReader, parse_image_data
+from ansible.module_utils.imagenet_ops.formats.format import DatasetInfo
+from ansible.module_utils.imagenet_ops.formats.recordio import RECORDIO, RecordReader, parse_image_data
 from ansible.module_utils.imagenet_ops.pack import tree_source
 from ansible.module_utils.imagenet_ops.pack.decoder import Transformer
 from ansible.module_utils.imagenet_ops.pack.image import Recipe
 from ansible.module_utils.imagenet_ops.pack.listing import Listing, Tree
 from ansible.module_utils.imagenet_ops.pack.tree_source import TreeSource
-from ansible.module_utils.imagenet_ops.pack.writer import FinishedSplit, Packed, SplitPacker
+from ansible.module_utils.imagenet_ops.pack.writer import FinishedSplit, Outputs, Packed, SplitPacker
 
-from tests.fakes import killed_packing
 from tests.fakes.images import jpeg, mixed_images, write_class_archives, write_tree
+from tests.fakes.packing_killer import Killer, killer_process
 
 RECIPE = Recipe(short_side_pixels=32, quality=95, resize_filter="linear", max_image_pixels=10_000_000)
+INFO = DatasetInfo("test", [], {})
 NAMES = ["train.idx", "train.lst", "train.rec"]
 SHARDS = [f"train-{number:05d}-of-00003" for number in range(3)]  # of the runs that are killed
 
@@ -56,13 +55,15 @@ class Workplace:
         self.warnings: list[str] = []
 
     def finished(self) -> FinishedSplit:
-        folder, state_dir, manifest_path = (str(self.root / name) for name in ("recordio", "state", "manifest.json"))
-        return FinishedSplit("train", folder, state_dir, manifest_path)
+        return FinishedSplit("train", str(self.root), str(self.root / "state"))
+
+    def listing(self) -> Listing:
+        tree = Tree(str(self.tree))
+        return Listing(tree, tree.classes, 100)
 
     def packer(self, shards: int = 1, **key: Any) -> SplitPacker:
-        tree = Tree(str(self.tree))
-        listing = Listing(tree, tree.classes, 100)
-        return SplitPacker(self.finished(), {"quality": 95, **key}, {}, listing, shards)
+        outputs = Outputs([RECORDIO], INFO, shards)
+        return SplitPacker(self.finished(), {"quality": 95, **key}, {}, self.listing(), outputs)
 
     def found(self, **key: Any) -> tuple[Packed | None, str]:
         return self.finished().find(self.packer(**key).key())
@@ -70,8 +71,9 @@ class Workplace:
     def pack(self, workers: int = 2, *, stop_at_bad: bool = False, recipe: Recipe = RECIPE, **key: Any) -> Packed:
         packer = self.packer(**key)
         progress = Progress(str(self.root / "state"), "recordio_pack")
-        source = TreeSource(packer.listing, Transformer(recipe))
-        return packer.pack(source, workers, stop_at_bad, progress, self.warnings.append)
+        with Transformer(recipe) as transformer:
+            source = TreeSource(self.listing(), transformer, [RECORDIO])
+            return packer.pack(source, workers, stop_at_bad, progress, self.warnings.append)
 
     def contents(self) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in sorted((self.root / "recordio").iterdir())}
@@ -228,8 +230,8 @@ def test_other_settings_and_another_source_are_noticed(workplace: Workplace) -> 
 
 
 def test_stopping_at_a_bad_image_names_it_and_goes_on_once_it_was_replaced(workplace: Workplace) -> None:
-    packer = workplace.packer()
-    places = {packer.listing.names.path(row): place for place, row in enumerate(packer.listing.order)}
+    listing = workplace.listing()
+    places = {listing.names.path(row): place for place, row in enumerate(listing.order)}
     first, second = sorted(workplace.bad, key=lambda path: places[path])
     with pytest.raises(OpsError) as caught:
         workplace.pack(stop_at_bad=True)
@@ -272,7 +274,7 @@ def test_a_full_disk_is_an_error_and_the_next_run_goes_on(
     with pytest.raises(OpsError) as caught:
         workplace.pack()
     assert str(caught.value) == (
-        f"Split train in {workplace.root}/recordio: the disk is full (No space left on device)."
+        f"Split train in {workplace.root}: the disk is full (No space left on device)."
         " Free or add space and rerun: packing resumes"
     )
     assert workplace.checkpoint()["position"]["place"] == (writes - 1) // 2 * 3
@@ -308,7 +310,7 @@ def test_a_directory_that_cannot_be_written_is_an_error(workplace: Workplace) ->
     (workplace.root / "recordio").write_text("a file is in the way")
     with pytest.raises(OpsError) as caught:
         workplace.pack()
-    assert caught.value.what == f"Split train in {workplace.root}/recordio"
+    assert caught.value.what == f"Split train in {workplace.root}"
     assert caught.value.todo == "Check the disk (dmesg) and rerun: packing resumes"
 
 
@@ -327,8 +329,10 @@ def test_an_image_that_changes_while_packing_is_an_error(
     packer = workplace.packer()
     change(path)
     progress = Progress(str(workplace.root / "state"), "recordio_pack")
-    with pytest.raises(OpsError) as caught:
-        packer.pack(TreeSource(packer.listing, Transformer(RECIPE)), 2, False, progress, workplace.warnings.append)
+    with pytest.raises(OpsError) as caught, Transformer(RECIPE) as transformer:
+        packer.pack(
+            TreeSource(workplace.listing(), transformer, [RECORDIO]), 2, False, progress, workplace.warnings.append
+        )
     todo = "Check the disk and that no other process changes the tree, then rerun: packing resumes here"
     assert str(caught.value) == f"Image {path}: {why.replace('1234', str(size))}. {todo}"
 
@@ -372,14 +376,16 @@ def test_parts_that_the_checkpoint_does_not_fit_are_dropped(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch, suffix: str, how: str
 ) -> None:
     interrupt(workplace, monkeypatch)
-    position = workplace.checkpoint()["position"]
+    size = dict(zip(("rec", "idx"), workplace.checkpoint()["position"]["streams"]["recordio"]["sizes"], strict=True))[
+        suffix
+    ]
     part = workplace.root / "recordio" / f".train.{suffix}.part"
     if how == "gone":
         part.unlink()
     elif how == "cut":
-        os.truncate(part, position[f"{suffix}_bytes"] - 1)
+        os.truncate(part, size - 1)
     else:
-        part.write_bytes(bytes(position[f"{suffix}_bytes"]))
+        part.write_bytes(bytes(size))
     workplace.pack()
     (warning,) = workplace.warnings
     what = "the files of the interrupted run do not match its checkpoint and are discarded"
@@ -425,9 +431,10 @@ def lose_power(root: Path, generator: random.Random) -> None:
         return json.loads(path.read_text()) if path.exists() else {}
 
     position = checkpoint("recordio_pack.train.part.json").get("position")
-    if position:
-        for suffix in ("rec", "idx"):
-            cut(root / "recordio" / f".{SHARDS[position['shard'] % 3]}.{suffix}.part", position[f"{suffix}_bytes"])
+    stream = position and position["streams"].get("recordio")
+    if stream:
+        for suffix, size in zip(("rec", "idx"), stream["sizes"], strict=False):
+            cut(root / "recordio" / f".{SHARDS[stream['shard'] % 3]}.{suffix}.part", size)
     spool = checkpoint("recordio_pack.train.spool.json")
     folder = root / ".scratch" / "train"
     if spool.get("stage") == "reading":
@@ -438,30 +445,10 @@ def lose_power(root: Path, generator: random.Random) -> None:
             cut(folder / f"bucket-{bucket:03d}", length)
 
 
-class Killer:
-    """Packs in a process that is killed at a given operation; see killed_packing.py."""
-
-    def __init__(self, server: subprocess.Popen[str]) -> None:
-        self._server = server
-
-    def run(self, source: Path, root: Path, workers: int, kill_at: int = 0, quality: int = 95) -> bool:
-        """Pack a tree or an archive and say whether that was killed; 0 lets it run to its end."""
-        split = {"source" if source.is_dir() else "archive": str(source)}
-        assert self._server.stdin
-        assert self._server.stdout
-        self._server.stdin.write(json.dumps([split, str(root), workers, quality, kill_at]) + "\n")
-        self._server.stdin.flush()
-        status = int(self._server.stdout.readline())
-        assert status in (0, signal.SIGKILL)
-        return status != 0
-
-
 @pytest.fixture(scope="module")
 def killer() -> Iterator[Killer]:
-    command = [sys.executable, killed_packing.__file__]
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # a process with threads must not fork
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as server:
-        yield Killer(server)
+    with killer_process() as killer:
+        yield killer
 
 
 def assert_same(root: Path, expected: Path) -> None:
@@ -554,7 +541,7 @@ def test_a_kill_while_files_are_replaced_never_leaves_a_manifest_of_other_files(
             break
         manifests.append((root / "manifest.json").exists())
         if manifests[-1]:
-            verify_dataset(str(root), None, full=True, decode_samples=0)
+            verify_dataset(str(root), None, full=True, decode_samples=0, decode=lambda _: "")
         killer.run(tree, root, 1, quality=80)
         assert_same(root, tmp_path / "undisturbed")
     # The old one, then none while the files change, then, where the kill came after that, the new one.
