@@ -5,11 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+# An Example is a map. This implementation writes it in the order in which it was made.
+IN_ORDER = {"PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "python"}
 DESCRIPTION = {"image": "byte", "label": "int", "file_name": "byte"}
 
 
@@ -29,6 +32,7 @@ def write(path: str, samples: list[dict[str, Any]]) -> None:
 
 def write_with_tfrecord(path: str, samples: list[dict[str, Any]]) -> None:
     """Write ``samples`` with the tfrecord library."""
+    os.environ.update(IN_ORDER)
     tfrecord: Any = importlib.import_module("tfrecord")
     writer = tfrecord.TFRecordWriter(path)
     for sample in samples:
@@ -44,6 +48,7 @@ def write_with_tfrecord(path: str, samples: list[dict[str, Any]]) -> None:
 
 def read_with_tfrecord(paths: list[str]) -> list[Any]:
     """Return label, hash and file name of all that the tfrecord library reads."""
+    os.environ.update(IN_ORDER)
     tfrecord: Any = importlib.import_module("tfrecord")
     read = [sample for path in paths for sample in tfrecord.tfrecord_loader(path, None, DESCRIPTION)]
     return [_told(int(sample["label"][0]), sample["image"], sample["file_name"]) for sample in read]
@@ -69,7 +74,7 @@ def decode_with_tfds(folder: str, split: str) -> list[list[int]]:
 
 
 def write_metadata(folder: str, name: str, splits: dict[str, list[list[int]]], classes: list[str]) -> None:
-    """Write the metadata of a data set as TFDS does; ``splits`` are lengths and bytes of the shards."""
+    """Write the metadata of the data set in ``folder`` as TFDS does; ``splits`` are lengths and bytes of the shards."""
     tfds: Any = importlib.import_module("tensorflow_datasets")
     features = tfds.features.FeaturesDict(
         {
@@ -78,10 +83,7 @@ def write_metadata(folder: str, name: str, splits: dict[str, list[list[int]]], c
             "file_name": tfds.features.Text(),
         }
     )
-    template = tfds.core.ShardedFileNameTemplate(
-        data_dir=folder, dataset_name=name, filetype_suffix="tfrecord", template=None
-    )
-    Path(folder).mkdir(parents=True)
+    template = tfds.core.ShardedFileTemplate(data_dir=folder, dataset_name=name, filetype_suffix="tfrecord")
     tfds.folder_dataset.write_metadata(
         data_dir=folder,
         features=features,
