@@ -125,7 +125,8 @@ def task_options(module: str, arguments: Any, options: Mapping[str, Any], defaul
     ]
     for name, value in arguments.items():
         choices = options.get(name, {}).get("choices")
-        if choices and not is_expression(value) and value not in choices:
+        given = value if isinstance(value, list) else [value]
+        if choices and not is_expression(value) and not set(given) <= set(choices):
             faults.append(f"{module}: {name} cannot be {value!r}")
     return faults
 

@@ -13,8 +13,8 @@ from tests.contract import architecture, tree
 from tests.contract.architecture import NAME
 
 # Every GPU host runs it. What it takes along is to stay what it needs: module, errors, files, hashing and the pool of
-# threads, the manifest with the record of an archive, both formats, the two that verify, and the processes that decode.
-RECORDIO_VERIFY_FILES_MAX = 16
+# threads, the manifest, every format, those that verify, and the processes that decode.
+RECORDIO_VERIFY_FILES_MAX = 22
 
 
 @pytest.fixture(scope="module")

@@ -54,8 +54,12 @@ def test_readme_lists_every_playbook() -> None:
     assert [path for path in tree.PLAYBOOKS if f"| `{path}` |" not in readme] == []
 
 
+# It works on the download host alone: what reads the inventory is in the policy of every playbook.
+WITHOUT_CALLS = {"playbooks/convert.yml"}
+
+
 def test_every_playbook_and_the_download_host_have_a_policy() -> None:
-    wanted = {f"`{path}`" for path in tree.PLAYBOOKS if path.count("/") == 1}
+    wanted = {f"`{path}`" for path in tree.PLAYBOOKS if path.count("/") == 1 and path not in WITHOUT_CALLS}
     assert tree.policies().keys() == wanted | {"`playbooks/steps/iam.yml`", permissions.HOST}
 
 

@@ -216,8 +216,8 @@ def _run_image_header(data: bytes) -> None:
     for recipe in (_RECIPE, _RECIPE._replace(pass_through=True, jpeg_check=STRICT)):
         plan_all([data], recipe)
     # What is passed through is judged by its bytes alone.
-    transformer = Transformer(_RECIPE._replace(pass_through=True))
-    transformer.transform_all(["fuzz"], [data])
+    with Transformer(_RECIPE._replace(pass_through=True)) as transformer:
+        transformer.transform_all(["fuzz"], [data])
 
 
 def _with_crcs(data: bytes) -> bytes:

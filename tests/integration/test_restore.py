@@ -22,6 +22,9 @@ LIVE = {"Name": "instance-state-name", "Values": ["pending", "running", "stoppin
 VERIFY = "cd {root} && sha256sum manifest.json labels.tsv recordio/*"
 BACK_UP_TREES = ("-e", '{"dataset_backup_trees": ["train", "validation"]}')
 RESTORE_TREES = ("-e", '{"dataset_restore_trees": ["train", "validation"]}')
+ALL_FORMATS = ["mds", "parquet", "recordio", "tfrecord", "webdataset"]
+DEPLOYED = ["recordio", "webdataset"]
+FORMATS = ("-e", json.dumps({"data_formats": ALL_FORMATS, "data_deploy_formats": DEPLOYED, "data_shard_mib": 1}))
 # Of prepare.yml, where it has everything to do.
 TASK_LINES_MAX = 120
 OURS = [{"Name": "tag:Project", "Values": ["imagenet-ops"]}, {"Name": "tag:Dataset", "Values": ["imagenet"]}]
@@ -48,8 +51,8 @@ def tree_files(lab: Lab, version: str, split: str) -> int:
 
 @pytest.fixture(scope="module")
 def prepared(lab: Lab) -> Run:
-    """The run of prepare.yml that made everything, with the trees in the backup."""
-    return lab.playbook("playbooks/prepare.yml", *BACK_UP_TREES)
+    """The run of prepare.yml that made everything in all formats, with the trees in the backup."""
+    return lab.playbook("playbooks/prepare.yml", *FORMATS, *BACK_UP_TREES)
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +81,19 @@ def test_the_whole_of_prepare_is_read_in_a_few_screens(prepared: Run) -> None:
         assert len([line for line in lines if f"data : {check}" in line]) == 1
 
 
+def test_four_hosts_get_the_formats_that_are_deployed(lab: Lab, version: str) -> None:
+    run = lab.playbook("playbooks/deploy.yml", *FORMATS)
+    assert len(re.findall(rf" {version} .* ok$", run.text, re.MULTILINE)) == 4
+    for number in range(1, 5):
+        found = lab.ssh(f"gpu-{number}", "cd /data/imagenet && ls").split()
+        assert found == sorted([*DEPLOYED, "labels.tsv", "manifest.json"])
+        tar = "tar -tf webdataset/train-000000.tar | grep -c jpg$"
+        assert int(lab.ssh(f"gpu-{number}", f"cd /data/imagenet && {tar}")) > 0
+    manifest = json.loads(lab.ssh("gpu-1", "cat /data/imagenet/manifest.json"))
+    assert sorted(manifest["settings"]["formats"]) == ALL_FORMATS
+    assert lab.playbook("playbooks/deploy.yml", *FORMATS).all_unchanged()
+
+
 @pytest.mark.usefixtures("credentials")
 def test_records_to_a_host_without_ebs(lab: Lab, version: str) -> None:
     options = (
@@ -88,27 +104,30 @@ def test_records_to_a_host_without_ebs(lab: Lab, version: str) -> None:
         "gpu-1",
         "-e",
         "data_mount_path=/srv/data",
+        *FORMATS,
     )
     records = (*options, "-e", "dataset_restore_content=records", "-e", f"data_version={version}")
     lab.ssh("gpu-1", "sudo rm -rf /opt/imagenet-ops")  # it may have the environment that an earlier test needed
     assert lab.playbook(*records, "--check").task_changed("python_environment : Install | Create the environment")
     run = lab.playbook(*records)
     assert run.task_changed("dataset_restore : Restore the data set")
-    listed = lab.ssh("gpu-1", VERIFY.format(root="/srv/data/imagenet")).splitlines()
-    sums = {path: sha256 for sha256, path in map(str.split, listed)}
+    listed = lab.ssh("gpu-1", "cd /srv/data/imagenet && find . -type f -exec sha256sum {} +").splitlines()
+    sums = {path.removeprefix("./"): sha256 for sha256, path in map(str.split, listed)}
     assert sums["manifest.json"].startswith(version)
     manifest = json.loads(lab.ssh("gpu-1", "cat /srv/data/imagenet/manifest.json"))
     named = {f"recordio/{name}": file for split in manifest["splits"].values() for name, file in split["files"].items()}
     named["labels.tsv"] = manifest["labels"]
+    for form, made in manifest["formats"].items():
+        named |= {f"{form}/{name}": file for name, file in (made["files"] | made["index_files"]).items()}
     assert {name: file["sha256"] for name, file in named.items()} == {
         name: value for name, value in sums.items() if name != "manifest.json"
     }
-    assert lab.ssh("gpu-1", "ls /srv/data/imagenet").split() == ["labels.tsv", "manifest.json", "recordio"]
+    assert set(lab.ssh("gpu-1", "ls /srv/data/imagenet").split()) == {"labels.tsv", "manifest.json", *ALL_FORMATS}
     assert lab.playbook(*records).all_unchanged()
 
 
 def test_a_drill_passes_and_leaves_nothing_but_its_report(lab: Lab, version: str, tmp_path: Path) -> None:
-    options = ("-e", f"restore_drill_report_dir={tmp_path}", "-e", f"data_version={version}")
+    options = ("-e", f"restore_drill_report_dir={tmp_path}", "-e", f"data_version={version}", *FORMATS)
     # A host that is lost takes the scratch volume with it; here the controller is, and the next drill cleans up.
     # Key pair and security group are those of a new account: not there.
     ec2 = lab.ec2()
@@ -125,7 +144,13 @@ def test_a_drill_passes_and_leaves_nothing_but_its_report(lab: Lab, version: str
     assert (report["passed"], report["why"], report["dataset_version"]) == (True, "", version)
     trees = ["train", "validation"]
     assert report["trees"] == trees
-    assert report["restored_files"] == 11 + sum(tree_files(lab, version, split) for split in trees)
+    answer = lab.s3().get_object(Bucket=BUCKET, Key=f"imagenet/{version}/manifest.json")
+    manifest = json.loads(answer["Body"].read())
+    made = [files for form in manifest["formats"].values() for files in (form["files"], form["index_files"])]
+    # Archives and records of RecordIO, labels and manifest; the other formats; the trees.
+    assert report["restored_files"] == 11 + sum(map(len, made)) + sum(
+        tree_files(lab, version, split) for split in trees
+    )
     assert report["records"].keys() == {"train", "validation"}
     assert with_role(lab, "drill_host") == {"instances": 0, "volumes": 0}
     assert with_role(lab, "scratch") == {"instances": 0, "volumes": 0}
@@ -146,6 +171,7 @@ def test_a_drill_of_a_damaged_backup_fails_names_the_object_and_cleans_up(
             f"restore_drill_report_dir={tmp_path}",
             "-e",
             f"data_version={version}",
+            *FORMATS,
             expect_success=False,
         )
     finally:
@@ -160,7 +186,7 @@ def test_a_drill_of_a_damaged_backup_fails_names_the_object_and_cleans_up(
 
 def test_everything_to_a_new_download_host(lab: Lab, version: str) -> None:
     lab.playbook(*TEARDOWN)
-    restore = ("playbooks/restore.yml", "-e", f"data_version={version}", *RESTORE_TREES)
+    restore = ("playbooks/restore.yml", "-e", f"data_version={version}", *FORMATS, *RESTORE_TREES)
     lab.playbook(*restore)
     assert with_role(lab, "download_host")["instances"] == 1
     sums = lab.ssh("imagenet-download", VERIFY.format(root="/data/imagenet"))
@@ -175,7 +201,7 @@ def test_everything_to_a_new_download_host(lab: Lab, version: str) -> None:
 def test_prepare_starts_from_the_backup(lab: Lab, version: str) -> None:
     lab.playbook(*TEARDOWN)
     asked_before = Paths(lab.checkout).origin_log.read_text().count("GET ")
-    run = lab.playbook("playbooks/prepare.yml", "-e", "dataset_archives_source=backup")
+    run = lab.playbook("playbooks/prepare.yml", *FORMATS, "-e", "dataset_archives_source=backup")
     assert run.task_changed("dataset_restore : Restore the data set")
     assert not run.task_changed("dataset_archives : Fetch the archives")
     assert Paths(lab.checkout).origin_log.read_text().count("GET ") == asked_before

@@ -132,8 +132,11 @@ def checked_manifest(root: str, dataset_version: str | None, full: bool, formats
         )
     unknown = set(formats) - set(manifest.format_names)
     if unknown:
-        why = f"it does not have {', '.join(sorted(unknown))}, but {', '.join(manifest.format_names)}"
-        raise OpsError(f"Data set in {root}", why, "Ask for formats that it has (data_deploy_formats), or convert it")
+        raise OpsError(
+            f"Data set in {root}",
+            f"it does not have {', '.join(sorted(unknown))}, but {', '.join(manifest.format_names)}",
+            "Ask for formats that it has (data_deploy_formats), or convert it",
+        )
     for name, split in manifest.splits.items() if RECORD_FOLDER in manifest.format_names else ():
         stems = file_stems(name, manifest.settings.get("shards", 1))
         if set(split.files) != {f"{stem}.{suffix}" for stem in stems for suffix in SUFFIXES}:

@@ -189,7 +189,10 @@ class RecordIO(Format):
         return {}
 
     def read(self, shard_path: str, info: DatasetInfo) -> Iterator[Sample]:
-        """Yield the samples, with their names from the .lst beside the .rec; see `Format`."""
+        """Yield the samples, with their names from the .lst beside the .rec.
+
+        Raises OpsError for a damaged record, and where the list does not fit.
+        """
         list_path = f"{os.path.splitext(shard_path)[0]}.lst"
         with open(shard_path, "rb") as file, open(list_path, encoding="utf-8", newline="\n") as lines:
             reader = RecordReader(file, shard_path)

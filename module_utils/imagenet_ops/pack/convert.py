@@ -141,7 +141,7 @@ def _convert(
         absent = [FORMATS[name] for name in added if name not in _formats_of(packed)]
         if absent:
             listing = _RecordedListing(source, request.root, manifest, split, info, kept.entries_path)
-            outputs = Outputs(absent, info, manifest.settings.get("shards", 1), request.shard_bytes)
+            outputs = Outputs(absent, info, manifest.settings.get("shards", 1), request.shard_bytes, keeps_entries=True)
             packer = SplitPacker(kept, key, {}, listing, outputs, _Merge(packed, key))
             workers = request.workers or usable_processors()
             packed = packer.pack(_RecordedSource(listing, absent), workers, False, progress, warn)
@@ -328,7 +328,7 @@ class _RecordedSource:
         yield stop, places, samples
 
     def _encode(self, chunk: tuple[int, list[int], list[Sample]]) -> RecordBatch:
-        return encoded_batch(*chunk, self._formats)
+        return encoded_batch(*chunk, self._formats, with_entries=True)
 
     def rec_bytes(self) -> int | None:
         """Return about what the .rec files would have: what the shards of the source have."""

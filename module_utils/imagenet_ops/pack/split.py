@@ -28,7 +28,13 @@ from ansible.module_utils.imagenet_ops.pack.decoder import Transformer
 from ansible.module_utils.imagenet_ops.pack.listing import ImageNames, Listing, Tree, left_out_files
 from ansible.module_utils.imagenet_ops.pack.spool import ArchiveSpool, SpooledImages
 from ansible.module_utils.imagenet_ops.pack.spool_source import SpoolSource, bad_archive_image
-from ansible.module_utils.imagenet_ops.pack.tree_source import RecordSource, TreeSource, bad_tree_image, rec_bytes
+from ansible.module_utils.imagenet_ops.pack.tree_source import (
+    RecordSource,
+    TreeSource,
+    bad_tree_image,
+    needs_entries,
+    rec_bytes,
+)
 from ansible.module_utils.imagenet_ops.pack.writer import FinishedSplit, Outputs, Packed, SplitPacker
 
 
@@ -123,7 +129,8 @@ class PreparedSplit(ABC):
     def _packer(self, listing: Listing, origin: Mapping[str, Any]) -> SplitPacker:
         context = self._context
         info = DatasetInfo(context.dataset, listing.classes, context.words, context.shard_bytes)
-        outputs = Outputs(context.formats, info, context.shards, context.shard_bytes)
+        keeps_entries = needs_entries(context.formats)
+        outputs = Outputs(context.formats, info, context.shards, context.shard_bytes, keeps_entries)
         return SplitPacker(self._finished, self._key(listing.classes), origin, listing, outputs)
 
     def _listing(self, names: ImageNames, classes: Sequence[str]) -> Listing:

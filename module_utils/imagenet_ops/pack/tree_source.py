@@ -63,12 +63,17 @@ class BatchBuilder:
 
     def batch(self, stop: int) -> RecordBatch:
         """Return the records of all added images; ``stop`` is the place after the last one. Raises OpsError."""
-        batch = encoded_batch(stop, self._places, self._samples, self._formats)
+        batch = encoded_batch(stop, self._places, self._samples, self._formats, needs_entries(self._formats))
         return batch._replace(bad=self._bad, converted=self._converted)
 
 
+def needs_entries(formats: Sequence[Format]) -> bool:
+    """Return whether packing keeps the entries of the records: RecordIO alone does without them."""
+    return list(formats) != [RECORDIO]
+
+
 def encoded_batch(
-    stop: int, places: Sequence[int], samples: Sequence[Sample], formats: Sequence[Format]
+    stop: int, places: Sequence[int], samples: Sequence[Sample], formats: Sequence[Format], with_entries: bool
 ) -> RecordBatch:
     """Return the records of ``samples``, which are at ``places``, in each format. Raises OpsError."""
     return RecordBatch(
@@ -77,7 +82,7 @@ def encoded_batch(
         ids=[sample.record_id for sample in samples],
         image_bytes=[len(sample.image) for sample in samples],
         records={form.name: form.encode_all(samples) for form in formats},
-        entries=[] if list(formats) == [RECORDIO] else [entry_line(entry_of(sample)) for sample in samples],
+        entries=[entry_line(entry_of(sample)) for sample in samples] if with_entries else [],
         bad=[],
         converted=[],
     )

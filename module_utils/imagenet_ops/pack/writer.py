@@ -212,13 +212,14 @@ class Outputs(NamedTuple):
     """What a split is written as: ``formats``, with ``info`` in their metadata, and where their shards end.
 
     RecordIO has ``shards`` shards. So have the others if ``shard_bytes`` is 0; else their shards have about so many
-    bytes.
+    bytes. ``keeps_entries`` is whether the source makes the entries of the records.
     """
 
     formats: Sequence[Format]
     info: DatasetInfo
     shards: int = 1
     shard_bytes: int = 0
+    keeps_entries: bool = False
 
 
 class FinishedSplit:
@@ -367,7 +368,7 @@ class SplitPacker:
         self._origin = origin
         self._merge = merge
         self._outputs = outputs
-        self._keeps_entries = list(outputs.formats) != [RECORDIO]
+        self._keeps_entries = outputs.keeps_entries
 
     def key(self) -> dict[str, Any]:
         """Return the key of the finished split."""

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.imagenet_ops.archive.images import ImageArchive
-from ansible.module_utils.imagenet_ops.pack.decoder import Transformer
-from ansible.module_utils.imagenet_ops.pack.image import BadImageError
+from ansible.module_utils.imagenet_ops.pack.decoder import DecodeCheck
 
 from tests.fuzz import targets
 from tests.fuzz.mutations import MUTATIONS, mutated
@@ -61,10 +60,7 @@ def test_what_a_reader_must_not_raise_is_a_finding(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_crash_by_an_image_of_the_usual_kind_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    def transform_all(*_: Any) -> list[BadImageError]:
-        return [BadImageError("damaged: the decoder crashed (SIGSEGV)")]
-
-    monkeypatch.setattr(Transformer, "transform_all", transform_all)
+    monkeypatch.setattr(DecodeCheck, "__call__", lambda *_: "damaged: the decoder crashed (SIGSEGV)")
     with pytest.raises(targets.FaultError, match="an image of the usual kind: damaged: the decoder crashed"):
         targets.TARGETS["decoder"].run(targets.TARGETS["decoder"].seeds()[0])
 

@@ -326,13 +326,11 @@ def test_an_image_that_changes_while_packing_is_an_error(
 ) -> None:
     path = workplace.tree / "n00000000" / "n00000000_1.JPEG"
     size = path.stat().st_size
-    packer = workplace.packer()
+    packer, listing = workplace.packer(), workplace.listing()
     change(path)
     progress = Progress(str(workplace.root / "state"), "recordio_pack")
     with pytest.raises(OpsError) as caught, Transformer(RECIPE) as transformer:
-        packer.pack(
-            TreeSource(workplace.listing(), transformer, [RECORDIO]), 2, False, progress, workplace.warnings.append
-        )
+        packer.pack(TreeSource(listing, transformer, [RECORDIO]), 2, False, progress, workplace.warnings.append)
     todo = "Check the disk and that no other process changes the tree, then rerun: packing resumes here"
     assert str(caught.value) == f"Image {path}: {why.replace('1234', str(size))}. {todo}"
 

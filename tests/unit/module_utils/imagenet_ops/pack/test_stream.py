@@ -9,28 +9,20 @@ import json
 import random
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.imagenet_ops.archive.images import ArchiveRules
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.dataset.manifest import read_manifest
-from ansible.module_utils.imagenet_ops.dataset.verify import verify_dataset
 from ansible.module_utils.imagenet_ops.formats.format import DatasetInfo, content_lines, entry_of
 from ansible.module_utils.imagenet_ops.formats.registry import FORMATS
 from ansible.module_utils.imagenet_ops.pack import tree_source
-from ansible.module_utils.imagenet_ops.pack.image import Recipe
-from ansible.module_utils.imagenet_ops.pack.pack import PackRequest, SplitRequest, pack_dataset
+from ansible.module_utils.imagenet_ops.pack.pack import pack_dataset
 
-from tests.fakes.images import jpeg, mixed_images, png, write_class_archives, write_tree
+from tests.fakes.all_formats import ALL, RECIPE, SHARD_BYTES, contents, pack, request, verified, write_images
+from tests.fakes.images import jpeg, png, write_tree
 from tests.fakes.packing_killer import Killer, killer_process
-
-ALL = ("recordio", "webdataset", "mds", "tfrecord", "parquet")
-RECIPE = Recipe(short_side_pixels=32, quality=95, resize_filter="linear", max_image_pixels=10_000_000)
-RULES = ArchiveRules("any", "class_archives")
-SHARD_BYTES = 8_000
 
 
 @pytest.fixture(autouse=True)
@@ -40,46 +32,9 @@ def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tree and an archive of the same images, two of them bad."""
     folder = tmp_path_factory.mktemp("images")
-    found = mixed_images()
-    names = sorted(found)
-    found |= {names[9]: b"<html>", names[20]: found[names[20]][:-2]}
-    write_tree(folder / "tree", found)
-    write_class_archives(folder / "images.tar", found)
+    write_images(folder)
     return folder
-
-
-def request(root: Path, source: Path, **changes: Any) -> PackRequest:
-    split = SplitRequest("train", None, str(source), RULES) if source.is_file() else SplitRequest("train", str(source))
-    return replace(
-        PackRequest(
-            dataset="test",
-            root=str(root),
-            state_dir=str(root / ".state"),
-            splits=[split],
-            recipe=RECIPE,
-            formats=ALL,
-            shard_bytes=SHARD_BYTES,
-            on_bad_image="skip",
-        ),
-        **changes,
-    )
-
-
-def pack(root: Path, source: Path, **changes: Any) -> dict[str, Any]:
-    root.mkdir(parents=True, exist_ok=True)
-    return pack_dataset(request(root, source, **changes), False, pytest.fail)
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    """Every file of the data set, the hidden ones too, besides its state."""
-    paths = (path for path in sorted(root.rglob("*")) if path.is_file())
-    return {str(path.relative_to(root)): path.read_bytes() for path in paths if ".state" not in path.parts}
-
-
-def verified(root: Path, *formats: str, full: bool = True) -> dict[str, Any]:
-    return verify_dataset(str(root), None, full, 3, lambda _: "", formats)
 
 
 @pytest.fixture(scope="module")
@@ -197,47 +152,6 @@ def test_formats_that_nobody_can_write_are_refused(
     with pytest.raises(OpsError) as caught:
         pack(tmp_path / "out", images / "tree", formats=formats)
     assert caught.value.why == error
-
-
-# --- verification ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("full", [False, True])
-def test_what_was_packed_is_verified_in_each_format(whole: Path, *, full: bool) -> None:
-    found = verified(whole, full=full)
-    assert found["formats"] == sorted(ALL)
-    assert found["decoded"] == 3 * len(ALL)
-    assert found["content_sha256"] == {"train": read_manifest(str(whole)).splits["train"].content_sha256}
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_one_flipped_bit_in_any_file_is_found(tmp_path: Path, whole: Path, name: str) -> None:
-    generator = random.Random(name)
-    for path in sorted((whole / name).rglob("*")):
-        if not path.is_file():
-            continue
-        copy = tmp_path / "copy"
-        shutil.copytree(whole, copy)
-        target = copy / path.relative_to(whole)
-        content = bytearray(target.read_bytes())
-        content[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
-        target.write_bytes(content)
-        with pytest.raises(OpsError, match=path.name.partition(".")[0]):
-            verified(copy)
-        shutil.rmtree(copy)
-
-
-def test_formats_that_are_not_deployed_need_not_be_there(tmp_path: Path, whole: Path) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(whole, copy)
-    for name in ("recordio", "mds", "parquet"):
-        shutil.rmtree(copy / name)
-    assert verified(copy, "webdataset", "tfrecord")["decoded"] == 6
-    with pytest.raises(OpsError, match="No such file"):
-        verified(copy, "webdataset", "mds")
-    with pytest.raises(OpsError) as caught:
-        verified(copy, "beton")
-    assert caught.value.why == "it does not have beton, but mds, parquet, recordio, tfrecord, webdataset"
 
 
 # --- kill -9 ---------------------------------------------------------------------------------------------------------
