@@ -235,7 +235,7 @@ attributes:
 requirements:
   - numpy
   - opencv-python-headless
-  - google-crc32c
+  - google-crc32c (for V(tfrecord) in O(formats))
   - pyarrow (for V(parquet) in O(formats))
   - scipy (for O(devkit))
 """
@@ -435,9 +435,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     if IMPORT_ERROR:
-        module.fail_json(
-            msg=missing_required_lib("numpy, opencv-python-headless and google-crc32c"), exception=IMPORT_ERROR
-        )
+        module.fail_json(msg=missing_required_lib("numpy and opencv-python-headless"), exception=IMPORT_ERROR)
 
     options = module.params
     limits = Limits(options["max_image_seconds"], options["max_image_memory_mib"])
@@ -454,7 +452,7 @@ def main() -> None:
             expected_classes=options["expected_classes"],
             shuffle_seed=options["shuffle_seed"] if options["shuffle"] else None,
             shards=options["shards"],
-            formats=options["formats"],
+            formats=tuple(options["formats"]),
             shard_bytes=options["shard_mib"] * 1024 * 1024,
             on_bad_image=options["on_bad_image"],
             workers=options["workers"],

@@ -236,7 +236,9 @@ def parse_manifest(content: bytes, path: str) -> Manifest:
 
 def _refuse_files_elsewhere(manifest: Manifest, where: str) -> None:
     for path in manifest.files():
-        if os.path.normpath(path) != path or path.startswith(("/", "..")) or "\0" in path:
+        # Archives and RecordIO have no folders, other formats do.
+        is_deep = path.count("/") > 1 and path.partition("/")[0] in (ARCHIVE_FOLDER, RECORD_FOLDER)
+        if os.path.normpath(path) != path or path.startswith(("/", "..")) or "\0" in path or is_deep:
             raise OpsError(
                 f"Manifest {where}",
                 f"it names a file outside of the data set: {path!r}",
@@ -259,8 +261,10 @@ def _refuse_impossible_values(manifest: Manifest) -> None:
         "archives": all(isinstance(name, str) for name in manifest.archives)
         and all(map(_is_entry, manifest.archives.values())),
         "splits": all(map(_is_split, manifest.splits.values())),
-        "formats": all(map(_is_format, manifest.formats.values())) and fits(manifest.format_names, [str]),
-        "tools": fits(manifest.tools, {str: str}) and "opencv" in manifest.tools,
+        "formats": isinstance(manifest.settings, dict)
+        and fits(manifest.format_names, [str])
+        and all(map(_is_format, manifest.formats.values())),
+        "tools": fits(manifest.tools, {str: str}),
     }
     for name, is_right in is_sound.items():
         if not is_right:

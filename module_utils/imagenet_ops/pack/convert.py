@@ -150,7 +150,7 @@ def _convert(
     content = build_manifest(
         manifest.dataset,
         {**manifest.settings, "formats": list(formats), "shard_bytes": request.shard_bytes},
-        manifest.tools["opencv"],
+        manifest.tools.get("opencv", ""),
         manifest.archives,
         manifest.labels,
         manifest.classes,

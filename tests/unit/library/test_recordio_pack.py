@@ -80,6 +80,8 @@ def test_options_reach_the_engine(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         channels=1,
         pass_through=True,
         shards=4,
+        formats=["mds", "recordio"],
+        shard_mib=64,
         scratch_dir="/x",
         shuffle_memory_mib=3,
     )
@@ -119,6 +121,8 @@ def test_options_reach_the_engine(monkeypatch: pytest.MonkeyPatch, capsys: pytes
             workers=5,
             label_order="/o",
             shards=4,
+            formats=("mds", "recordio"),
+            shard_bytes=64 << 20,
             scratch_dir="/x",
             bucket_bytes=3 << 20,
             limits=Limits(8, 700),

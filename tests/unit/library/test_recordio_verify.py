@@ -58,6 +58,8 @@ def test_a_whole_data_set_is_described(
         "classes": 6,
         "bytes": result["bytes"],
         "decoded": decoded,
+        "formats": ["recordio"],
+        "content_sha256": {"train": ""},
     }
 
 

@@ -116,6 +116,8 @@ def test_a_whole_data_set_is_described(packed: Path, samples: int, decoded: int,
         "classes": 5,
         "bytes": sum(path.stat().st_size for path in (packed / "recordio").iterdir()),
         "decoded": decoded,
+        "formats": ["recordio"],
+        "content_sha256": {"train": "", "validation": ""},
     }
 
 

@@ -85,6 +85,8 @@ def test_a_whole_data_set_is_described(packed: tuple[Path, dict[str, Any]], mxne
         "classes": 5,
         "bytes": result["bytes"],
         "decoded": 80,
+        "formats": ["recordio"],
+        "content_sha256": {"train": "", "validation": ""},
     }
 
 

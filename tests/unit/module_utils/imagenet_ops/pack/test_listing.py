@@ -266,7 +266,7 @@ def test_a_tab_ends_a_class_that_has_spaces(tmp_path: Path) -> None:
     [
         (b"", "it lists no class"),
         (b"a\nb\na\n", "1 classes are listed more than once: a"),
-        (b"\xff", "it cannot be read"),
+        (b"\xff", "it is not UTF-8 text"),
     ],
 )
 def test_a_file_that_gives_no_order_is_an_error(tmp_path: Path, text: bytes, why: str) -> None:
