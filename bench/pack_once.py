@@ -1,7 +1,7 @@
 """Packs once, as the module does, in a process of its own: `python -m bench.pack_once REQUEST.json`.
 
-The request has ``root``, ``workers``, ``source`` or ``archive``, and changes of the settings. Prints the seconds from after
-the imports, and the peak of memory in KiB.
+The request has ``root``, ``workers``, ``source`` or ``archive``, and changes of the settings. Prints the seconds
+from after the imports, and the peak of memory in KiB.
 """
 
 from __future__ import annotations
