@@ -95,7 +95,7 @@ class ImageDataset(Sequence[Any]):
             manifest = json.loads(content)
             shards = _shards_of(manifest, split)
             entry = manifest["splits"].get(split, {})
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{path}: it is not the manifest of a packed data set ({error!r})") from error
         self.format = format or next((name for name in FORMATS if name in shards), "")
         if self.format not in shards:
@@ -105,6 +105,9 @@ class ImageDataset(Sequence[Any]):
         self.content_id: str = entry.get("content_sha256") or hashlib.sha256(content).hexdigest()
         self._shards = [_shard(self.format, self.root, *shard, path) for shard in shards[self.format]]
         self._ends = array("Q", accumulate(len(shard) for shard in self._shards))
+        if len(self) != entry.get("records"):
+            why = f"it says {entry.get('records')} records, and the shards of {self.format} have {len(self)}"
+            raise ValueError(f"{path}: {why}")
 
     def __len__(self) -> int:
         """Return the number of records."""
@@ -164,7 +167,6 @@ class ImageStream(_stream_base()):  # type: ignore[misc]  # PyTorch is optional
             raise ValueError(f"block_records is {block_records}, it must be 1 or more")
         self.epoch = 0
         self._done = 0  # records of this process's stretch that were handed out
-        self._is_over = False  # the last pass came to its end
         self._stretch: tuple[int, int] | None = None  # of a state that was loaded
 
     def __len__(self) -> int:
@@ -175,7 +177,7 @@ class ImageStream(_stream_base()):  # type: ignore[misc]  # PyTorch is optional
     def set_epoch(self, epoch: int) -> None:
         """Begin with the first record of ``epoch``; a state that was loaded for this very epoch stays."""
         if self._stretch is None or epoch != self.epoch:
-            self.epoch, self._done, self._is_over, self._stretch = epoch, 0, False, None
+            self.epoch, self._done, self._stretch = epoch, 0, None
 
     def __iter__(self) -> Iterator[Any]:
         """Yield image and class index, from where the loaded state was, or of the next epoch."""
@@ -186,12 +188,16 @@ class ImageStream(_stream_base()):  # type: ignore[misc]  # PyTorch is optional
                 "resume with as many ranks and workers as before"
             )
         if self._stretch is None:
-            self.epoch, self._done = self.epoch + self._is_over, 0
-        self._stretch, self._is_over = None, False
-        for place in self._order(begin + self._done, end):
+            # A pass that came to its end is followed by the next epoch, one that was left by the same one.
+            self.epoch, self._done = self.epoch + (self._done == end - begin), 0
+        self._stretch = None
+        return self._rest(begin + self._done, end, self.epoch)
+
+    def _rest(self, begin: int, end: int, epoch: int) -> Iterator[Any]:
+        for place in self._order(begin, end, epoch):
+            # The state that is taken while the caller has this record is that behind it.
             self._done += 1
             yield self.dataset[place]
-        self._is_over = True
 
     def state_dict(self) -> dict[str, Any]:
         """Return where this process is: plain numbers and texts, which JSON holds."""
@@ -211,7 +217,7 @@ class ImageStream(_stream_base()):  # type: ignore[misc]  # PyTorch is optional
         for name in ("content_id", "split", "seed", "block_records"):
             if state[name] != here[name]:
                 raise ValueError(f"the state has the {name} {state[name]!r}, and this stream has {here[name]!r}")
-        self.epoch, self._done, self._is_over = state["epoch"], state["done"], False
+        self.epoch, self._done = state["epoch"], state["done"]
         self._stretch = (state["stretch"][0], state["stretch"][1])
 
     def _of_rank(self) -> tuple[int, int]:
@@ -228,13 +234,13 @@ class ImageStream(_stream_base()):  # type: ignore[misc]  # PyTorch is optional
         worker = torch_data.get_worker_info() if torch_data else None
         return (begin, end) if worker is None else _part(begin, end, worker.id, worker.num_workers)
 
-    def _order(self, begin: int, end: int) -> Iterator[int]:
-        """Yield the records at the places ``begin`` to ``end`` of the epoch's order."""
+    def _order(self, begin: int, end: int, epoch: int) -> Iterator[int]:
+        """Yield the records at the places ``begin`` to ``end`` of an epoch's order."""
         if self.seed is None:
             yield from range(begin, end)
             return
         records = len(self.dataset)
-        blocks = _shuffled(range(-(-records // self.block_records)), f"{self.seed}/{self.epoch}")
+        blocks = _shuffled(range(-(-records // self.block_records)), f"{self.seed}/{epoch}")
         # Blocks of one record are shuffled already.
         step = 1 if self.block_records == 1 else WINDOW_BLOCKS
         place = 0
@@ -245,7 +251,7 @@ class ImageStream(_stream_base()):  # type: ignore[misc]  # PyTorch is optional
                 for record in range(block * self.block_records, min((block + 1) * self.block_records, records))
             ]
             if place < end and place + len(window) > begin:
-                window_order = _shuffled(window, f"{self.seed}/{self.epoch}/{first}")
+                window_order = _shuffled(window, f"{self.seed}/{epoch}/{first}")
                 yield from window_order[max(begin - place, 0) : end - place]
             place += len(window)
 
@@ -301,8 +307,8 @@ class _Shard:
             raise ValueError(f"{self._index_path}: {why}")
         begin, end = spans.begins[place], spans.ends[place]
         data = _read_at(self._path, begin, end - begin)
-        if len(data) < end - begin:
-            raise ValueError(f"{self._path}, byte {begin}: the record is truncated")
+        if not data or len(data) < end - begin:
+            raise ValueError(f"{self._path}, byte {begin}: the record is truncated, or the index is damaged")
         return _PARSERS[self._format](data, self._path, begin)
 
     def _found(self) -> _Spans:
@@ -364,8 +370,11 @@ def _shard(format_name: str, root: str, name: str, records: int | None, manifest
 
 
 def _read_at(path: str, offset: int, count: int) -> bytes:
+    """Return what the file has of ``count`` bytes at ``offset``."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
+        # A damaged index must not cost memory.
+        count = max(min(count, os.fstat(descriptor).st_size - offset), 0)
         data = os.pread(descriptor, count, offset)
         while 0 < len(data) < count:  # one call gives at most 2 GiB
             more = os.pread(descriptor, count - len(data), offset + len(data))
@@ -398,9 +407,7 @@ def _recordio_spans(path: str, index_path: str) -> _Spans:
     begins = array("Q")
     for line, fields in _index_lines(index_path):
         begins.append(_numbers(index_path, line, fields if len(fields) == 2 else ())[1])
-    # A record that the index places behind the end is empty, and an error when it is read.
-    ends = array("Q", [*begins[1:], os.path.getsize(path)][: len(begins)])
-    return _Spans(begins, array("Q", (max(end, begin + 1) for begin, end in zip(begins, ends))))
+    return _Spans(begins, array("Q", [*begins[1:], os.path.getsize(path)][: len(begins)]))
 
 
 def _parse_recordio(data: bytes, path: str, begin: int) -> Image:
