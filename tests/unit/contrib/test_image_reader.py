@@ -456,7 +456,17 @@ def test_another_number_of_records_than_the_manifest_has_is_an_error(copied: Pat
     assert str(caught.value) == f"{copied}/manifest.json: it says 41 records, and the shards of recordio have 40"
 
 
-# --- what it needs ---------------------------------------------------------------------------------------------------
+# --- the documentation, and what it needs ----------------------------------------------------------------------------
+
+
+def test_the_example_of_the_readme_runs(root: Path, expected: list[tuple[bytes, int]]) -> None:
+    examples = re.findall(r"```python\n(.*?)```", (CONTRIB / "README.md").read_text(), re.DOTALL)
+    (example,) = (text for text in examples if "image_reader" in text)
+    names: dict[str, Any] = {}
+    exec(example.replace("/data/imagenet", str(root)), names)
+    stream = ImageStream(ImageDataset(root, "train", "tfrecord"), 1)
+    stream.load_state_dict(names["state"])
+    assert sorted([(names["image"], names["label"]), *stream]) == sorted(expected)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 10), reason="Python 3.9 cannot list its own modules")
