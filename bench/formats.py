@@ -126,7 +126,7 @@ def _readers(bench: Bench, tree: Path) -> None:
     _peer(bench, "litdata", "bench.convert_once", str(tree), "litdata")()
     root = bench.directory / "read"
     folders = {
-        "recordio": root / "recordio",
+        "ours": root,
         "webdataset": root / "webdataset",
         "streaming": root / "mds" / "train",
         "litdata": bench.directory / "litdata",
@@ -136,8 +136,8 @@ def _readers(bench: Bench, tree: Path) -> None:
     ]
     ratios = {}
     for peer in PEERS:
-        ratios[peer] = statistics.median(rates["recordio"] / rates[peer] for rates in rounds)
-        ours, theirs = (statistics.median(rates[name] for rates in rounds) for name in ("recordio", peer))
+        ratios[peer] = statistics.median(rates["ours"] / rates[peer] for rates in rounds)
+        ours, theirs = (statistics.median(rates[name] for rates in rounds) for name in ("ours", peer))
         bench.record(f"formats.reader_ratio_{peer}", ratios[peer], f"{ours:.0f} images/s, {peer} {theirs:.0f}")
     worst = min(PEERS, key=ratios.__getitem__)
     bench.record("formats.reader_ratio", ratios[worst], f"{worst}, the fastest of webdataset, Streaming and LitData")

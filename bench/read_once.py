@@ -1,8 +1,8 @@
 """Reads a data set once through a PyTorch DataLoader, in .venv-judges: `python -m bench.read_once READER FOLDER`.
 
-READER is recordio (contrib/recordio_reader.py), webdataset, streaming or litdata. All decode the same JPEGs with the
-same calls in two worker processes, in the order on the disk. Prints images a second, from the first batch on: before
-it, the workers start.
+READER is ours (contrib/image_reader.py, of RecordIO), webdataset, streaming or litdata. All decode the same images with
+the same calls in two worker processes, in the order on the disk. Prints images a second, from the first batch on:
+before it, the workers start.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "contrib"))
 
 BATCH = 32
 WORKERS = 2
-_SIDE = 224
+_SIDE = 64  # libjpeg scales to this while it decodes, so that the reader itself shows
 
 image_module: Any = importlib.import_module("PIL.Image")
 numpy: Any = importlib.import_module("numpy")
@@ -27,7 +27,7 @@ data: Any = importlib.import_module("torch.utils.data")
 
 def pixels(image: Any) -> Any:
     """Return the pixels of a picture that is open, as a batch takes them."""
-    image.draft("RGB", (_SIDE, _SIDE))  # libjpeg scales while it decodes, so that the reader itself shows
+    image.draft("RGB", (_SIDE, _SIDE))
     return numpy.array(image.convert("RGB").resize((_SIDE, _SIDE)))
 
 
@@ -38,35 +38,25 @@ def decode(content: bytes) -> Any:
 
 def of_webdataset(sample: dict[str, bytes]) -> tuple[Any, int]:
     """Return image and label of a sample of webdataset."""
-    return decode(sample["jpg"]), int(sample["cls"])
-
-
-def of_streaming(samples: list[dict[str, Any]]) -> list[tuple[Any, int]]:
-    """Return image and label of samples of Streaming, which opens the pictures itself."""
-    return [(pixels(sample["x"]), sample["y"]) for sample in samples]
-
-
-def of_litdata(samples: list[dict[str, Any]]) -> list[tuple[Any, int]]:
-    """Return image and label of samples of LitData."""
-    return [(decode(sample["x"]), sample["y"]) for sample in samples]
+    return decode(sample["jpg"] if "jpg" in sample else sample["png"]), int(sample["cls"])
 
 
 def collate_streaming(samples: list[dict[str, Any]]) -> Any:
-    """Return a batch of Streaming."""
-    return data.default_collate(of_streaming(samples))
+    """Return a batch of samples of Streaming, which opens the pictures itself."""
+    return data.default_collate([(pixels(sample["x"]), sample["y"]) for sample in samples])
 
 
 def collate_litdata(samples: list[dict[str, Any]]) -> Any:
-    """Return a batch of LitData."""
-    return data.default_collate(of_litdata(samples))
+    """Return a batch of samples of LitData."""
+    return data.default_collate([(decode(sample["x"]), sample["y"]) for sample in samples])
 
 
 def loader(reader: str, folder: Path) -> Any:
     """Return what yields the batches."""
     options: dict[str, Any] = {"batch_size": BATCH, "num_workers": WORKERS}
-    if reader == "recordio":
-        ours: Any = importlib.import_module("recordio_reader")
-        return data.DataLoader(ours.RecordIODataset(sorted(folder.glob("*.rec")), transform=decode), **options)
+    if reader == "ours":
+        ours: Any = importlib.import_module("image_reader")
+        return data.DataLoader(ours.ImageDataset(folder, "train", format="recordio", transform=decode), **options)
     peer: Any = importlib.import_module(reader)
     if reader == "webdataset":
         samples = peer.WebDataset(sorted(map(str, folder.glob("*.tar"))), shardshuffle=False).map(of_webdataset)
