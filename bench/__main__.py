@@ -16,7 +16,7 @@ ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
 
 from bench.report import Bench, Target, keep, table  # noqa: E402 (needs the path above)
 
-AREAS = ("pack", "fetch", "layout", "backup", "fleet")
+AREAS = ("pack", "formats", "fetch", "layout", "backup", "fleet")
 
 
 def main() -> int:

@@ -1,12 +1,14 @@
 """Packs once, as the module does, in a process of its own: `python -m bench.pack_once REQUEST.json`.
 
-The request has ``root`` and ``split`` (arguments of SplitRequest), and changes of the settings.
+The request has ``root``, ``workers``, ``source`` or ``archive``, and changes of the settings. Prints the seconds
+from after the imports, and the peak of memory in KiB.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import ansible.module_utils
@@ -28,7 +30,8 @@ def main() -> None:
     rules = ArchiveRules("any", "class_archives")
     split = SplitRequest("train", job.get("source"), job.get("archive"), rules)
     root = job["root"]
-    request = PackRequest("bench", root, f"{root}/.state", [split], recipe, workers=job["workers"])
+    chosen = {name: job[name] for name in ("formats", "shard_bytes") if name in job}
+    request = PackRequest("bench", root, f"{root}/.state", [split], recipe, workers=job["workers"], **chosen)
 
     def pack(warn: Warn) -> dict[str, str]:
         pack_dataset(request, check=False, warn=warn)
@@ -36,7 +39,9 @@ def main() -> None:
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         return {"peak_kib": status["VmHWM"].split()[0]}
 
-    print(supervised(pack, request.state_dir, 300.0, sys.exit)["peak_kib"])
+    began = time.monotonic()
+    peak_kib = supervised(pack, request.state_dir, 300.0, sys.exit)["peak_kib"]
+    print(time.monotonic() - began, peak_kib)
 
 
 if __name__ == "__main__":

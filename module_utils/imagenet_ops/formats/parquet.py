@@ -79,7 +79,8 @@ class Parquet(Format):
         """
         pyarrow = _pyarrow(shard_path)
         schema = _schema(pyarrow, info)
-        with open(data_path, "rb") as data, open(shard_path, "wb") as shard:
+        # A file of pyarrow's own, for every page would be copied once more for one of Python's.
+        with open(data_path, "rb") as data, pyarrow.OSFile(shard_path, "wb") as shard:
             with pyarrow.parquet.ParquetWriter(
                 shard,
                 schema,

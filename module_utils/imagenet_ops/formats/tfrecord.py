@@ -190,31 +190,39 @@ def _around_image(sample: Sample | Entry, image_bytes: int) -> tuple[bytes, byte
     An Example is a map of features, of which each is a list, here of one value. They are in the order of their names.
     """
     file_name = _field(_FIRST, _field(_FIRST, sample.name.rpartition("/")[2].encode()))
-    label = _field(_THIRD, _field(_FIRST, _varint(sample.label)))
     image = _field(_FIRST, _field(_FIRST, b"", image_bytes), image_bytes)
-    image = _field(_FIRST, _field(_FIRST, b"image") + _field(_SECOND, image, image_bytes), image_bytes)
-    after = _map_entry(b"label", label)
-    before = _map_entry(b"file_name", file_name) + image
-    features = _field(_FIRST, before, image_bytes + len(after))
-    return features, after
+    image = _field(_FIRST, _IMAGE_KEY + _field(_SECOND, image, image_bytes), image_bytes)
+    after = _label_entry(sample.label)
+    before = _field(_FIRST, _FILE_NAME_KEY + _field(_SECOND, file_name)) + image
+    return _field(_FIRST, before, image_bytes + len(after)), after
 
 
-def _map_entry(key: bytes, feature: bytes) -> bytes:
-    return _field(_FIRST, _field(_FIRST, key) + _field(_SECOND, feature))
+@functools.lru_cache(maxsize=1024)
+def _label_entry(label: int) -> bytes:
+    feature = _field(_THIRD, _field(_FIRST, _varint(label)))
+    return _field(_FIRST, _field(_FIRST, b"label") + _field(_SECOND, feature))
 
 
 def _field(tag: int, content: bytes, more_bytes: int = 0) -> bytes:
     """Return a field of ``content`` that goes on with ``more_bytes`` that are not here."""
-    return bytes([tag]) + _varint(len(content) + more_bytes) + content
+    return _BYTES[tag] + _varint(len(content) + more_bytes) + content
 
 
 def _varint(value: int) -> bytes:
+    if value < len(_BYTES):
+        return _BYTES[value]
     digits = bytearray()
     while value > 0x7F:
         digits.append(value & 0x7F | 0x80)
         value >>= 7
     digits.append(value)
     return bytes(digits)
+
+
+# The varints of one byte, which most are, and the tags.
+_BYTES = [bytes([value]) for value in range(0x80)]
+_IMAGE_KEY = _field(_FIRST, b"image")
+_FILE_NAME_KEY = _field(_FIRST, b"file_name")
 
 
 def _sample(data: memoryview, info: DatasetInfo) -> Sample:
