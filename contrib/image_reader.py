@@ -64,7 +64,7 @@ _PARQUET_TAIL = struct.Struct("<I4s")
 _CACHED_GROUPS = 2 * WINDOW_BLOCKS
 
 PathLike = Union[str, "os.PathLike[str]"]
-Image = tuple[bytes, int]
+Image = tuple[bytes, float]  # with its label
 
 
 class ImageDataset(Sequence[Any]):
@@ -95,6 +95,7 @@ class ImageDataset(Sequence[Any]):
             manifest = json.loads(content)
             shards = _shards_of(manifest, split)
             entry = manifest["splits"].get(split, {})
+            self._classes: int = manifest["labels"]["classes"]
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{path}: it is not the manifest of a packed data set ({error!r})") from error
         self.format = format or next((name for name in FORMATS if name in shards), "")
@@ -119,8 +120,11 @@ class ImageDataset(Sequence[Any]):
         if not 0 <= index < len(self):
             raise IndexError(f"record {place} of {len(self)}")
         number = bisect_right(self._ends, index)
-        image, label = self._shards[number].read(index - (self._ends[number - 1] if number else 0))
-        return (image if self.transform is None else self.transform(image)), label
+        shard = self._shards[number]
+        image, label, begin = shard.read(index - (self._ends[number - 1] if number else 0))
+        if not 0 <= label < self._classes:
+            raise ValueError(f"{shard.path}, byte {begin}: the label {label:g} is none of the {self._classes} classes")
+        return (image if self.transform is None else self.transform(image)), int(label)
 
 
 def _stream_base() -> Any:
@@ -286,7 +290,7 @@ class _Shard:
     """A shard whose records are found by an index; it is read when it is needed, by each process."""
 
     def __init__(self, path: str, index_path: str, format_name: str, records: int | None) -> None:
-        self._path = path
+        self.path = path
         self._index_path = index_path
         self._format = format_name
         self._spans: _Spans | None = None
@@ -299,21 +303,21 @@ class _Shard:
         """Leave the index out of a pickle: that of a large data set has 20 MB."""
         return {**self.__dict__, "_spans": None}
 
-    def read(self, place: int) -> Image:
-        """Return image and label of a record. Raises ValueError, OSError."""
+    def read(self, place: int) -> tuple[bytes, float, int]:
+        """Return image and label of a record, and where it begins. Raises ValueError, OSError."""
         spans = self._found()
         if len(spans.begins) != self._records:
             why = f"it has {len(spans.begins)} records, and the manifest says {self._records}"
             raise ValueError(f"{self._index_path}: {why}")
         begin, end = spans.begins[place], spans.ends[place]
-        data = _read_at(self._path, begin, end - begin)
+        data = _read_at(self.path, begin, end - begin)
         if not data or len(data) < end - begin:
-            raise ValueError(f"{self._path}, byte {begin}: the record is truncated, or the index is damaged")
-        return _PARSERS[self._format](data, self._path, begin)
+            raise ValueError(f"{self.path}, byte {begin}: the record is truncated, or the index is damaged")
+        return (*_PARSERS[self._format](data, self.path, begin), begin)
 
     def _found(self) -> _Spans:
         if self._spans is None:
-            self._spans = _INDEXES[self._format](self._path, self._index_path)
+            self._spans = _INDEXES[self._format](self.path, self._index_path)
         return self._spans
 
 
@@ -321,25 +325,28 @@ class _ParquetShard:
     """A shard of Parquet, whose footer says where the row groups are."""
 
     def __init__(self, path: str, records: int) -> None:
-        self._path = path
+        self.path = path
         self._records = records
         self._ends: Sequence[int] = ()
 
     def __len__(self) -> int:
         return self._records
 
-    def read(self, place: int) -> Image:
-        """Return image and label of a record. Raises ValueError, OSError, ImportError."""
+    def read(self, place: int) -> tuple[bytes, float, int]:
+        """Return image and label of a record, and where its row group begins.
+
+        Raises ValueError, OSError, ImportError.
+        """
         if not self._ends:
-            metadata = _parquet_file(self._path).metadata
+            metadata = _parquet_file(self.path).metadata
             rows = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
             if sum(rows) != self._records:
-                raise ValueError(f"{self._path}: it has {sum(rows)} records, and the manifest says {self._records}")
+                raise ValueError(f"{self.path}: it has {sum(rows)} records, and the manifest says {self._records}")
             self._ends = list(accumulate(rows))
         number = bisect_right(self._ends, place)
-        images, labels = _row_group(self._path, number, os.getpid())
+        images, labels, begin = _row_group(self.path, number, os.getpid())
         at = place - (self._ends[number - 1] if number else 0)
-        return images[at].as_py(), labels[at].as_py()
+        return images[at].as_py(), labels[at].as_py(), begin
 
 
 def _shards_of(manifest: dict[str, Any], split: str) -> dict[str, list[tuple[str, int | None]]]:
@@ -430,8 +437,8 @@ def _parse_recordio(data: bytes, path: str, begin: int) -> Image:
     image_begin = _IMAGE_HEADER.size + 4 * count
     if offset != len(data) or len(content) < image_begin:
         raise ValueError(f"{path}, byte {begin}: the record does not have the length that the index says")
-    label = struct.unpack_from("<f", content, _IMAGE_HEADER.size if count else 4)[0]
-    return content[image_begin:], int(label)
+    (label,) = struct.unpack_from("<f", content, _IMAGE_HEADER.size if count else 4)
+    return content[image_begin:], label
 
 
 # --- MDS: a table of offsets at the beginning ------------------------------------------------------------------------
@@ -449,7 +456,7 @@ def _mds_spans(path: str, _: str) -> _Spans:
             raise ValueError(f"{path}, byte {4 * (number + 2)}: a sample cannot have {end - begin} bytes")
     if offsets[-1] != size_bytes:
         raise ValueError(f"{path}, byte {size_bytes}: its header says {offsets[-1]} bytes; the shard is truncated")
-    return _Spans(offsets[:-1], offsets[1:])
+    return _Spans(array("Q", offsets[:-1]), array("Q", offsets[1:]))
 
 
 def _parse_mds(data: bytes, path: str, begin: int) -> Image:
@@ -490,7 +497,7 @@ def _parse_webdataset(data: bytes, path: str, begin: int) -> Image:
         members[suffix] = data[offset + _TAR_BLOCK : offset + _TAR_BLOCK + size]
         offset += _TAR_BLOCK + size + -size % _TAR_BLOCK
     image, label = members.get(b"jpg", members.get(b"png")), members.get(b"cls", b"")
-    if offset != len(data) or image is None or not label.isdigit():
+    if offset != len(data) or image is None or not re.fullmatch(b"[0-9]{1,9}", label):
         raise ValueError(f"{path}, byte {begin}: the members are not those of a sample")
     return image, int(label)
 
@@ -523,7 +530,9 @@ def _parse_tfrecord(data: bytes, path: str, begin: int) -> Image:
 
 
 def _value(message: memoryview, number: int) -> memoryview:
-    return next(_values(message, number), memoryview(b""))
+    for value in _values(message, number):
+        return value
+    raise LookupError(number)
 
 
 def _values(message: memoryview, number: int) -> Iterator[memoryview]:
@@ -567,8 +576,11 @@ def _parquet_file(path: str) -> Any:
 
 
 @functools.lru_cache(maxsize=_CACHED_GROUPS)
-def _row_group(path: str, number: int, _: int) -> tuple[Any, Any]:
-    """Return images and labels of a row group. The process is an argument: pyarrow's memory is not for a fork."""
+def _row_group(path: str, number: int, _: int) -> tuple[Any, Any, int]:
+    """Return images and labels of a row group, and where it begins.
+
+    The process is an argument, for pyarrow's memory is not for a fork.
+    """
     with _parquet_file(path) as file:
         begin = file.metadata.row_group(number).column(0).data_page_offset
         try:
@@ -579,7 +591,7 @@ def _row_group(path: str, number: int, _: int) -> tuple[Any, Any]:
             raise ValueError(f"{path}, byte {begin}: the row group cannot be read ({error})") from error
     if image.null_count or label.null_count:
         raise ValueError(f"{path}, byte {begin}: the row group lacks an image or a label")
-    return image, label
+    return image, label, begin
 
 
 _INDEXES: dict[str, Callable[[str, str], _Spans]] = {

@@ -9,6 +9,7 @@ import os
 import pickle
 import re
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -121,7 +122,8 @@ def test_a_manifest_that_is_none_is_named(tmp_path: Path, content: str) -> None:
 
 def test_a_manifest_does_not_name_files_elsewhere(tmp_path: Path) -> None:
     shards = {"train": [{"name": "../../secret", "records": 1}]}
-    (tmp_path / "manifest.json").write_text(json.dumps({"splits": {}, "formats": {"mds": {"shards": shards}}}))
+    manifest = {"splits": {}, "labels": {"classes": 5}, "formats": {"mds": {"shards": shards}}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ValueError, match=re.escape("names a file outside of the data set: 'mds/../../secret'")):
         ImageDataset(tmp_path, "train")
 
@@ -454,6 +456,30 @@ def test_another_number_of_records_than_the_manifest_has_is_an_error(copied: Pat
     with pytest.raises(ValueError) as caught:
         ImageDataset(copied, "train", "recordio")
     assert str(caught.value) == f"{copied}/manifest.json: it says 41 records, and the shards of recordio have 40"
+
+
+@pytest.mark.parametrize(("name", "label"), [("recordio", "nan"), ("recordio", "5"), ("mds", "5"), ("mds", "-1")])
+def test_a_label_that_is_no_class_is_an_error(copied: Path, name: str, label: str) -> None:
+    if name == "recordio":
+        path, begin = copied / "recordio" / "train.rec", 0
+        place, value = 12, struct.pack("<f", float(label))  # behind magic, length and flag
+    else:
+        path = copied / "mds" / "train" / "shard.00000.mds"
+        begin, end = struct.unpack_from("<II", path.read_bytes(), 4)
+        place, value = end - 8, struct.pack("<q", int(label))
+    content = path.read_bytes()
+    path.write_bytes(content[:place] + value + content[place + len(value) :])
+    with pytest.raises(ValueError) as caught:
+        ImageDataset(copied, "train", name)[0]
+    assert str(caught.value) == f"{path}, byte {begin}: the label {label} is none of the 5 classes"
+
+
+def test_an_example_without_an_image_is_an_error(copied: Path) -> None:
+    path = next(path for path in files(copied, "tfrecord") if path.suffix != ".idx")
+    path.write_bytes(path.read_bytes().replace(b"\x0a\x05image\x12", b"\x0a\x05image\x1a"))
+    with pytest.raises(ValueError) as caught:
+        ImageDataset(copied, "train", "tfrecord")[0]
+    assert str(caught.value) == f"{path}, byte 0: the record is not an Example with image and label"
 
 
 # --- the documentation, and what it needs ----------------------------------------------------------------------------
