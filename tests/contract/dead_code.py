@@ -26,7 +26,16 @@ USED_ELSEWHERE = {
         "ModuleDocFragment",
         "async_val",
     ],
-    "users copy contrib/ and call these": ["RecordIODataset", "dali_index", "iterate"],
+    "users copy contrib/ and call these": [
+        "ImageDataset",
+        "ImageStream",
+        "RecordIODataset",
+        "dali_index",
+        "iterate",
+        "load_state_dict",
+        "set_epoch",
+        "state_dict",
+    ],
     "botocore's paginators call these operations of a client by their names": ["describe_*"],
     "http.server and socketserver call or read these": [
         "allow_reuse_address",
