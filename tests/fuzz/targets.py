@@ -48,12 +48,14 @@ from ansible.module_utils.imagenet_ops.dataset import manifest, verify, warm
 from ansible.module_utils.imagenet_ops.download import fetch, pieces, verified
 from ansible.module_utils.imagenet_ops.download.http import HttpSource
 from ansible.module_utils.imagenet_ops.download.source import local_path
+from ansible.module_utils.imagenet_ops.formats.format import DatasetInfo, Sample
 from ansible.module_utils.imagenet_ops.formats.recordio import (
     RECORDIO,
     RecordReader,
     frame_images,
     parse_image_data,
 )
+from ansible.module_utils.imagenet_ops.formats.registry import FORMATS
 from ansible.module_utils.imagenet_ops.layout.checkpoint import checkpoint_kind
 from ansible.module_utils.imagenet_ops.pack import in_hand, spool, writer
 from ansible.module_utils.imagenet_ops.pack.decoder import DecodeCheck, Limits, Transformer
@@ -65,6 +67,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "contrib"))
 import recordio_reader
 
 from tests.fakes import images
+from tests.fakes.formats import write_shards
 from tests.fakes.state_files import signed
 
 
@@ -449,6 +452,33 @@ def _run_labels(data: bytes) -> None:
             read(path)
 
 
+_SHARDS_INFO = DatasetInfo("test", ["a", "b"], {"a": "first"}, 1 << 20)
+
+
+def _shard_target(name: str) -> Target:
+    """Return the target that reads a shard of the format ``name``."""
+
+    def run(data: bytes) -> None:
+        path = FOLDER.write(f"shard.{name}", data)
+        with contextlib.suppress(OpsError):
+            FORMATS[name].check_frame(path)
+            for sample in FORMATS[name].read(path, _SHARDS_INFO):
+                if not sample.name.startswith(f"{_SHARDS_INFO.classes[sample.label]}/"):
+                    raise FaultError(f"a label of another class: {sample[:3]}")
+
+    def seeds() -> list[bytes]:
+        samples = [
+            Sample(1, 1, "b/1.jpg", _PICTURE),
+            Sample(0, 0, "a/ä 1.png", b"\x89PNG\r\n\x1a\n"),
+            Sample(2, 1, "b/2.jpg", b""),
+        ]
+        folder = Path(FOLDER.path(name))
+        (shard,) = write_shards(FORMATS[name], samples, folder, 1 << 20, _SHARDS_INFO)
+        return [(folder / shard.path).read_bytes()]
+
+    return Target(run, seeds)
+
+
 def _labels_seeds() -> list[bytes]:
     return [
         b"n01440764\nn01443537\n",
@@ -624,6 +654,10 @@ TARGETS: dict[str, Target] = {
     "tree_index": Target(_run_tree_index, _tree_index_seeds),
     "index": Target(_run_index, _index_seeds, cost=4),
     "records": Target(_run_records, _records_seeds),
+    "webdataset": _shard_target("webdataset"),
+    "mds": _shard_target("mds"),
+    "tfrecord": _shard_target("tfrecord"),
+    "parquet": _shard_target("parquet"),
     "labels": Target(_run_labels, _labels_seeds),
     "devkit": Target(_run_devkit, _devkit_seeds),
     "http": Target(_run_http, _http_seeds),
