@@ -26,7 +26,14 @@ USED_ELSEWHERE = {
         "ModuleDocFragment",
         "async_val",
     ],
-    "users copy contrib/ and call these": ["RecordIODataset", "dali_index", "iterate"],
+    "users copy contrib/ and call these": [
+        "ImageStream",
+        "RecordIODataset",
+        "dali_index",
+        "iterate",
+        "load_state_dict",
+        "set_epoch",
+    ],
     "botocore's paginators call these operations of a client by their names": ["describe_*"],
     "http.server and socketserver call or read these": [
         "allow_reuse_address",

@@ -427,11 +427,11 @@ def test_places_that_are_none_are_no_records(copied: Path, name: str) -> None:
         if name != "mds" and path.suffix != ".idx":
             continue
         content = path.read_bytes()
-        numbers = [match.span() for match in re.finditer(b"[0-9]+", content)][2:40]
+        numbers = [match.span() for match in re.finditer(b"[0-9]+", content)][2:12]
         if name == "mds":
             numbers = [(at, at + 1) for at in range(16)]
         for begin, end in numbers:
-            for other in (b"7", b"4294967295", b"0"):
+            for other in (b"7", b"4294967295"):
                 path.write_bytes(content[:begin] + other + content[end:])
                 read, error = outcome(lambda: list(ImageDataset(copied, "train", name)))
                 assert str(copied) in error or len(read) == 41
