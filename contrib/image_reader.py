@@ -98,10 +98,12 @@ class ImageDataset(Sequence[Any]):
             self._classes: int = manifest["labels"]["classes"]
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{path}: it is not the manifest of a packed data set ({error!r})") from error
-        self.format = format or next((name for name in FORMATS if name in shards), "")
-        if self.format not in shards:
-            there = ", ".join(sorted(shards)) or "none"
-            raise ValueError(f"{path}: split {split!r} is not there in format {self.format!r} (formats: {there})")
+        # A GPU host may have been given some of the formats that the manifest names.
+        there = [name for name, of in shards.items() if of and os.path.exists(os.path.join(self.root, of[0][0]))]
+        self.format = format or next((name for name in FORMATS if name in there), "")
+        if self.format not in there:
+            names = ", ".join(sorted(there)) or "none"
+            raise ValueError(f"{path}: split {split!r} is not there in format {self.format!r} (formats: {names})")
         # Equal for all formats; a data set of RecordIO alone has no such sum.
         self.content_id: str = entry.get("content_sha256") or hashlib.sha256(content).hexdigest()
         self._shards = [_shard(self.format, self.root, *shard, path) for shard in shards[self.format]]
