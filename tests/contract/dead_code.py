@@ -27,14 +27,12 @@ USED_ELSEWHERE = {
         "async_val",
     ],
     "users copy contrib/ and call these": [
-        "ImageDataset",
         "ImageStream",
         "RecordIODataset",
         "dali_index",
         "iterate",
         "load_state_dict",
         "set_epoch",
-        "state_dict",
     ],
     "botocore's paginators call these operations of a client by their names": ["describe_*"],
     "http.server and socketserver call or read these": [
