@@ -82,10 +82,13 @@ class Runners:
 
 
 def policy_name(arguments: Sequence[str]) -> str:
-    """Return the policy of the playbook among the arguments; the steps have that of prepare.yml, but for iam.yml."""
+    """Return the policy of the playbook among the arguments.
+
+    The steps, but for iam.yml, and convert.yml have that of prepare.yml.
+    """
     playbook = next(name for name in arguments if name.endswith(".yml"))
     is_step = playbook.startswith("playbooks/steps/") and not playbook.endswith("/iam.yml")
-    return "prepare" if is_step else Path(playbook).stem
+    return "prepare" if is_step or playbook == "playbooks/convert.yml" else Path(playbook).stem
 
 
 def values_of(arguments: Sequence[str]) -> dict[str, Any]:

@@ -203,3 +203,26 @@ def test_a_second_data_set_comes_and_goes_and_the_first_stays_whole(
     # Each of them verifies what it finds: the records on the host, and the snapshots of the settings.
     assert lab.playbook("playbooks/deploy.yml", *arguments, *to_host).all_unchanged()
     assert lab.playbook("playbooks/prepare.yml", *arguments).all_unchanged()
+
+
+def test_formats_are_added_to_the_records_that_are_there(imagenette: Lab, arguments: tuple[str, ...]) -> None:
+    """No archive is needed, and packing finds what was converted."""
+    formats = ("-e", json.dumps({"data_formats": ["recordio", "webdataset"]}))
+    sums = "cd /data/imagenette && sha256sum recordio/* labels.tsv"
+    before, records = manifest(imagenette), imagenette.ssh(HOST, sums)
+    foreseen = imagenette.playbook("playbooks/convert.yml", *arguments, *formats, "--check")
+    assert foreseen.task_changed("dataset_formats : Write the records in the missing formats")
+    assert manifest(imagenette) == before
+    imagenette.ssh(HOST, "sudo mv /data/imagenette/archives /data/imagenette/away")
+    run = imagenette.playbook("playbooks/convert.yml", *arguments, *formats)
+    imagenette.ssh(HOST, "sudo mv /data/imagenette/away /data/imagenette/archives")
+    assert run.task_changed("dataset_formats : Write the records in the missing formats")
+    made = manifest(imagenette)
+    assert made["settings"]["formats"] == ["recordio", "webdataset"]
+    assert {split["records"] for split in made["splits"].values()} == {16, 8}
+    listed = imagenette.ssh(HOST, "tar -tf /data/imagenette/webdataset/train-000000.tar | grep -c [.]jpg")
+    assert int(listed) == 16
+    assert imagenette.ssh(HOST, sums) == records
+    assert imagenette.playbook("playbooks/convert.yml", *arguments, *formats).all_unchanged()
+    assert imagenette.playbook("playbooks/steps/pack.yml", *arguments, *formats).all_unchanged()
+    assert manifest(imagenette) == made

@@ -89,7 +89,8 @@ def test_a_circle_of_formats_ends_where_it_began(tmp_path: Path, tree: Path) -> 
     names = ("recordio", "mds", "tfrecord", "parquet", "webdataset", "recordio")
     roots = [tmp_path / f"{number}" for number in range(len(names))]
     pack(roots[0], tree, formats=[names[0]])
-    for before, root, source, name in zip(roots, roots[1:], names, names[1:], strict=False):
+    for number in range(1, len(names)):
+        before, root, source, name = roots[number - 1], roots[number], names[number - 1], names[number]
         alone = tmp_path / f"alone-{root.name}"
         pack(alone, tree, formats=[source])  # for its manifest
         for path in ("manifest.json", "labels.tsv"):

@@ -374,9 +374,8 @@ def test_parts_that_the_checkpoint_does_not_fit_are_dropped(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch, suffix: str, how: str
 ) -> None:
     interrupt(workplace, monkeypatch)
-    size = dict(zip(("rec", "idx"), workplace.checkpoint()["position"]["streams"]["recordio"]["sizes"], strict=True))[
-        suffix
-    ]
+    rec_bytes, idx_bytes = workplace.checkpoint()["position"]["streams"]["recordio"]["sizes"]
+    size = rec_bytes if suffix == "rec" else idx_bytes
     part = workplace.root / "recordio" / f".train.{suffix}.part"
     if how == "gone":
         part.unlink()
@@ -431,7 +430,8 @@ def lose_power(root: Path, generator: random.Random) -> None:
     position = checkpoint("recordio_pack.train.part.json").get("position")
     stream = position and position["streams"].get("recordio")
     if stream:
-        for suffix, size in zip(("rec", "idx"), stream["sizes"], strict=False):
+        for number, size in enumerate(stream["sizes"]):
+            suffix = ("rec", "idx")[number]
             cut(root / "recordio" / f".{SHARDS[stream['shard'] % 3]}.{suffix}.part", size)
     spool = checkpoint("recordio_pack.train.spool.json")
     folder = root / ".scratch" / "train"
