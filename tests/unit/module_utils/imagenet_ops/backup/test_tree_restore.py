@@ -426,8 +426,11 @@ def test_tars_that_together_are_another_tree(server: S3Server, root: Path, folde
 
 def test_storms_and_cuts_pass(server: S3Server, source: Path, root: Path) -> None:
     faults = [None, None, Refusal(503, "SlowDown"), Refusal(500, "InternalError"), Cut(0), Cut(1), Cut(20 * KIB)]
-    storm = iter(random.Random(2).choices(faults, k=10_000))
-    server.fault = lambda operation, key: next(storm) if operation == "get" and key.endswith(".tar") else None
+    # One for each shard, so that the order of the threads does not matter.
+    storms = {shard: iter(random.Random(shard).choices(faults, k=10_000)) for shard in SHARDS}
+    server.fault = lambda operation, key: (
+        next(storms[Path(key).name]) if operation == "get" and key.endswith(".tar") else None
+    )
     run(server, root)
     assert files_of(root / "train") == files_of(source / "train")
 
