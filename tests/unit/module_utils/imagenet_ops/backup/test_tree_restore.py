@@ -426,11 +426,15 @@ def test_tars_that_together_are_another_tree(server: S3Server, root: Path, folde
 
 def test_storms_and_cuts_pass(server: S3Server, source: Path, root: Path) -> None:
     faults = [None, None, Refusal(503, "SlowDown"), Refusal(500, "InternalError"), Cut(0), Cut(1), Cut(20 * KIB)]
-    # One for each shard, so that the order of the threads does not matter.
-    storms = {shard: iter(random.Random(shard).choices(faults, k=10_000)) for shard in SHARDS}
-    server.fault = lambda operation, key: (
-        next(storms[Path(key).name]) if operation == "get" and key.endswith(".tar") else None
-    )
+    storms: dict[str, Iterator[Any]] = {}
+
+    def fault(operation: str, key: str) -> Any:
+        """One storm for each object, so that the order of the threads does not matter."""
+        if operation != "get" or not key.endswith(".tar"):
+            return None
+        return next(storms.setdefault(key, iter(random.Random(Path(key).name).choices(faults, k=10_000))))
+
+    server.fault = fault
     run(server, root)
     assert files_of(root / "train") == files_of(source / "train")
 
