@@ -132,7 +132,10 @@ def _convert(
     info = DatasetInfo(manifest.dataset, list(words), words, request.shard_bytes)
     source = FORMATS[request.source or next(name for name in _SOURCES if name in manifest.format_names)]
     added = [name for name in formats if name not in manifest.format_names]
-    key = format_key(formats, request.shard_bytes, manifest.dataset, words)
+    # What is there was made with the versions that the manifest names.
+    before = {tool: version for tool, version in manifest.tools.items() if tool not in ("opencv", "imagenet_ops")}
+    tools = {**before, **tools_of(added)}
+    key = format_key(formats, request.shard_bytes, tools, manifest.dataset, words)
     finished = {}
     for split in manifest.splits:
         kept = FinishedSplit(split, request.root, request.state_dir, warn)
@@ -156,7 +159,7 @@ def _convert(
         manifest.classes,
         {name: split_entry(packed) for name, packed in finished.items()},
         formats={**manifest.formats, **made},
-        tools=tools_of(formats),
+        tools=tools,
     )
     for path, text in {**index_files, MANIFEST_NAME: content}.items():
         write_if_different(os.path.join(request.root, path), text, check=False)

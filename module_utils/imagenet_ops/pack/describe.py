@@ -24,14 +24,16 @@ def format_settings(formats: Collection[str], shard_bytes: int) -> dict[str, Any
     return {"formats": sorted(formats), "shard_bytes": shard_bytes}
 
 
-def format_key(formats: Collection[str], shard_bytes: int, dataset: str, words: Mapping[str, str]) -> dict[str, Any]:
-    """Return what the bytes of the formats depend on; nothing for RecordIO alone. Raises OpsError as `tools_of`."""
+def format_key(
+    formats: Collection[str], shard_bytes: int, tools: Mapping[str, str], dataset: str, words: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return what the bytes of the formats depend on; nothing for RecordIO alone. ``tools`` are as in `tools_of`."""
     settings = format_settings(formats, shard_bytes)
     if not settings:
         return {}
     names = {name: text for name, text in words.items() if text}
     digest = hashlib.sha256(canonical_json([dataset, names])).hexdigest()
-    return {**settings, **tools_of(formats), "dataset": digest}
+    return {**settings, **tools, "dataset": digest}
 
 
 def tools_of(formats: Collection[str]) -> dict[str, str]:

@@ -268,7 +268,7 @@ def _context(
         "opencv": cv2.__version__,
         "engine": ENGINE_VERSION,
     }
-    settings |= format_key(request.formats, request.shard_bytes, request.dataset, words)
+    settings |= format_key(request.formats, request.shard_bytes, tools_of(request.formats), request.dataset, words)
     quarantine = partial(_quarantine, request, check=progress is None)
     return PackContext(
         state_dir=request.state_dir,

@@ -1,22 +1,32 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from ansible.module_utils.imagenet_ops.pack.describe import format_key, format_settings, write_if_different
+from ansible.module_utils.imagenet_ops.pack.describe import format_key, format_settings, tools_of, write_if_different
+
+
+def key(
+    formats: list[str], shard_bytes: int = 1, tools: str = "1", dataset: str = "test", words: str = "cat"
+) -> dict[str, Any]:
+    return format_key(formats, shard_bytes, {"pyarrow": tools}, dataset, {"a": words, "b": ""})
 
 
 def test_recordio_alone_has_the_settings_that_it_always_had() -> None:
-    assert format_settings(["recordio"], 1) == format_key(["recordio"], 1, "test", {}) == {}
+    assert format_settings(["recordio"], 1) == key(["recordio"]) == {}
 
 
-def test_the_bytes_of_other_formats_depend_on_their_names_and_words() -> None:
-    first = format_key(["webdataset", "mds"], 1, "test", {"a": "cat", "b": ""})
-    assert format_key(["mds", "webdataset"], 1, "test", {"a": "cat"}) == first
-    assert format_key(["mds", "webdataset"], 1, "test", {"a": "dog"}) != first
-    assert format_key(["mds", "webdataset"], 1, "other", {"a": "cat"}) != first
-    assert format_key(["mds", "webdataset"], 2, "test", {"a": "cat"}) != first
-    assert "pyarrow" in format_key(["parquet"], 1, "test", {})
+def test_the_bytes_of_other_formats_depend_on_their_names_words_and_tools() -> None:
+    first = key(["webdataset", "mds"])
+    assert key(["mds", "webdataset"]) == first
+    assert format_key(["mds", "webdataset"], 1, {"pyarrow": "1"}, "test", {"a": "cat"}) == first
+    for other in ({"shard_bytes": 2}, {"tools": "2"}, {"dataset": "other"}, {"words": "dog"}):
+        assert key(["mds", "webdataset"], **other) != first  # type: ignore[arg-type]
+
+
+def test_only_parquet_depends_on_a_library() -> None:
+    assert list(tools_of(["recordio", "webdataset", "mds", "tfrecord", "parquet"])) == ["pyarrow"]
 
 
 @pytest.mark.parametrize("check", [False, True])
