@@ -21,8 +21,9 @@ def test_the_bytes_of_other_formats_depend_on_their_names_words_and_tools() -> N
     first = key(["webdataset", "mds"])
     assert key(["mds", "webdataset"]) == first
     assert format_key(["mds", "webdataset"], 1, {"pyarrow": "1"}, "test", {"a": "cat"}) == first
-    for other in ({"shard_bytes": 2}, {"tools": "2"}, {"dataset": "other"}, {"words": "dog"}):
-        assert key(["mds", "webdataset"], **other) != first  # type: ignore[arg-type]
+    others: tuple[dict[str, Any], ...] = ({"shard_bytes": 2}, {"tools": "2"}, {"dataset": "other"}, {"words": "dog"})
+    for other in others:
+        assert key(["mds", "webdataset"], **other) != first
 
 
 def test_only_parquet_depends_on_a_library() -> None:
