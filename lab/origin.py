@@ -359,7 +359,7 @@ def main() -> None:
     # Said outright, for a program that a shell starts in the background finds SIGINT ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    with origin, contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt), origin:
         origin.stopping.wait()
 
 
