@@ -100,7 +100,8 @@ def _peer(bench: Bench, tool: str, program: str, source: str, name: str) -> Call
     command = [str(ROOT / ".venv-judges" / "bin" / "python"), "-m", program, tool, source, str(folder)]
 
     def execute() -> Cost:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(folder)
         os.sync()
         return run(command, bench.directory / f"{name}.log")
 

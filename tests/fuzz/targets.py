@@ -111,7 +111,8 @@ class _Folder:
 
     def remove(self) -> None:
         if self._process_id == os.getpid():
-            shutil.rmtree(self._path, ignore_errors=True)
+            if os.path.isdir(self._path):
+                shutil.rmtree(self._path)
             self._process_id = 0
 
 
@@ -520,7 +521,7 @@ _NEXT_ANSWER = b"\n%%%%\n"
 
 
 class _Socket:
-    """One connection to a server that says what it was told to, whatever it is asked."""
+    """One connection to a server that gives one answer, whatever the request."""
 
     def __init__(self, answer: bytes) -> None:
         self._left = answer

@@ -28,7 +28,7 @@ from ansible.module_utils.imagenet_ops.pack.image import Recipe  # noqa: E402
 from tests.fakes.packing import pack, quarantined  # noqa: E402
 
 _SHOWN = 10  # bad files
-# What recordio_pack does unless it is told otherwise.
+# The defaults of recordio_pack.
 _RECIPE = Recipe(short_side_pixels=256, quality=95, resize_filter="linear", max_image_pixels=100_000_000)
 
 

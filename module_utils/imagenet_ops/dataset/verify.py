@@ -29,7 +29,7 @@ from ansible.module_utils.imagenet_ops.dataset.manifest import (
     file_stems,
     read_manifest,
 )
-from ansible.module_utils.imagenet_ops.dataset.verify_formats import ADVICE, Content, Decode, FormatVerifier
+from ansible.module_utils.imagenet_ops.dataset.verify_formats import ADVICE, Content, Decode, FormatVerifier, check_hash
 from ansible.module_utils.imagenet_ops.formats.format import DatasetInfo, Sample
 from ansible.module_utils.imagenet_ops.formats.lst import ListLine, parse_list_line
 from ansible.module_utils.imagenet_ops.formats.recordio import ImageRecord, RecordReader, parse_image_data
@@ -174,12 +174,7 @@ def _check_file(path: str, entry: FileEntry, compare_hash: bool) -> None:
     if size_bytes != entry.size_bytes:
         raise OpsError(f"File {path}", f"it has {size_bytes} bytes, the manifest says {entry.size_bytes}", ADVICE)
     if compare_hash:
-        _check_hash(path, hash_file(path), entry)
-
-
-def _check_hash(path: str, sha256: str, entry: FileEntry) -> None:
-    if sha256 != entry.sha256:
-        raise OpsError(f"File {path}", f"its SHA-256 is {sha256}, the manifest says {entry.sha256}", ADVICE)
+        check_hash(path, hash_file(path), entry)
 
 
 def read_labels(root: str, manifest: Manifest) -> dict[str, str]:
@@ -277,7 +272,7 @@ class _ShardVerifier:
             with closing(ordered_map(self._decode_all, self._chunks(reader, wanted), usable_processors())) as chunks:
                 decoded = sum(chunks)
             if isinstance(raw, _HashingFile):
-                _check_hash(self._rec, raw.sha256.hexdigest(), self._rec_entry)
+                check_hash(self._rec, raw.sha256.hexdigest(), self._rec_entry)
         return decoded
 
     def _chunks(self, reader: RecordReader, wanted: Container[int]) -> Iterator[list[tuple[_Entry, ImageRecord]]]:

@@ -27,6 +27,12 @@ ADVICE = "Restore it from the backup, create the volume again from a snapshot, o
 _CHUNK_IMAGES = 32
 
 
+def check_hash(path: str, sha256: str, entry: FileEntry) -> None:
+    """Compare the SHA-256 of a file with the manifest. Raises OpsError."""
+    if sha256 != entry.sha256:
+        raise OpsError(f"File {path}", f"its SHA-256 is {sha256}, the manifest says {entry.sha256}", ADVICE)
+
+
 class Content:
     """Computes the ``content_sha256`` of a split from its records (`content_lines`)."""
 
@@ -74,9 +80,7 @@ class FormatVerifier:
 
     def _check_hash(self, name: str, entry: FileEntry) -> None:
         path = os.path.join(self._folder, name)
-        sha256 = hash_file(path)
-        if sha256 != entry.sha256:
-            raise OpsError(f"File {path}", f"its SHA-256 is {sha256}, the manifest says {entry.sha256}", ADVICE)
+        check_hash(path, hash_file(path), entry)
 
     def _verify_split(self, split: str, full: bool, decode_samples: int) -> int:
         shards = self._made.shards[split]

@@ -641,7 +641,7 @@ def quote_page(content_type: str, head: bytes) -> str | None:
 
 
 def _name_in_target(parts: urllib.parse.SplitResult) -> str:
-    """Return host and port as a proxy is told them. Raises UnicodeError for a host that cannot be a name."""
+    """Return host and port as in a request to a proxy. Raises UnicodeError for a host that cannot be a name."""
     name = parts.netloc.rpartition("@")[2].encode("idna").decode("ascii")
     if not name.startswith("[") and not re.fullmatch(r"[^%]*", _quoted(name)):
         raise UnicodeError("a host has a character that no name can have")

@@ -11,6 +11,11 @@ import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol, Union
 
+from ansible.module_utils.imagenet_ops.core.files import canonical_json
+
+# What a user does about a file that is not as its format has it.
+DAMAGED_TODO = "The file is damaged; restore it from the backup or pack the data set again"
+
 Buffer = Union[bytes, memoryview]
 
 
@@ -82,7 +87,11 @@ class Format(Protocol):
         return {}
 
     def refusal(self, names: Iterable[str]) -> str:
-        """Return why the format cannot hold images of these names (``<class>/<file>``, sorted), or "" if it can."""
+        """Return why the format cannot hold images of these names (``<class>/<file>``, sorted), or "" if it can.
+
+        Names are what a .lst can hold (`ImageNames`), so that most formats can.
+        """
+        return ""
 
     def encode(self, sample: Sample) -> Sequence[Buffer]:
         """Return what is appended to the growing file for ``sample``, in pieces; the image itself is not copied.
@@ -115,9 +124,11 @@ class Format(Protocol):
 
     def sidecar(self, shard_path: str, entries: Collection[Entry]) -> bytes:
         """Return the small file that belongs to a sealed shard (the index that its readers want); b"" for none."""
+        return b""
 
     def sidecar_name(self, shard_name: str) -> str:
         """Return the path of a shard's sidecar below the format's folder; "" for none."""
+        return ""
 
     def shard_name(self, info: DatasetInfo, split: str, shard: int, shards: int) -> str:
         """Return the path of a shard below the format's folder; ``shards`` is how many the split has."""
@@ -167,15 +178,9 @@ def parse_entry_line(line: bytes) -> Entry:
     return Entry(int(record_id), int(label), name, int(image_bytes), sha256)
 
 
-def utf8_refusal(names: Iterable[str], container: str) -> str:
-    """Return what `Format.refusal` returns for a ``container`` whose names are UTF-8 and nothing else."""
-    odd = next((name for name in names if not _is_utf8(name)), None)
-    return "" if odd is None else f"the name {odd!a} is not UTF-8, and names in {container} are"
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:  # the name of a file in another encoding, as surrogates
-        return False
-    return True
+def classes_json(info: DatasetInfo) -> bytes:
+    """Return what the labels mean, for formats whose own metadata have no place for that."""
+    classes = [
+        {"label": label, "name": name, "words": info.words.get(name, "")} for label, name in enumerate(info.classes)
+    ]
+    return canonical_json({"name": info.name, "classes": classes})

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
+from ansible.module_utils.imagenet_ops.formats.format import DAMAGED_TODO
 
 
 class ListLine(NamedTuple):
@@ -13,6 +15,13 @@ class ListLine(NamedTuple):
     record_id: int
     label: float
     path: str
+
+
+def read_list(path: str) -> Iterator[ListLine]:
+    """Yield the lines of the .lst at ``path``. Raises OpsError for an invalid one, and OSError."""
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
+        for number, line in enumerate(lines, 1):
+            yield parse_list_line(line, f"File {path}, line {number}")
 
 
 def parse_list_line(line: str, where: str) -> ListLine:
@@ -25,5 +34,5 @@ def parse_list_line(line: str, where: str) -> ListLine:
         raise OpsError(
             where,
             f"it does not have an id, a label and a path: {line[:80]!r}",
-            "The file is damaged; restore it from the backup or pack the data set again",
+            DAMAGED_TODO,
         ) from error

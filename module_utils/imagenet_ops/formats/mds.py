@@ -17,20 +17,20 @@ import functools
 import json
 import os
 import struct
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, BinaryIO
 
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.core.files import canonical_json
 from ansible.module_utils.imagenet_ops.formats.format import (
+    DAMAGED_TODO,
     Buffer,
     DatasetInfo,
     Entry,
     Format,
     Sample,
     ShardInfo,
-    utf8_refusal,
+    classes_json,
 )
 
 # The lengths of name and x, and i. y follows x.
@@ -50,10 +50,6 @@ class Mds(Format):
     name = "mds"
     in_place = False
     overhead_bytes = _OFFSET_BYTES + _FIXED_BYTES + 512  # with the names of class and file
-
-    def refusal(self, names: Iterable[str]) -> str:
-        """Return why the format cannot hold a name: a column of text is UTF-8."""
-        return utf8_refusal(names, "MDS")
 
     def encode(self, sample: Sample) -> Sequence[Buffer]:
         """Return the columns of a sample behind their lengths. Raises OpsError for an image beyond 4 GiB."""
@@ -102,14 +98,6 @@ class Mds(Format):
                 )
             os.fsync(shard.fileno())
 
-    def sidecar(self, shard_path: str, entries: Collection[Entry]) -> bytes:
-        """Return b"": MDS has one index for all shards of a split."""
-        return b""
-
-    def sidecar_name(self, shard_name: str) -> str:
-        """Return "": a shard has no sidecar."""
-        return ""
-
     def shard_name(self, info: DatasetInfo, split: str, shard: int, shards: int) -> str:
         """Return the name that MDSWriter gives to a shard."""
         return f"{split}/shard.{shard:05}.mds"
@@ -118,10 +106,7 @@ class Mds(Format):
         """Return index.json of each split as MDSWriter writes it, and classes.json: MDS has no place for classes."""
         config = json.loads(_config(info.shard_bytes))
         files = {f"{split}/index.json": _index(shards, config) for split, shards in splits.items()}
-        classes = [
-            {"label": label, "name": name, "words": info.words.get(name, "")} for label, name in enumerate(info.classes)
-        ]
-        return {**files, "classes.json": canonical_json({"classes": classes, "name": info.name})}
+        return {**files, "classes.json": classes_json(info)}
 
     def read(self, shard_path: str, info: DatasetInfo) -> Iterator[Sample]:
         """Yield the samples; the label must be that of the class in the name."""
@@ -230,7 +215,7 @@ def _damaged(path: str, offset: int, why: str) -> OpsError:
     return OpsError(
         f"MDS shard {path}, byte {offset}",
         why,
-        "The file is damaged; restore it from the backup or pack the data set again",
+        DAMAGED_TODO,
     )
 
 

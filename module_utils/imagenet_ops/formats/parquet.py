@@ -25,13 +25,13 @@ from typing import Any, BinaryIO
 
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.formats.format import (
+    DAMAGED_TODO,
     Buffer,
     DatasetInfo,
     Entry,
     Format,
     Sample,
     ShardInfo,
-    utf8_refusal,
 )
 
 _MAGIC = b"PAR1"
@@ -53,10 +53,6 @@ class Parquet(Format):
     def tools(self) -> Mapping[str, str]:
         """Return the version of pyarrow: another one may write other bytes. Raises OpsError where it is missing."""
         return {"pyarrow": str(_pyarrow("").__version__)}
-
-    def refusal(self, names: Iterable[str]) -> str:
-        """Return why the format cannot hold a name: strings in Parquet are UTF-8."""
-        return utf8_refusal(names, "Parquet")
 
     def encode(self, sample: Sample) -> Sequence[Buffer]:
         """Return the image: the growing file has the images one after another. Raises OpsError for one beyond 1 GiB."""
@@ -98,14 +94,6 @@ class Parquet(Format):
             if data.read(1):
                 raise _changed(data, data_path, entries)
         _complete(shard_path)
-
-    def sidecar(self, shard_path: str, entries: Collection[Entry]) -> bytes:
-        """Return b"": the footer of a shard is its index."""
-        return b""
-
-    def sidecar_name(self, shard_name: str) -> str:
-        """Return "": a shard has no sidecar."""
-        return ""
 
     def shard_name(self, info: DatasetInfo, split: str, shard: int, shards: int) -> str:
         """Return the name that ``datasets`` gives to a shard."""
@@ -324,7 +312,7 @@ def _damaged(path: str, offset: int, why: str) -> OpsError:
     return OpsError(
         f"Parquet shard {path}, byte {offset}",
         why,
-        "The file is damaged; restore it from the backup or pack the data set again",
+        DAMAGED_TODO,
     )
 
 

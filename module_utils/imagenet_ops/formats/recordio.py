@@ -15,13 +15,21 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
-from ansible.module_utils.imagenet_ops.formats.format import Buffer, DatasetInfo, Entry, Format, Sample, ShardInfo
-from ansible.module_utils.imagenet_ops.formats.lst import parse_list_line
+from ansible.module_utils.imagenet_ops.formats.format import (
+    DAMAGED_TODO,
+    Buffer,
+    DatasetInfo,
+    Entry,
+    Format,
+    Sample,
+    ShardInfo,
+)
+from ansible.module_utils.imagenet_ops.formats.lst import read_list
 
 MAGIC = b"\x0a\x23\xd7\xce"  # kMagic 0xced7230a, little-endian
 _MAGIC_WORD = int.from_bytes(MAGIC, "little")
@@ -33,7 +41,6 @@ _PART = struct.Struct("<4sI")
 _IMAGE_HEADER = struct.Struct("<IfQQ")
 _WHOLE_IMAGE = struct.Struct("<4sIIfQQ")  # of a record in one part, up to the picture
 _PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")  # by length modulo 4
-_DAMAGED = "The file is damaged; restore it from the backup or pack the data set again"
 
 
 class ImageRecord(NamedTuple):
@@ -148,16 +155,19 @@ class RecordIO(Format):
     overhead_bytes = _PART.size + IMAGE_HEADER_BYTES + 3
     index_suffix = "idx"
 
-    def refusal(self, names: Iterable[str]) -> str:
-        """Return "": a record does not hold the name."""
-        return ""
-
     def encode(self, sample: Sample) -> Sequence[Buffer]:
-        """Return the record of ``sample``. Raises ValueError for an image that is longer than the format allows."""
-        return [frame(image_data(sample.record_id, sample.label, sample.image))]
+        """Return the record of ``sample``. Raises OpsError for an image that is longer than the format allows."""
+        return self.encode_all([sample])[0]
 
     def encode_all(self, samples: Sequence[Sample]) -> Sequence[Sequence[Buffer]]:
-        """Return the record of each sample. Raises ValueError as `encode` does."""
+        """Return the record of each sample. Raises OpsError as `encode` does."""
+        for sample in samples:
+            if len(sample.image) > MAX_DATA_BYTES - IMAGE_HEADER_BYTES:
+                raise OpsError(
+                    f"Image {sample.name}",
+                    f"its {len(sample.image)} bytes are more than a record of RecordIO can hold",
+                    "Exclude the image, or take recordio out of data_formats",
+                )
         ids, labels, _, images = zip(*samples) if samples else ((), (), (), ())
         return [(record,) for record in frame_images(ids, labels, images)]
 
@@ -171,14 +181,6 @@ class RecordIO(Format):
 
     def seal(self, data_path: str, shard_path: str, entries: Collection[Entry], info: DatasetInfo) -> None:
         """Do nothing: a .rec has no end."""
-
-    def sidecar(self, shard_path: str, entries: Collection[Entry]) -> bytes:
-        """Return b"": the index grows with the records."""
-        return b""
-
-    def sidecar_name(self, shard_name: str) -> str:
-        """Return "", as `sidecar`."""
-        return ""
 
     def shard_name(self, info: DatasetInfo, split: str, shard: int, shards: int) -> str:
         """Return ``train.rec``, or the like of ``train-00001-of-00016.rec`` where there are several."""
@@ -194,22 +196,21 @@ class RecordIO(Format):
         Raises OpsError for a damaged record, and where the list does not fit.
         """
         list_path = f"{os.path.splitext(shard_path)[0]}.lst"
-        with open(shard_path, "rb") as file, open(list_path, encoding="utf-8", newline="\n") as lines:
+        with open(shard_path, "rb") as file:
             reader = RecordReader(file, shard_path)
-            for number, line in enumerate(lines, 1):
-                listed = parse_list_line(line, f"File {list_path}, line {number}")
+            for listed in read_list(list_path):
                 begin = reader.offset
                 data = reader.read()
                 try:
                     record = parse_image_data(data or b"")
                 except ValueError as error:
-                    raise OpsError(f"Record file {shard_path}, byte {begin}", str(error), _DAMAGED) from error
+                    raise OpsError(f"Record file {shard_path}, byte {begin}", str(error), DAMAGED_TODO) from error
                 if (record.record_id, record.label) != (listed.record_id, listed.label):
                     why = f"it has the id {record.record_id} and the label {record.label:g}, the list says otherwise"
-                    raise OpsError(f"Record file {shard_path}, byte {begin}", why, _DAMAGED)
+                    raise OpsError(f"Record file {shard_path}, byte {begin}", why, DAMAGED_TODO)
                 yield Sample(record.record_id, int(record.label), listed.path, record.image)
             if reader.read() is not None:
-                raise OpsError(f"Record file {shard_path}", f"it has more records than {list_path}", _DAMAGED)
+                raise OpsError(f"Record file {shard_path}", f"it has more records than {list_path}", DAMAGED_TODO)
 
 
 RECORDIO = RecordIO()
@@ -285,5 +286,5 @@ class RecordReader:
         return OpsError(
             f"Record file {self.path}, byte {self.offset}",
             why,
-            _DAMAGED,
+            DAMAGED_TODO,
         )

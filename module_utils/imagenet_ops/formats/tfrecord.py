@@ -16,12 +16,20 @@ import functools
 import os
 import re
 import struct
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.core.files import canonical_json
-from ansible.module_utils.imagenet_ops.formats.format import Buffer, DatasetInfo, Entry, Format, Sample, ShardInfo
+from ansible.module_utils.imagenet_ops.formats.format import (
+    DAMAGED_TODO,
+    Buffer,
+    DatasetInfo,
+    Entry,
+    Format,
+    Sample,
+    ShardInfo,
+)
 
 _VERSION = "1.0.0"
 _LENGTH = struct.Struct("<Q")
@@ -45,10 +53,6 @@ class TfRecord(Format):
     name = "tfrecord"
     in_place = True
     overhead_bytes = _FRAME_BYTES + 512  # with the name of the file and the keys of the features
-
-    def refusal(self, names: Iterable[str]) -> str:
-        """Return "": the names are bytes of a field."""
-        return ""
 
     def encode(self, sample: Sample) -> Sequence[Buffer]:
         """Return the record of a sample. Raises OpsError for an image of 2 GiB or more."""
@@ -159,7 +163,7 @@ class _RecordReader:
         return OpsError(
             f"TFRecord file {self._path}, byte {self._offset}",
             why,
-            "The file is damaged; restore it from the backup or pack the data set again",
+            DAMAGED_TODO,
         )
 
 
@@ -204,7 +208,7 @@ def _label_entry(label: int) -> bytes:
 
 
 def _field(tag: int, content: bytes, more_bytes: int = 0) -> bytes:
-    """Return a field of ``content`` that goes on with ``more_bytes`` that are not here."""
+    """Return the begin of a field: its length counts ``content`` and the ``more_bytes`` that follow it."""
     return _BYTES[tag] + _varint(len(content) + more_bytes) + content
 
 

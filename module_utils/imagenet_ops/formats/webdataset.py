@@ -20,7 +20,16 @@ from urllib.parse import quote
 
 from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.core.files import canonical_json
-from ansible.module_utils.imagenet_ops.formats.format import Buffer, DatasetInfo, Entry, Format, Sample, ShardInfo
+from ansible.module_utils.imagenet_ops.formats.format import (
+    DAMAGED_TODO,
+    Buffer,
+    DatasetInfo,
+    Entry,
+    Format,
+    Sample,
+    ShardInfo,
+    classes_json,
+)
 
 _BLOCK_BYTES = 512
 _END_BYTES = 2 * _BLOCK_BYTES  # of zeros, after the last member
@@ -129,12 +138,9 @@ class WebDataset(Format):
 
     def index_files(self, info: DatasetInfo, splits: Mapping[str, Sequence[ShardInfo]]) -> Mapping[str, bytes]:
         """Return timm's list of all shards, wids' list of each split's, and what the labels mean."""
-        classes = [
-            {"label": label, "name": name, "words": info.words.get(name, "")} for label, name in enumerate(info.classes)
-        ]
         files = {
             "_info.json": canonical_json({"splits": {split: _split_info(split, of) for split, of in splits.items()}}),
-            "classes.json": canonical_json({"name": info.name, "classes": classes}),
+            "classes.json": classes_json(info),
         }
         for split, shards in splits.items():
             shard_list = [{"url": of.path, "nsamples": of.records, "filesize": of.size_bytes} for of in shards]
@@ -225,7 +231,7 @@ class _ShardReader:
         return OpsError(
             f"WebDataset shard {self._path}, byte {offset}",
             why,
-            "The file is damaged; restore it from the backup or pack the data set again",
+            DAMAGED_TODO,
         )
 
 

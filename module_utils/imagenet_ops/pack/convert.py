@@ -28,11 +28,13 @@ from ansible.module_utils.imagenet_ops.dataset.manifest import (
 )
 from ansible.module_utils.imagenet_ops.dataset.verify import read_labels, unreadable_files
 from ansible.module_utils.imagenet_ops.formats.format import DatasetInfo, Format, Sample
+from ansible.module_utils.imagenet_ops.formats.lst import read_list
 from ansible.module_utils.imagenet_ops.formats.recordio import image_record_bytes
 from ansible.module_utils.imagenet_ops.formats.registry import FORMATS
 from ansible.module_utils.imagenet_ops.pack.describe import (
     describe_formats,
     format_key,
+    refuse_names,
     split_entry,
     tools_of,
     write_if_different,
@@ -144,6 +146,7 @@ def _convert(
         absent = [FORMATS[name] for name in added if name not in _formats_of(packed)]
         if absent:
             listing = _RecordedListing(source, request.root, manifest, split, info, kept.entries_path)
+            refuse_names(absent, listing.where, listing.sorted_names)
             outputs = Outputs(absent, info, manifest.settings.get("shards", 1), request.shard_bytes, keeps_entries=True)
             packer = SplitPacker(kept, key, {}, listing, outputs, _Merge(packed, key))
             workers = request.workers or usable_processors()
@@ -265,6 +268,15 @@ class _RecordedListing:
         places = self._places(sample.record_id for sample in first)
         return itertools.dropwhile(lambda found: found[0] < begin, zip(places, second))
 
+    def sorted_names(self) -> Iterator[str]:
+        """Yield the names of all records by class; of RecordIO, from its lists. Raises OpsError and OSError."""
+        if self.source.name == RECORD_FOLDER:
+            lists = (f"{os.path.splitext(path)[0]}.lst" for path in self.shards())
+            names = [line.path for path in lists for line in read_list(path)]
+        else:
+            names = [sample.name for sample in self._read()]
+        yield from sorted(names, key=_class_and_file)
+
     def shards(self) -> list[str]:
         """Return the paths of the shards of the source."""
         if self.source.name == RECORD_FOLDER:
@@ -288,7 +300,7 @@ class _RecordedListing:
             yield from samples
             return
         names = {*(sample.name for sample in self._read()), *self.bad_images}
-        ids = {name: row for row, name in enumerate(sorted(names, key=lambda name: name.split("/")))}
+        ids = {name: row for row, name in enumerate(sorted(names, key=_class_and_file))}
         for sample in samples:
             yield sample._replace(record_id=ids[sample.name])
 
@@ -303,6 +315,11 @@ class _RecordedListing:
                 what = f"Split {self._split} in {self.where}"
                 raise OpsError(what, f"the record {record_id} is not where the manifest's settings have it", _ADVICE)
             yield place
+
+
+def _class_and_file(name: str) -> list[str]:
+    """Return what im2rec.py sorts by: classes, and the files of each."""
+    return name.split("/")
 
 
 class _RecordedSource:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Callable
 
+from ansible.module_utils.imagenet_ops.core.errors import OpsError
 from ansible.module_utils.imagenet_ops.core.files import canonical_json, write_atomic
 from ansible.module_utils.imagenet_ops.dataset.manifest import FileEntry, FormatEntry, SplitEntry
-from ansible.module_utils.imagenet_ops.formats.format import DatasetInfo, ShardInfo
+from ansible.module_utils.imagenet_ops.formats.format import DatasetInfo, Format, ShardInfo
 from ansible.module_utils.imagenet_ops.formats.recordio import RECORDIO
 from ansible.module_utils.imagenet_ops.formats.registry import FORMATS
 from ansible.module_utils.imagenet_ops.pack.stream import OutputFile
@@ -39,6 +40,15 @@ def format_key(
 def tools_of(formats: Collection[str]) -> dict[str, str]:
     """Return the versions of the libraries that the formats are made with. Raises OpsError where one is missing."""
     return {tool: version for name in formats for tool, version in FORMATS[name].tools().items()}
+
+
+def refuse_names(formats: Iterable[Format], where: str, names: Callable[[], Iterable[str]]) -> None:
+    """Raise OpsError where a format cannot hold images of these ``names``, sorted, which are in ``where``."""
+    for form in formats:
+        why = form.refusal(names())
+        if why:
+            todo = f"Rename one of them, or leave {form.name} out of data_formats"
+            raise OpsError(f"Images of {where}", why, todo)
 
 
 def split_entry(packed: Packed) -> SplitEntry:

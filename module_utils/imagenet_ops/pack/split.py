@@ -25,6 +25,7 @@ from ansible.module_utils.imagenet_ops.download.verified import find_verified
 from ansible.module_utils.imagenet_ops.formats.format import DatasetInfo, Format
 from ansible.module_utils.imagenet_ops.layout.checkpoint import left_out_of
 from ansible.module_utils.imagenet_ops.pack.decoder import Transformer
+from ansible.module_utils.imagenet_ops.pack.describe import refuse_names
 from ansible.module_utils.imagenet_ops.pack.listing import ImageNames, Listing, Tree, left_out_files
 from ansible.module_utils.imagenet_ops.pack.spool import ArchiveSpool, SpooledImages
 from ansible.module_utils.imagenet_ops.pack.spool_source import SpoolSource, bad_archive_image
@@ -147,11 +148,7 @@ class PreparedSplit(ABC):
 
     def _write(self, packer: SplitPacker, names: ImageNames, source: RecordSource, progress: Progress) -> Packed:
         context = self._context
-        for form in context.formats:
-            why = form.refusal(names.path(row) for row in range(len(names)))
-            if why:
-                todo = f"Rename one of them, or leave {form.name} out of data_formats"
-                raise OpsError(f"Images of {names.where}", why, todo)
+        refuse_names(context.formats, names.where, lambda: map(names.path, range(len(names))))
         return packer.pack(source, context.workers, context.stop_at_bad, progress, context.warn)
 
 

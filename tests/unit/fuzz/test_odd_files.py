@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from pathlib import Path
@@ -56,8 +57,11 @@ def test_the_run_that_stops_names_an_odd_file(tmp_path: Path, sources: dict[str,
 def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path, sources: dict[str, Path]) -> None:
     pack(sources["tree"], tmp_path / "whole", "skip", 2)
     process = start(sources["tree"], tmp_path / "killed", "skip", 2)
-    checkpoint = tmp_path / "killed" / ".state" / "recordio_pack.train.json"
-    while process.poll() is None and not checkpoint.exists():
+    checkpoint = tmp_path / "killed" / ".state" / "recordio_pack.train.part.json"
+    # Until some records are durable; it ends with the process, if that ends.
+    while process.poll() is None and not (
+        checkpoint.exists() and json.loads(checkpoint.read_text())["position"]["place"]
+    ):
         time.sleep(0.001)
     process.kill()
     process.communicate()

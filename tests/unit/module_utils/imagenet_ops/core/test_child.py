@@ -1,4 +1,4 @@
-"""What a function does to its process costs the child alone, and the reason is told."""
+"""What a function does to its process costs the child alone, and the error names the reason."""
 
 from __future__ import annotations
 

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import json
+
 import pytest
-from ansible.module_utils.imagenet_ops.formats.format import Sample, content_lines, entry_of, utf8_refusal
+from ansible.module_utils.imagenet_ops.formats.format import DatasetInfo, Sample, classes_json, content_lines, entry_of
+from ansible.module_utils.imagenet_ops.formats.mds import MDS
+from ansible.module_utils.imagenet_ops.formats.webdataset import WEBDATASET
 
 # SHA-256 of "abc", of FIPS 180-2.
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
@@ -17,14 +21,10 @@ def test_the_content_is_a_line_for_each_record_in_order() -> None:
     assert b"".join(content_lines(map(entry_of, samples))) == f"b/é.JPEG\t2\t{ABC}\na/1\t0\t{ABC}\n".encode()
 
 
-@pytest.mark.parametrize(
-    ("names", "reason"),
-    [
-        ([], ""),
-        (["a/é", "b/\U0001f600"], ""),
-        (["a/\udce9", "b/\udcff"], r"the name 'a/\udce9' is not UTF-8, and names in tar are"),
-        (["a/1", "b/1\udcff"], r"the name 'b/1\udcff' is not UTF-8, and names in tar are"),
-    ],
-)
-def test_names_are_refused_where_they_are_not_utf8(names: list[str], reason: str) -> None:
-    assert utf8_refusal(names, "tar") == reason
+def test_what_the_labels_mean_is_the_same_file_in_every_format() -> None:
+    info = DatasetInfo("pets", ["n2", "n1"], {"n1": "dog"})
+    assert json.loads(classes_json(info)) == {
+        "name": "pets",
+        "classes": [{"label": 0, "name": "n2", "words": ""}, {"label": 1, "name": "n1", "words": "dog"}],
+    }
+    assert MDS.index_files(info, {})["classes.json"] == WEBDATASET.index_files(info, {})["classes.json"]

@@ -160,12 +160,6 @@ def test_without_a_limit_the_settings_have_none(tmp_path: Path) -> None:
 # --- what the format cannot hold -------------------------------------------------------------------------------------
 
 
-def test_a_name_that_is_not_utf8_is_refused() -> None:
-    reason = r"the name 'n01440764/\udce9.JPEG' is not UTF-8, and names in MDS are"
-    assert MDS.refusal(["n01440764/a.JPEG", "n01440764/\udce9.JPEG"]) == reason
-    assert MDS.refusal([one.name for one in FEW]) == ""
-
-
 def test_an_image_beyond_the_offsets_is_refused() -> None:
     class Huge(bytes):
         def __len__(self) -> int:

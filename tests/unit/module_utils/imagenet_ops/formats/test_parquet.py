@@ -155,12 +155,6 @@ def test_a_growing_file_of_another_length_is_not_sealed(tmp_path: Path, data: by
 # --- what the format cannot hold -------------------------------------------------------------------------------------
 
 
-def test_a_name_that_is_not_utf8_is_refused() -> None:
-    reason = r"the name 'n01440764/\udce9.JPEG' is not UTF-8, and names in Parquet are"
-    assert PARQUET.refusal(["n01440764/a.JPEG", "n01440764/\udce9.JPEG"]) == reason
-    assert PARQUET.refusal([one.name for one in FEW]) == ""
-
-
 def test_an_image_beyond_a_page_is_refused() -> None:
     class Huge(bytes):
         def __len__(self) -> int:

@@ -258,3 +258,16 @@ def test_a_list_that_does_not_fit_is_an_error(tmp_path: Path, lists: str, error:
 @pytest.mark.parametrize(("shards", "name"), [(1, "train.rec"), (3, "train-00002-of-00003.rec")])
 def test_shards_have_the_names_that_they_always_had(shards: int, name: str) -> None:
     assert RECORDIO.shard_name(INFO, "train", shards - 1, shards) == name
+
+
+def test_an_image_that_no_record_can_hold_is_named() -> None:
+    class Huge(bytes):
+        def __len__(self) -> int:
+            return 1 << 29
+
+    with pytest.raises(OpsError) as caught:
+        RECORDIO.encode(Sample(1, 0, "cat/a.jpg", Huge()))
+    assert str(caught.value) == (
+        "Image cat/a.jpg: its 536870912 bytes are more than a record of RecordIO can hold."
+        " Exclude the image, or take recordio out of data_formats"
+    )

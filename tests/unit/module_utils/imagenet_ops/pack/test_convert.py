@@ -17,7 +17,7 @@ from ansible.module_utils.imagenet_ops.pack.convert import ConvertRequest, conve
 from ansible.module_utils.imagenet_ops.pack.image import Recipe
 from ansible.module_utils.imagenet_ops.pack.pack import PackRequest, SplitRequest, pack_dataset
 
-from tests.fakes.images import mixed_images, write_tree
+from tests.fakes.images import jpeg, mixed_images, png, write_tree
 
 ALL = ("recordio", "webdataset", "mds", "tfrecord", "parquet")
 RECIPE = Recipe(short_side_pixels=32, quality=95, resize_filter="linear", max_image_pixels=10_000_000)
@@ -187,6 +187,21 @@ def test_a_damaged_source_is_named_and_its_manifest_stays(tmp_path: Path, tree: 
     with pytest.raises(OpsError):
         add(root, "mds")
     assert read_manifest(str(root)).dataset_version == version
+
+
+@pytest.mark.parametrize("source", ["recordio", "mds"])
+def test_names_that_a_format_cannot_hold_are_refused_as_in_packing(tmp_path: Path, source: str) -> None:
+    tree = write_tree(tmp_path / "tree", {"a/1.jpg": jpeg(), "b/1.png": png(), "a/1.png": png()})
+    root = tmp_path / "out"
+    pack(root, tree, formats=[source])
+    before = contents(root)
+    with pytest.raises(OpsError) as caught:
+        add(root, "webdataset")
+    assert str(caught.value) == (
+        f"Images of {root}/{source}: a/1.jpg and a/1.png differ in no more than the extension, which is no part of a"
+        " WebDataset key. Rename one of them, or leave webdataset out of data_formats"
+    )
+    assert contents(root) == before
 
 
 @pytest.mark.parametrize(
